@@ -1,0 +1,1 @@
+"""Files to frozen documents, or every fault with its place."""

@@ -1,0 +1,212 @@
+"""YAML text to nodes, with every mark kept.
+
+The events of libyaml are composed here and not by PyYAML: its composer is recursive C, which deep nesting crashes, and
+it cannot tell an explicit tag from an implied one. A problem that leaves the rest readable is a `Bad` node or stands
+beside the root; one that does not raises `UnreadableError`. No message quotes the text.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import yaml
+
+from gateway.config.scalars import LONE_SURROGATE
+
+Mark = tuple[int, int]
+"""Line and column, both from 1."""
+
+DEEPEST = 32
+
+_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_TAB = "found a tab, expected spaces: YAML is indented with spaces"
+_ADVICE = (
+    ("tab character", False, _TAB),
+    ("cannot start any token", False, "found a character that cannot start a value: quote the value"),
+    (
+        "mapping values are not allowed",
+        False,
+        "found a second ': ' or wrong indentation, expected one 'key: value' a line: quote the value, or indent it",
+    ),
+    ("',' or ']'", True, "found a list that is not closed or goes wrong, expected ',' or ']': quote a ${VAR} in it"),
+    ("',' or '}'", True, "found a mapping that is not closed or goes wrong, expected ',' or '}': quote a ${VAR} in it"),
+    ("unexpected end of stream", True, "found a quote that is not closed"),
+    ("could not find expected ':'", True, "found a line without ': ', expected 'key: value'"),
+    ("node content", False, "found no value where one is expected"),
+    ("'-' indicator", False, "found something else in a list, expected '- ': indent it alike"),
+    ("sequence entries are not allowed", False, "found '- ' beside a key, expected it on a line of its own"),
+    (
+        "expected key",
+        False,
+        "found wrong indentation, or text behind a value, expected a key that is indented like its siblings",
+    ),
+    ("<block end>", False, "found wrong indentation, expected a key or '- ' that is indented like its siblings"),
+    ("<document start>", False, "found text behind the end of a value, or wrong indentation"),
+    ("escape", False, "found an unknown escape in double quotes: double the backslash, or use single quotes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A scalar; `plain` when it stood without quotes."""
+
+    mark: Mark
+    text: str
+    plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A sequence."""
+
+    mark: Mark
+    items: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A mapping, as it was written: keys may be of any kind and stand twice."""
+
+    mark: Mark
+    pairs: "tuple[tuple[Node, Node], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A node that cannot be used."""
+
+    mark: Mark
+    message: str
+
+
+Node = Scalar | Items | Pairs | Bad
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A document: absent `root` when there is none; `extra` is where a second one starts."""
+
+    root: Node | None
+    extra: Mark | None = None
+
+
+class UnreadableError(Exception):
+    """Text that is no YAML; `mark` is where it goes wrong, (0, 0) for the file as a whole."""
+
+    def __init__(self, mark: Mark, message: str) -> None:
+        super().__init__(message)
+        self.mark = mark
+        self.message = message
+
+
+def decode(content: bytes) -> str:
+    """Read bytes as UTF-8; a byte order mark is passed over.
+
+    Raises:
+        UnreadableError: they are something else.
+
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8-sig")
+        raise UnreadableError(_mark_after(before), "found bytes that are no UTF-8, expected UTF-8 text") from None
+
+
+def compose(text: str) -> Composed:
+    """Compose the one document in `text`.
+
+    Raises:
+        UnreadableError: it is no YAML, holds control characters, or is nested too deeply.
+
+    """
+    if (odd := _UNPRINTABLE.search(text)) is not None:
+        message = f"found the control character U+{ord(odd[0]):04X}, expected printable text"
+        raise UnreadableError(_mark_after(text[: odd.start()]), message)
+    composer = _Composer(text)
+    try:
+        return composer.document()
+    except yaml.YAMLError as error:
+        raise _unreadable(error, text) from None
+
+
+def _mark_after(text: str) -> Mark:
+    lines = _LINE_BREAK.split(text)
+    return len(lines), len(lines[-1]) + 1
+
+
+def _unreadable(error: yaml.YAMLError, text: str) -> UnreadableError:
+    problem = str(getattr(error, "problem", ""))
+    mark, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    for part, at_context, advice in _ADVICE:
+        if part in problem:
+            at = _inside((context if at_context else None) or mark, text)
+            return UnreadableError(at, _TAB if _is_tab(text, at) else advice)
+    return UnreadableError(_inside(mark, text), "found something that is no YAML")
+
+
+def _inside(mark: yaml.Mark | None, text: str) -> Mark:
+    """Bring a mark behind the text's end back to the end of its last line."""
+    if mark is None:
+        return 0, 0
+    end = _mark_after(text.rstrip())
+    return min((mark.line + 1, mark.column + 1), end)
+
+
+def _is_tab(text: str, mark: Mark) -> bool:
+    line, column = mark
+    return _LINE_BREAK.split(text)[line - 1][column - 1 : column] == "\t"
+
+
+class _Composer:
+    def __init__(self, text: str) -> None:
+        self._events: Iterator[yaml.Event] = yaml.parse(text, _Loader)
+        self._anchors: dict[str, Node] = {}
+
+    def document(self) -> Composed:
+        next(self._events)
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return Composed(None)
+        root = self._node(next(self._events), 0)
+        next(self._events)
+        following = next(self._events)
+        extra = _mark(following) if isinstance(following, yaml.DocumentStartEvent) else None
+        return Composed(root, extra)
+
+    def _node(self, event: yaml.Event, depth: int) -> Node:
+        if depth > DEEPEST:
+            raise UnreadableError(_mark(event), f"found more than {DEEPEST} levels of nesting")
+        if isinstance(event, yaml.AliasEvent):
+            unknown = Bad(_mark(event), "found an alias without an anchor that ends before it")
+            return self._anchors.get(str(event.anchor), unknown)
+        started = cast("yaml.ScalarEvent | yaml.CollectionStartEvent", event)
+        self._anchors.pop(str(started.anchor), None)
+        node = self._content(started, depth)
+        if started.tag is not None:
+            node = Bad(node.mark, "found a tag ('!'), expected a value without one")
+        self._anchors[str(started.anchor)] = node
+        return node
+
+    def _content(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, depth: int) -> Node:
+        mark = _mark(event)
+        if isinstance(event, yaml.ScalarEvent):
+            if LONE_SURROGATE.search(event.value):
+                return Bad(mark, "found half of a surrogate pair, expected whole characters")
+            return Scalar(mark, event.value, event.implicit[0])
+        nodes = tuple(self._until_end(depth + 1))
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Items(mark, nodes)
+        return Pairs(mark, tuple(zip(nodes[::2], nodes[1::2], strict=True)))
+
+    def _until_end(self, depth: int) -> Iterator[Node]:
+        while not isinstance(event := next(self._events), yaml.CollectionEndEvent):
+            yield self._node(event, depth)
+
+
+def _mark(event: yaml.Event) -> Mark:
+    mark = cast("yaml.Mark", event.start_mark)
+    return mark.line + 1, mark.column + 1

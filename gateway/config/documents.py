@@ -1,0 +1,193 @@
+"""models.yaml and routing.yaml as frozen documents: what every field is called, holds and means.
+
+The descriptions go into the JSON Schema, so that editors show them. A document is valid once it exists; it is made from
+plain data whose variables are expanded (`load.py`). In any mapping an interpolated text that is empty means none: the
+field takes its default.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+from gateway.config.fields import (
+    KINDS,
+    BaseUrl,
+    Count,
+    Flag,
+    HealthPath,
+    Interval,
+    Key,
+    Kind,
+    Parameters,
+    Pricing,
+    Prose,
+    Text,
+    Texts,
+    Timeout,
+    Unset,
+    Weight,
+    is_nothing,
+    no_parameters,
+    thaw,
+)
+
+__all__ = [
+    "KINDS",
+    "HealthCheck",
+    "Kind",
+    "Logging",
+    "ModelEntry",
+    "ModelsDocument",
+    "RouteEntry",
+    "RoutingDocument",
+    "SplitEntry",
+    "Unset",
+]
+
+
+class Document(BaseModel):
+    """What all parts of both files share: frozen, no unknown keys, no value in the text of an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_the_default(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        settled = ((key, _settled(cls.model_fields.get(str(key)), value)) for key, value in data.items())
+        return {key: value for key, value in settled if value is not _DEFAULT}
+
+
+_DEFAULT = object()
+
+
+def _settled(field: FieldInfo | None, value: object) -> object:
+    """Let a field that holds nothing take its default: a list or mapping with nothing below it, an empty variable."""
+    if field is None or field.is_required() or not (value is None or is_nothing(value)):
+        return value
+    if field.default is None:
+        return None
+    is_collection = field.default == () or field.default_factory is not None
+    return _DEFAULT if is_collection or is_nothing(value) else value
+
+
+class RouteEntry(Document):
+    """One deployment of a model: what it does not say, it inherits from the model."""
+
+    kind: Kind | None = Field(
+        None, description="The adapter that talks to this endpoint; default: the model's provider."
+    )
+    base_url: BaseUrl | None = Field(
+        None, description="Where the endpoint is. Without a path, /v1 is added. Default: the model's base_url."
+    )
+    api_key: Key = Field(
+        None, description="The endpoint's key. Inherited from the model only by an entry on the same origin."
+    )
+    provider_model_id: Text | None = Field(
+        None, description="What the endpoint calls the model; default: the model's provider_model_id, then its id."
+    )
+    weight: Weight = Field(
+        1.0, description="Its share, relative to its siblings. 0: a fallback, tried after the weighted ones."
+    )
+    name: Text | None = Field(None, description="Its name in logs and headers; default: the endpoint's host:port.")
+    health_path: HealthPath | None = Field(None, description="Where its health is asked for, in place of /health.")
+
+
+class ModelEntry(Document):
+    """One model: its public names, its deployments, and what /v1/models tells of it."""
+
+    id: Text = Field(description="The public id that clients ask for.")
+    name: Text | None = Field(None, description="The display name; default: the id.")
+    aliases: Texts = Field((), description="Further public names; each is unique over all models.")
+    provider: Kind = Field("openai", description="The kind of the route entries that name none.")
+    base_url: BaseUrl | None = Field(
+        None, description="What route entries inherit; without a route, where the model's one deployment is."
+    )
+    api_key: Key = Field(None, description="What route entries on the same origin inherit. Write it as ${VARIABLE}.")
+    provider_model_id: Text | None = Field(None, description="What the endpoints call the model; default: the id.")
+    route: tuple[RouteEntry, ...] | None = Field(None, min_length=1, description="The model's deployments.")
+    context_length: Count | None = Field(None, description="The tokens that fit, prompt and answer together.")
+    max_output_length: Count | None = Field(None, description="The tokens that an answer can have.")
+    quantization: Text | None = Field(None, description="Such as bf16, fp8, int4.")
+    input_modalities: Texts | None = Field(None, description="Such as text, image, audio.")
+    output_modalities: Texts | None = Field(None, description="Such as text.")
+    supports_tools: Flag | None = Field(None, description="Whether it calls tools.")
+    supports_structured_output: Flag | None = Field(None, description="Whether it keeps to a JSON schema.")
+    supported_params: Texts | None = Field(None, description="The request parameters that it understands.")
+    pricing: Pricing | None = Field(None, description="Prices by name, such as prompt and completion.")
+    description: Prose | None = Field(None, description="A sentence about the model.")
+    owned_by: Text | None = Field(None, description="Who made or serves it.")
+
+    def metadata(self) -> dict[str, object]:
+        """Give the metadata fields that are set, ready for JSON."""
+        return {name: thaw(value) for name in METADATA if (value := getattr(self, name)) is not None}
+
+
+_FIELDS = tuple(ModelEntry.model_fields)
+METADATA = _FIELDS[_FIELDS.index("context_length") :]
+
+
+class ModelsDocument(Document):
+    """models.yaml."""
+
+    models: tuple[ModelEntry, ...] = Field(min_length=1, description="The models that the gateway serves.")
+
+
+class SplitEntry(Document):
+    """One endpoint and the models it serves: it makes their deployments there local or remote."""
+
+    endpoint: BaseUrl = Field(
+        description="The endpoint. Compared with models.yaml by origin and path, without a trailing slash or /v1."
+    )
+    models: tuple[Text, ...] = Field(min_length=1, description="Ids or aliases from models.yaml.")
+    name: Text | None = Field(None, description="Its name in logs and headers; default: the endpoint's host:port.")
+    kind: Kind | None = Field(None, description="The adapter that talks to it; default: what models.yaml says.")
+    api_key: Key = Field(None, description="Its key; a box that models.yaml does not know inherits none.")
+    provider_model_id: Text | None = Field(
+        None, description="What it calls the models; default: what models.yaml says."
+    )
+    weight: Weight | None = Field(
+        None, description="Its share inside its group; default: what models.yaml says, else 1. 0: a fallback."
+    )
+    health_path: HealthPath | None = Field(None, description="Where its health is asked for, in place of /health.")
+
+
+class HealthCheck(Document):
+    """Active health checks; in YAML a bare number is the interval."""
+
+    interval: Interval = Field(0.0, description="Seconds between two probes of an endpoint. 0: no active checks.")
+    path: HealthPath | None = Field(None, description="Where health is asked for, in place of /health.")
+    unhealthy_after: Count = Field(1, description="Failed probes in a row that take an endpoint down.")
+    healthy_after: Count = Field(1, description="Good probes in a row that bring it back.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_interval(cls, data: object) -> object:
+        return {"interval": data} if isinstance(data, str | int | float) else data
+
+
+class Logging(Document):
+    """Where the log goes."""
+
+    output: Text = Field("stdout", description="stdout, stderr, or a file, relative to the working directory.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is told.")
+
+
+class RoutingDocument(Document):
+    """routing.yaml."""
+
+    routing_strategy: Text = Field("fixed", description="fixed, round_robin, or package.module:ClassName.")
+    routing_parameter: Parameters = Field(
+        default_factory=no_parameters,
+        description="The strategy's own parameters. fixed: local_fraction (0 to 1), selection (random or smooth).",
+    )
+    timeout: Timeout = Field(2.0, description="Seconds to open a connection, and for a whole health probe.")
+    health_check: HealthCheck = Field(
+        default_factory=HealthCheck, description="Seconds between health probes (0: none), or a mapping."
+    )
+    logging: Logging = Field(default_factory=Logging, description="Where the log goes, and how much of it.")
+    local_deployment: tuple[SplitEntry, ...] = Field((), description="Who is local.")
+    remote_deployment: tuple[SplitEntry, ...] = Field((), description="Who is remote.")

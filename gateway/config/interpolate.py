@@ -1,0 +1,71 @@
+"""Variables in a file's data: where one that is not set may wait, and where it is a fault."""
+
+from collections.abc import Iterable, Mapping
+
+from gateway.config.environment import Interpolated, MalformedReferenceError, UnsetVariablesError, expand
+from gateway.config.faults import Fault, nearest
+from gateway.config.fields import Unset
+from gateway.config.scalars import LONE_SURROGATE
+from gateway.config.shown import Path
+from gateway.config.strict_yaml import Broken, Tree
+
+_ADDRESSES = frozenset({"endpoint", "base_url"})
+_MAY_WAIT = _ADDRESSES | {"api_key"}
+
+
+def interpolate(tree: Tree, variables: Mapping[str, str], suggested: Iterable[str]) -> tuple[Fault, ...]:
+    """Expand the variables in every text of a tree's data, in place; `suggested` are names to offer for an unset one.
+
+    An unset variable in an address or a key becomes `Unset`, and so does an address that comes out empty.
+    """
+    walk = _Walk(tree, variables, tuple(suggested))
+    tree.data = walk.value(tree.data, ())
+    return tuple(walk.faults)
+
+
+class _Walk:
+    def __init__(self, tree: Tree, variables: Mapping[str, str], suggested: tuple[str, ...]) -> None:
+        self._tree = tree
+        self._variables = variables
+        self._suggested = suggested
+        self.faults: list[Fault] = []
+
+    def value(self, value: object, path: Path) -> object:
+        match value:
+            case dict():
+                return {key: self.value(item, (*path, key)) for key, item in value.items()}
+            case list():
+                return [self.value(item, (*path, place)) for place, item in enumerate(value)]
+            case str():
+                return self._text(value, path)
+            case _:
+                return value
+
+    def _text(self, text: str, path: Path) -> object:
+        try:
+            expanded = expand(text, self._variables)
+        except MalformedReferenceError:
+            return self._broken(path, "found a '${' that is no ${NAME} or ${NAME:-default}: write $$ for a dollar")
+        except UnsetVariablesError as error:
+            return self._unset(path, error.variables)
+        if not isinstance(expanded, Interpolated):
+            return expanded
+        if LONE_SURROGATE.search(expanded):
+            return self._broken(path, f"found a value of {expanded.source} that is no UTF-8 text")
+        return Unset(expanded.variables[0]) if not expanded and _named(path, _ADDRESSES) else expanded
+
+    def _unset(self, path: Path, variables: tuple[str, ...]) -> object:
+        if _named(path, _MAY_WAIT):
+            return Unset(variables[0])
+        for variable in variables:
+            offered = nearest(variable, self._suggested)
+            self._broken(path, f"found ${{{variable}}}, which is not set and has no default{offered}")
+        return Broken()
+
+    def _broken(self, path: Path, message: str) -> Broken:
+        self.faults.append(self._tree.fault(path, message))
+        return Broken()
+
+
+def _named(path: Path, names: frozenset[str]) -> bool:
+    return path[-1:] != () and path[-1] in names and path[0] != "routing_parameter"

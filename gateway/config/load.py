@@ -1,0 +1,172 @@
+"""Both files at once: what was read becomes frozen documents, or every fault.
+
+The one way in: `read` does the I/O, `parse` is pure and raises for nothing that stands in a file.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from gateway.config.compose import UnreadableError, decode
+from gateway.config.documents import Document, ModelsDocument, RoutingDocument
+from gateway.config.environment import read_env
+from gateway.config.faults import Fault
+from gateway.config.interpolate import interpolate
+from gateway.config.messages import explain
+from gateway.config.names import Names
+from gateway.config.schema import schema
+from gateway.config.shown import Path
+from gateway.config.sources import ConfigFiles, Sources, is_legacy, read
+from gateway.config.strict_yaml import Broken, Tree, read_yaml
+
+__all__ = ["ConfigFiles", "Loaded", "Sources", "parse", "read", "schema"]
+
+AnyDocument = TypeVar("AnyDocument", bound=Document)
+
+_MIGRATION = "docs/migration.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What two files said: the documents that are valid, and all faults and notices of both.
+
+    `models` is absent only with a fault; `routing` is absent with a fault, or when there is no routing.yaml.
+    """
+
+    models: ModelsDocument | None
+    routing: RoutingDocument | None
+    faults: tuple[Fault, ...]
+    notices: tuple[Fault, ...]
+    _trees: Mapping[str, Tree] = field(repr=False, compare=False)
+
+    def fault(self, source: Literal["models", "routing"], path: Path, message: str) -> Fault:
+        """Make a fault (or a notice) about the value at a path, placed there or at the nearest parent in the file."""
+        return self._trees[source].fault(path, message)
+
+    def at(self, source: Literal["models", "routing"], path: Path) -> object:
+        """Give the plain data at a path, what came out of variables as `Interpolated`; absent where there is none."""
+        try:
+            return self._trees[source].at(path)
+        except LookupError:
+            return None
+
+
+def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> Loaded:
+    """Make documents of what was read; `environ` wins over the `.env`. Never raises: faults are in the answer."""
+    env = _read_env(sources.env, files)
+    variables = _Variables({**env.values, **environ}, environ, tuple(env.values))
+    models = _models(sources.models, str(files.models), variables)
+    names = Names.of(models.tree)
+    routing = _routing(sources, files, variables, names)
+    return Loaded(
+        models=models.document,
+        routing=routing.document,
+        faults=(*env.faults, *_in_order((*models.faults, *names.faults)), *_in_order(routing.faults)),
+        notices=(*env.notices, *_notices(sources, files)),
+        _trees={"models": models.tree, "routing": routing.tree},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Variables:
+    """`values` are all of them; `environ` those of the environment, `suggested` the names in the `.env`."""
+
+    values: Mapping[str, str]
+    environ: Mapping[str, str]
+    suggested: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Env:
+    values: Mapping[str, str]
+    faults: tuple[Fault, ...] = ()
+    notices: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _File(Generic[AnyDocument]):
+    tree: Tree
+    document: AnyDocument | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+def _read_env(content: bytes | None, files: ConfigFiles) -> _Env:
+    file = str(files.env)
+    try:
+        values, bad = read_env(decode(content or b""))
+    except UnreadableError as error:
+        return _Env({}, (Fault(file, *error.mark, "", error.message),))
+    message = "found a line that is no NAME=value, it is passed over"
+    return _Env(values, notices=tuple(Fault(file, line, 1, "", message) for line in bad))
+
+
+def _models(content: bytes | None, file: str, variables: _Variables) -> _File[ModelsDocument]:
+    if content is None:
+        fault = Fault(file, 0, 0, "", "not found, expected the list of models there: see docs/configuration.md")
+        return _File(Tree(file, Broken()), None, (fault,))
+    tree, faults = _tree(content, file, variables, "empty, expected models: and a list of at least one model")
+    return _validated(ModelsDocument, tree, faults)
+
+
+def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> _File[RoutingDocument]:
+    file = str(files.routing)
+    if sources.routing is None:
+        return _File(Tree(file), None, tuple(_without_routing(sources, files, variables, names)))
+    advice = "empty, as a file that is still being written: delete it to serve without a split"
+    tree, faults = _tree(sources.routing, file, variables, advice)
+    if _is_deprecated(tree.data, files.routing.name):
+        return _File(tree, None, (tree.fault((), _deprecated(names)),))
+    read = _validated(RoutingDocument, tree, faults)
+    return replace(read, faults=(*read.faults, *names.check(tree)))
+
+
+def _without_routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> Iterator[Fault]:
+    named = variables.environ.get("ROUTING_CONFIG")
+    if sources.legacy:
+        yield Fault(str(files.routing.parent / sources.legacy), 0, 0, "", _deprecated(names))
+    elif named and FilePath(named) == files.routing:
+        yield Fault(str(files.routing), 0, 0, "", "not found, though ROUTING_CONFIG names it")
+
+
+def _tree(content: bytes, file: str, variables: _Variables, if_empty: str) -> tuple[Tree, tuple[Fault, ...]]:
+    tree, faults = read_yaml(content, file)
+    if tree.data is None or (tree.data == {} and not faults):
+        tree.data = Broken()
+        return tree, (*faults, Fault(file, 0, 0, "", if_empty))
+    return tree, (*faults, *interpolate(tree, variables.values, variables.suggested))
+
+
+def _validated(kind: type[AnyDocument], tree: Tree, faults: tuple[Fault, ...]) -> _File[AnyDocument]:
+    try:
+        document = kind.model_validate(tree.data)
+    except ValidationError as error:
+        return _File(tree, None, (*faults, *explain(kind, error, tree)))
+    return _File(tree, None if faults else document, faults)
+
+
+def _is_deprecated(data: object, name: str) -> bool:
+    if not isinstance(data, dict) or not data:
+        return isinstance(data, list)
+    split = {"local_deployment", "remote_deployment"}
+    return data.keys().isdisjoint(split if is_legacy(name) else RoutingDocument.model_fields)
+
+
+def _deprecated(names: Names) -> str:
+    """Show the smallest file of today, on one line: YAML's flow style is JSON with fewer quotes."""
+    model = json.dumps(names.example or "llama-3.3-70b-instruct", ensure_ascii=False).replace("$", "$$")
+    smallest = f'local_deployment: [{{endpoint: "http://localhost:8000", models: [{model}]}}]'
+    return f"found the deprecated deployment format, expected a routing.yaml such as {smallest} (see {_MIGRATION})"
+
+
+def _notices(sources: Sources, files: ConfigFiles) -> Iterator[Fault]:
+    if sources.legacy and sources.routing is not None:
+        file = str(files.routing.parent / sources.legacy)
+        yield Fault(file, 0, 0, "", f"not read, {files.routing.name} is: its format is deprecated (see {_MIGRATION})")
+
+
+def _in_order(faults: Iterable[Fault]) -> list[Fault]:
+    return sorted(dict.fromkeys(faults), key=lambda fault: (fault.line, fault.column))

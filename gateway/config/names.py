@@ -1,0 +1,86 @@
+"""Names over both files: every id and alias is unique, and routing.yaml lists models that models.yaml knows.
+
+Works on the raw data, so that these faults are found beside those of the schema.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from gateway.config.faults import Fault, nearest
+from gateway.config.shown import Path, dotted, shown
+from gateway.config.strict_yaml import Broken, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The ids and aliases of a models.yaml, with the place of their model in its list; `faults` are those given twice.
+
+    `readable` is false when there is no list of models to know any from.
+    """
+
+    file: str
+    models: Mapping[str, int]
+    faults: tuple[Fault, ...]
+    readable: bool
+
+    @classmethod
+    def of(cls, tree: Tree) -> "Names":
+        """Collect the names."""
+        places: dict[str, Path] = {}
+        faults: list[Fault] = []
+        for path, value in _given(tree):
+            name = value.text if isinstance(value, Broken) else value
+            if not isinstance(name, str) or not name:
+                continue
+            first = places.setdefault(name, path)
+            if first != path and not isinstance(value, Broken):
+                faults.append(tree.fault(path, f"found {shown(value, path)}, {_taken(tree, first)}"))
+        models = {name: int(path[1]) for name, path in places.items()}
+        return cls(tree.file, models, tuple(faults), isinstance(_get(tree.data, "models"), list))
+
+    @property
+    def example(self) -> str | None:
+        """The first name that is written out in the file."""
+        return next(self._written(), None)
+
+    def check(self, routing: Tree) -> Iterator[Fault]:
+        """Give the faults of the models that a routing.yaml lists."""
+        for group in ("local_deployment", "remote_deployment"):
+            for place, entry in enumerate(_items(_get(routing.data, group))):
+                yield from self._check_entry(routing, _items(_get(entry, "models")), (group, place, "models"))
+
+    def _check_entry(self, routing: Tree, listed: list[object], path: Path) -> Iterator[Fault]:
+        seen: dict[str | int, Path] = {}
+        for place, name in enumerate(listed):
+            if not isinstance(name, str) or not name:
+                continue
+            here = (*path, place)
+            model = self.models.get(name) if self.readable else name
+            if model is None:
+                offered = nearest(name, self._written()) if type(name) is str else ""
+                yield routing.fault(here, f"found {shown(name, here)}, expected a model of {self.file}{offered}")
+            elif (first := seen.setdefault(model, here)) != here:
+                yield routing.fault(here, f"found {shown(name, here)}, expected each model once: see {dotted(first)}")
+
+    def _written(self) -> Iterator[str]:
+        return (name for name in self.models if type(name) is str)
+
+
+def _taken(tree: Tree, path: Path) -> str:
+    place = tree.fault(path, "")
+    return f"expected a name of its own: {place.path} ({place.file}:{place.line}:{place.column}) has it"
+
+
+def _given(tree: Tree) -> Iterator[tuple[Path, object]]:
+    for place, entry in enumerate(_items(_get(tree.data, "models"))):
+        yield ("models", place, "id"), _get(entry, "id")
+        for at, alias in enumerate(_items(_get(entry, "aliases"))):
+            yield ("models", place, "aliases", at), alias
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _get(value: object, key: str) -> object:
+    return value.get(key) if isinstance(value, dict) else None

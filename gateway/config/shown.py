@@ -1,0 +1,60 @@
+"""How values, keys and paths stand in messages: shortened, and hidden where they could be a secret."""
+
+import re
+from collections.abc import Iterable
+
+from gateway.config.environment import Interpolated
+
+Path = tuple[str | int, ...]
+
+_LONGEST = 40
+_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|authorization|bearer", re.IGNORECASE)
+_SECRET_STARTS = re.compile(
+    r"(?:key|token|secret|password|credential|authorization|bearer)(?=[\s=:])"
+    r"|\b(?=(?:sk|pk|hf|gsk|xai|nvapi|ghp)[-_])|\bAIza|\?",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+def is_secret(path: Path) -> bool:
+    """Tell whether a value is, or stands below, something named like a secret."""
+    return any(isinstance(step, str) and _SECRET_NAME.search(step) for step in path)
+
+
+def shortened(text: str) -> str:
+    """Cut text to 40 characters, and where something in it looks like the start of a secret: all of `user:key@host`."""
+    start = _SECRET_STARTS.search(text)
+    end = 0 if ":" in text.rpartition("@")[0] else min(_LONGEST, start.end() if start else _LONGEST)
+    return text if len(text) <= end else text[:end] + "..."
+
+
+def shown(value: object, path: Path) -> str:
+    """Describe the value at `path`, as it stands after "found"."""
+    if isinstance(value, Interpolated):
+        return f"the {'' if value else 'empty '}value of {value.source}"
+    if isinstance(value, list | dict):
+        return ("a " if value else "an empty ") + ("list" if isinstance(value, list) else "mapping")
+    if is_secret(path):
+        return "a hidden value"
+    if isinstance(value, bool | None):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return repr(shortened(value))
+    return str(value) if isinstance(value, int | float) else "a value"
+
+
+def dotted(path: Path) -> str:
+    """Write a path: `models[0].route[1].weight`; it ends at the first step that is named like a secret."""
+    return "".join(_steps(path)).removeprefix(".")
+
+
+def _steps(path: Path) -> Iterable[str]:
+    for step in path:
+        if isinstance(step, int):
+            yield f"[{step}]"
+            continue
+        short = shortened(step)
+        yield f".{short}" if _NAME.fullmatch(short) else f"[{short!r}]"
+        if _SECRET_NAME.search(step):
+            return

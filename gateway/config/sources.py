@@ -1,0 +1,89 @@
+"""Where the configuration stands on disk, and what was read there."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.config.faults import ConfigError, Fault
+
+_ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFiles:
+    """The files that make a configuration; `env` is absent when no `.env` is to be read."""
+
+    models: Path
+    routing: Path
+    env: Path | None
+
+    @classmethod
+    def of(cls, config_dir: Path, environ: Mapping[str, str], env_file: Path | None = None) -> "ConfigFiles":
+        """Name the files of a config folder; MODELS_CONFIG and ROUTING_CONFIG each name a single file instead."""
+        parent = config_dir / ".." if config_dir.name in {"", ".."} else config_dir.parent
+        return cls(
+            models=Path(environ.get("MODELS_CONFIG") or config_dir / "models.yaml"),
+            routing=Path(environ.get("ROUTING_CONFIG") or config_dir / "routing.yaml"),
+            env=env_file or parent / ".env",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the files hold; absent where there is no such file. Its repr shows no content.
+
+    `legacy` names a file of the deprecated format (`deployment*.yaml`) beside routing.yaml, or where that would be.
+    """
+
+    models: bytes | None = field(repr=False)
+    routing: bytes | None = field(repr=False)
+    env: bytes | None = field(default=None, repr=False)
+    legacy: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name the content of models.yaml and routing.yaml."""
+        parts = (
+            b"-" if content is None else b"%d:%b" % (len(content), content) for content in (self.models, self.routing)
+        )
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+
+
+def read(files: ConfigFiles) -> Sources:
+    """Read the files; blocks.
+
+    Raises:
+        ConfigError: a file exists and cannot be read; it names each such file and the reason.
+
+    """
+    faults: list[Fault] = []
+    models = _content(files.models, faults)
+    routing = _content(files.routing, faults)
+    env = _content(files.env, faults, (*_ABSENT, IsADirectoryError)) if files.env is not None else None
+    if faults:
+        raise ConfigError(faults)
+    return Sources(models, routing, env, _legacy(files.routing))
+
+
+def is_legacy(name: str) -> bool:
+    """Tell whether a file's name is one of the deprecated format."""
+    return name.startswith("deployment") and name.endswith((".yaml", ".yml"))
+
+
+def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] = _ABSENT) -> bytes | None:
+    """Read a file, or nothing where there is none; a folder called `.env` is none (some keep a venv there)."""
+    try:
+        return path.read_bytes()
+    except absent:
+        return None
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        faults.append(Fault(str(path), 0, 0, "", f"cannot be read: {reason}"))
+        return None
+
+
+def _legacy(routing: Path) -> str | None:
+    beside = routing.parent.glob("deployment*.y*ml")
+    names = (path.name for path in beside if is_legacy(path.name) and path.name != routing.name)
+    return min(names, default=None)
