@@ -1,0 +1,195 @@
+"""Deployments on their way: what the entries of both files say of each.
+
+models.yaml registers deployments. A routing.yaml entry claims, for each model that it lists, those registered at its
+endpoint, and puts them into its group; where none is, it adds one. So up to three parts tell of a deployment, and what
+one leaves open the next decides: the claim, then the route entry, then the model.
+
+Two things do not pass down so freely. A claimed deployment keeps the address it was registered with: the two compare
+equal, but one of them may end in `/v1`. And a key stays on the origin that it was written for (RFC 6454): a route entry
+elsewhere does not inherit the model's, and what a claim adds inherits none.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from gateway.adapters.openai_compatible import Address
+from gateway.config.documents import ModelEntry, ModelsDocument, RouteEntry, RoutingDocument, SplitEntry, Unset
+from gateway.config.shown import Path
+from gateway.routing.snapshot import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something stands in one of the two files."""
+
+    source: Literal["models", "routing"]
+    path: Path
+
+    def below(self, *steps: str | int) -> "Place":
+        """Give a place inside this one."""
+        return Place(self.source, (*self.path, *steps))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint's address, or the variable that it waits for."""
+
+    address: Address | Unset
+
+    @classmethod
+    def of(cls, url: str | Unset) -> "Target":
+        """Take a URL apart, if there is one."""
+        return cls(url if isinstance(url, Unset) else Address.of(url))
+
+    @property
+    def identity(self) -> str:
+        """What endpoints are compared by; those that wait for one variable compare equal."""
+        return f"${{{self.address.variable}}}" if isinstance(self.address, Unset) else self.address.identity
+
+    @property
+    def host_port(self) -> str:
+        """What a deployment is called that was given no name."""
+        return self.identity if isinstance(self.address, Unset) else self.address.host_port
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A routing.yaml entry, for one of the models that it lists; `listed` is that model's place in the list."""
+
+    group: Group
+    entry: SplitEntry
+    target: Target
+    place: Place
+    listed: int
+
+
+Claims = Mapping[str, Mapping[str, Sequence[Claim]]]
+"""All claims, by model id and by endpoint identity. One each is expected; the first counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A deployment on its way; `place` is the entry that had the last word."""
+
+    model: str
+    target: Target
+    place: Place
+    target_place: Place
+    kind: str
+    served_model: str
+    key: SecretStr | Unset | None
+    key_place: Place
+    weight: float = 1.0
+    name: str | None = None
+    health_path: str | None = None
+    group: Group = "unlisted"
+
+    @property
+    def called(self) -> str:
+        """Its name, unique among the active deployments of its model."""
+        return self.name or self.target.host_port
+
+    @property
+    def waits_for(self) -> tuple[str, Place] | None:
+        """The unset variable that keeps the deployment inactive, and where it is asked for."""
+        if isinstance(self.target.address, Unset):
+            return self.target.address.variable, self.target_place
+        return (self.key.variable, self.key_place) if isinstance(self.key, Unset) else None
+
+
+def claims_of(models: ModelsDocument, routing: RoutingDocument | None) -> Claims:
+    """Collect what routing.yaml claims, local entries first."""
+    found: defaultdict[str, defaultdict[str, list[Claim]]] = defaultdict(lambda: defaultdict(list))
+    ids = {name: model.id for model in models.models for name in (model.id, *model.aliases)}
+    for claim, name in _claims(routing) if routing else ():
+        found[ids[name]][claim.target.identity].append(claim)
+    return found
+
+
+def _claims(routing: RoutingDocument) -> Iterator[tuple[Claim, str]]:
+    groups: tuple[tuple[Group, tuple[SplitEntry, ...]], ...] = (
+        ("local", routing.local_deployment),
+        ("remote", routing.remote_deployment),
+    )
+    for group, entries in groups:
+        for position, entry in enumerate(entries):
+            target, place = Target.of(entry.endpoint), Place("routing", (f"{group}_deployment", position))
+            for listed, name in enumerate(entry.models):
+                yield Claim(group, entry, target, place, listed), name
+
+
+def drafts_of(model: ModelEntry, place: Place, claims: Mapping[str, Sequence[Claim]]) -> tuple[Draft, ...]:
+    """Draft a model's deployments in the order written: those that it registers, then those that claims add."""
+    registered = tuple(_registered(model, place))
+    known = {draft.target.identity for draft in registered}
+    return (
+        *(_claimed(draft, claims.get(draft.target.identity, ())) for draft in registered),
+        *(_added(model, found[0]) for identity, found in claims.items() if identity not in known),
+    )
+
+
+def _registered(model: ModelEntry, place: Place) -> Iterator[Draft]:
+    entries = [(entry, place.below("route", position)) for position, entry in enumerate(model.route or ())]
+    for entry, at in entries or [(RouteEntry(), place)]:
+        url = entry.base_url or model.base_url
+        if url is not None:
+            owner = at if entry.base_url else place
+            draft = _draft(model, Target.of(url), at, owner.below("base_url"))
+            if inherits_key(model, entry):
+                draft = replace(draft, key=model.api_key, key_place=place.below("api_key"))
+            yield replace(draft, **_said(entry, at))
+
+
+def inherits_key(model: ModelEntry, entry: RouteEntry) -> bool:
+    """Tell whether a route entry is sent the model's key: it has none of its own, and is on the same origin."""
+    if entry.api_key is not None:
+        return False
+    if entry.base_url is None:
+        return True
+    if not isinstance(entry.base_url, str) or not isinstance(model.base_url, str):
+        return False
+    return Address.of(entry.base_url).origin == Address.of(model.base_url).origin
+
+
+def _claimed(draft: Draft, claims: Sequence[Claim]) -> Draft:
+    if not claims:
+        return draft
+    claim = claims[0]
+    return replace(draft, group=claim.group, place=claim.place, **_said(claim.entry, claim.place))
+
+
+def _added(model: ModelEntry, claim: Claim) -> Draft:
+    draft = _draft(model, claim.target, claim.place, claim.place.below("endpoint"))
+    return replace(draft, group=claim.group, **_said(claim.entry, claim.place))
+
+
+def _draft(model: ModelEntry, target: Target, place: Place, target_place: Place) -> Draft:
+    """Draft what the model alone says; its key is not among that."""
+    return Draft(
+        model=model.id,
+        target=target,
+        place=place,
+        target_place=target_place,
+        kind=model.provider,
+        served_model=model.provider_model_id or model.id,
+        key=None,
+        key_place=place,
+    )
+
+
+def _said(entry: RouteEntry | SplitEntry, place: Place) -> dict[str, Any]:
+    """Give what an entry says itself, by the draft's fields."""
+    fields = {
+        "kind": entry.kind,
+        "served_model": entry.provider_model_id,
+        "key": entry.api_key,
+        "key_place": None if entry.api_key is None else place.below("api_key"),
+        "weight": entry.weight,
+        "name": entry.name,
+        "health_path": entry.health_path,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,187 @@
+"""A plan: everything about a configuration that can be worked out without knowing who is healthy.
+
+Making one may take its time, in a thread. It can tell a route for any state of health.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from operator import attrgetter
+from types import MappingProxyType
+from typing import cast
+
+from gateway.config.documents import ModelEntry, ModelsDocument, RoutingDocument
+from gateway.config.environment import Interpolated
+from gateway.config.faults import ConfigError, Fault
+from gateway.config.fields import freeze
+from gateway.config.load import Loaded
+from gateway.config.shown import Path, is_secret
+from gateway.routing.contract import ResolvedStrategy, resolve
+from gateway.routing.matching import Matched, match
+from gateway.routing.snapshot import Deployment, Inactive, Model, Route, Settings
+from gateway.routing.strategies import StrategyError
+
+Weights = Mapping[Deployment, Fraction]
+"""A model's deployments in the order written, each with its part of 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A configuration worked out, but for health.
+
+    By model id: `configured` are the weights, and `routes` the routes, with everything healthy; `split` are the models
+    that routing.yaml lists. `endpoints` are identities. `notices` are what the author of the files should know.
+    """
+
+    documents: tuple[ModelsDocument, RoutingDocument | None] = field(repr=False)
+    digest: str
+    settings: Settings
+    strategy: ResolvedStrategy
+    models: tuple[Model, ...]
+    split: frozenset[str]
+    configured: Mapping[str, Weights] = field(repr=False)
+    routes: Mapping[str, Route]
+    endpoints: frozenset[str]
+    inactive: tuple[Inactive, ...]
+    notices: tuple[Fault, ...]
+
+    def route(self, model: str, down: frozenset[str]) -> Route:
+        """Give a model's route while some endpoints are down; with all of its own down, it is as with none.
+
+        Raises:
+            StrategyError: the strategy fails for the deployments that are left.
+
+        """
+        configured = self.configured[model]
+        usable = tuple(deployment for deployment in configured if deployment.endpoint.identity not in down)
+        if not usable or len(usable) == len(configured):
+            return self.routes[model]
+        effective = _filled(_shares(self.strategy, usable, split=model in self.split), configured, usable)
+        return Route.of(model, self.strategy.selection, configured, effective, down)
+
+
+def plan(loaded: Loaded, digest: str) -> Plan:
+    """Work a configuration out.
+
+    Raises:
+        ConfigError: with every fault of both files.
+
+    """
+    faults = list(loaded.faults)
+    strategy = _strategy(loaded, faults)
+    if loaded.models is None or loaded.faults:
+        raise ConfigError(faults)
+    matched = match(loaded, loaded.models, loaded.routing)
+    faults += matched.faults
+    if strategy is None or faults:
+        raise ConfigError(_in_order(faults))
+    configured = _configured(strategy, matched, loaded, faults)
+    if faults:
+        raise ConfigError(_in_order(faults))
+    members = (deployment for weights in configured.values() for deployment in weights)
+    return Plan(
+        documents=(loaded.models, loaded.routing),
+        digest=digest,
+        settings=_settings(loaded.routing),
+        strategy=strategy,
+        models=tuple(Model(entry.id, entry.aliases, _metadata(entry)) for entry in loaded.models.models),
+        split=matched.split,
+        configured=MappingProxyType(configured),
+        routes=MappingProxyType({model: _healthy(strategy, model, configured[model]) for model in configured}),
+        endpoints=frozenset(deployment.endpoint.identity for deployment in members),
+        inactive=matched.inactive,
+        notices=(*loaded.notices, *_in_order(matched.notices)),
+    )
+
+
+def _in_order(faults: Iterable[Fault]) -> list[Fault]:
+    return sorted(faults, key=attrgetter("file", "line", "column"))
+
+
+def _strategy(loaded: Loaded, faults: list[Fault]) -> ResolvedStrategy | None:
+    if loaded.routing is None:
+        return resolve("fixed", {})
+    written = loaded.at("routing", ("routing_parameter",))
+    try:
+        return resolve(loaded.routing.routing_strategy, written if isinstance(written, Mapping) else {})
+    except StrategyError as error:
+        faults.extend(loaded.fault("routing", path, message) for path, message in error.problems)
+        return None
+
+
+def _configured(
+    strategy: ResolvedStrategy, matched: Matched, loaded: Loaded, faults: list[Fault]
+) -> dict[str, Weights]:
+    """Give each model's weights with everything healthy; only what waits for a variable may leave it without any."""
+    waiting = {inactive.model for inactive in matched.inactive}
+    configured: dict[str, Weights] = {}
+    for position, (model, members) in enumerate(matched.members.items()):
+        split = model in matched.split
+        try:
+            shares = _shares(strategy, members, split=split)
+        except StrategyError as error:
+            faults.extend(loaded.fault("routing", path, message) for path, message in error.problems)
+            continue
+        if not shares and model not in waiting:
+            faults.append(_without_weight(loaded, strategy.name if split else None, model, position))
+        configured[model] = _filled(shares, members, members)
+    return configured
+
+
+def _without_weight(loaded: Loaded, strategy: str | None, model: str, position: int) -> Fault:
+    if strategy:
+        told = f"{strategy} gives no deployment of {model} a weight, expected at least one above 0"
+        return loaded.fault("routing", ("routing_strategy",), told)
+    told = f"every deployment of {model} has the weight 0, expected at least one above 0"
+    return loaded.fault("models", ("models", position, "route"), told)
+
+
+def _shares(strategy: ResolvedStrategy, usable: Iterable[Deployment], *, split: bool) -> Weights:
+    """Share a model's traffic among usable deployments; nothing comes back when none of them has a weight."""
+    if split:
+        return strategy.assign(deployment for deployment in usable if deployment.group != "unlisted")
+    weights = {deployment: deployment.weight for deployment in usable}
+    total = sum(weights.values())
+    return {deployment: weight / total for deployment, weight in weights.items()} if total else {}
+
+
+def _filled(shares: Weights, members: Iterable[Deployment], usable: Sequence[Deployment]) -> Weights:
+    """Give every member a weight; without shares the first usable one in the order written gets everything."""
+    chosen = shares or {deployment: Fraction(1) for deployment in usable[:1]}
+    return MappingProxyType({deployment: chosen.get(deployment, Fraction(0)) for deployment in members})
+
+
+def _healthy(strategy: ResolvedStrategy, model: str, weights: Weights) -> Route:
+    return Route.of(model, strategy.selection, weights, weights, frozenset())
+
+
+def _metadata(entry: ModelEntry) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", freeze(entry.metadata()))
+
+
+def _settings(routing: RoutingDocument | None) -> Settings:
+    if routing is None:
+        return Settings()
+    parameters = {name: _shown(value, (name,)) for name, value in routing.routing_parameter.items()}
+    return Settings(
+        strategy=routing.routing_strategy,
+        parameters=MappingProxyType(parameters),
+        split=True,
+        connect_timeout=routing.timeout,
+        health_interval=routing.health_check.interval,
+        unhealthy_after=routing.health_check.unhealthy_after,
+        healthy_after=routing.health_check.healthy_after,
+        log_output=routing.logging.output,
+        log_level=routing.logging.level,
+    )
+
+
+def _shown(value: object, path: Path) -> object:
+    """Give a parameter as it may be shown: text out of a variable as that, text named like a secret not at all."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({name: _shown(item, (*path, name)) for name, item in value.items()})
+    if isinstance(value, tuple):
+        return tuple(_shown(item, path) for item in value)
+    if isinstance(value, Interpolated):
+        return value.source
+    return "***" if isinstance(value, str) and is_secret(path) else value

@@ -1,0 +1,105 @@
+"""Turns a route into an attempt order: one weighted draw, then the fallback chain.
+
+`random` draws by the weights. `smooth` is smooth weighted round-robin. Its time is counted in draws: a deployment with
+the share w has its k-th turn in the window from (k - 1)/w to k/w, widened to whole draws, and each draw goes to that
+open window which closes first.
+
+No window is missed. If draws could be divided, everyone could take a share w of each; that is a fractional matching of
+turns to draws inside the windows, so there is a whole one too, and earliest deadline first finds it. Hence after any
+number n of draws a deployment has had n * w turns, rounded down or up. Where n * w is whole for all of them, a cycle
+ends and repeats: any stretch of its length holds exactly everyone's share. Times are whole numbers, so nothing drifts;
+two heaps make a draw O(log n).
+
+The chain after the draw is the route's own order without the one drawn. It is walked lazily: most requests need its
+head only.
+"""
+
+from bisect import bisect
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from heapq import heappop, heappush
+from math import lcm
+
+from gateway.routing.snapshot import Deployment, Route, Snapshot
+
+
+class Selector:
+    """Draws attempt orders. `dice` gives a float in [0, 1), as `random.random` does.
+
+    Its one mutable thing is where each smoothly drawn model stands in its cycle. That is kept over snapshots as long
+    as the same deployments share the model's traffic in the same way.
+    """
+
+    def __init__(self, dice: Callable[[], float]) -> None:
+        self._dice = dice
+        self._cycles: dict[str, _Cycle] = {}
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Make ready for a snapshot's smooth routes, and forget those that are gone."""
+        routes = (snapshot.routes[model.id] for model in snapshot.models)
+        drawn = (route for route in routes if route.selection == "smooth" and len(route.cumulative) > 1)
+        self._cycles = {route.model: self._cycle(route) for route in drawn}
+
+    def order(self, route: Route) -> Iterator[Deployment]:
+        """Give the deployments in the order to try them: the one drawn, then the rest of the chain."""
+        if not route.chain:
+            return
+        first = self._draw(route)
+        yield route.chain[first]
+        for place, deployment in enumerate(route.chain):
+            if place != first:
+                yield deployment
+
+    def _draw(self, route: Route) -> int:
+        if len(route.cumulative) == 1:
+            return 0
+        if route.selection == "random":
+            return bisect(route.cumulative, self._dice())
+        cycle = self._cycles[route.model] = self._cycle(route)
+        return cycle.draw()
+
+    def _cycle(self, route: Route) -> "_Cycle":
+        known = self._cycles.get(route.model)
+        return known if known is not None and known.goes_on_as(route) else _Cycle(route)
+
+
+class _Cycle:
+    """Where a smoothly drawn route stands.
+
+    Mutable: `_draws`, how many there have been; `_turns`, how many of them each weighted place of the chain has had;
+    `_open` and `_waiting`, each place's next turn, by when its window closes or opens.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._shares = _shares(route)
+        self._length = lcm(*(weight.denominator for _, weight in self._shares))
+        self._counts = [int(weight * self._length) for _, weight in self._shares]
+        self._draws = 0
+        self._turns = [0] * len(self._counts)
+        self._open: list[tuple[int, int]] = []
+        self._waiting = [(0, place) for place in range(len(self._counts))]
+
+    def goes_on_as(self, route: Route) -> bool:
+        """Tell whether the route is drawn as the one before it was; it takes that one's place then."""
+        if route is not self._route and _shares(route) != self._shares:
+            return False
+        self._route = route
+        return True
+
+    def draw(self) -> int:
+        """Give the place in the chain whose turn it is."""
+        while self._waiting and self._waiting[0][0] <= self._draws:
+            _, place = heappop(self._waiting)
+            closes = -(-(self._turns[place] + 1) * self._length // self._counts[place])
+            heappush(self._open, (closes, place))
+        _, place = heappop(self._open)
+        self._turns[place] += 1
+        self._draws += 1
+        heappush(self._waiting, (self._turns[place] * self._length // self._counts[place], place))
+        return place
+
+
+def _shares(route: Route) -> list[tuple[str, Fraction]]:
+    """Give the weighted head of the chain, by name."""
+    return [(deployment.name, weight) for deployment, weight in zip(route.chain, route.weights, strict=True) if weight]

@@ -1,0 +1,177 @@
+"""The immutable result of one configuration, and of what is known healthy.
+
+A request takes the current snapshot once and keeps it to its end. Nothing in it changes: a reload and a health change
+each build a new one, and share with the old what did not change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import SecretStr
+
+from gateway.adapters.openai_compatible import Operation
+
+Group = Literal["local", "remote", "unlisted"]
+Selection = Literal["random", "smooth"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A box or a provider. `identity` is its origin and path: health and connections are known by it."""
+
+    identity: str
+    health_url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model on one endpoint.
+
+    `served_model` is the name the endpoint knows the model by. `weight` is the one written for it: what that comes to
+    beside its siblings, the route says. `urls` and `headers` are what a request needs, ready made; `headers` carry the
+    key and show in no repr.
+    """
+
+    model: str
+    name: str
+    endpoint: Endpoint
+    kind: str
+    group: Group
+    weight: Fraction
+    served_model: str
+    key: SecretStr | None = field(repr=False)
+    urls: Mapping[Operation, str] = field(repr=False, compare=False)
+    headers: Mapping[str, str] = field(repr=False, compare=False)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What lives on across snapshots is known by this: the model, and the name, which is unique within it."""
+        return (self.model, self.name)
+
+    def __hash__(self) -> int:
+        """Hash by identity: what is compared in full is costly to hash in full."""
+        return hash(self.identity)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.group} {float(self.weight):g} of {self.model!r} at {self.endpoint.identity}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Inactive:
+    """A deployment that waits for an environment variable."""
+
+    model: str
+    group: Group
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One model's deployments with their weights, in the order they are tried.
+
+    `chain` holds the weighted deployments by falling weight, then those of weight 0 in the order written, then those
+    known to be down. `weights` go with the chain and sum to 1; `configured` are the weights with everything healthy.
+    `cumulative` are the running sums over the weighted head of the chain, for the draw; the last one is exactly 1.
+    """
+
+    model: str
+    selection: Selection
+    chain: tuple[Deployment, ...]
+    weights: tuple[Fraction, ...]
+    configured: tuple[Fraction, ...]
+    cumulative: tuple[float, ...] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        selection: Selection,
+        configured: Mapping[Deployment, Fraction],
+        effective: Mapping[Deployment, Fraction],
+        down: frozenset[str],
+    ) -> "Route":
+        """Order a model's deployments into a chain.
+
+        Both mappings hold all of them, `configured` in the order written; `down` are the identities of the endpoints
+        known to be down, whose deployments have no effective weight.
+        """
+
+        def rank(deployment: Deployment) -> tuple[bool, Fraction]:
+            return (deployment.endpoint.identity in down, -effective[deployment])
+
+        chain = tuple(sorted(configured, key=rank))
+        weights = tuple(effective[deployment] for deployment in chain)
+        sums = tuple(float(total) for total in accumulate(weight for weight in weights if weight))
+        return cls(model, selection, chain, weights, tuple(configured[d] for d in chain), sums)
+
+    def __repr__(self) -> str:
+        shares = ", ".join(
+            f"{deployment.name}={float(weight):.4g}"
+            for deployment, weight in zip(self.chain, self.weights, strict=True)
+        )
+        return f"<{self.model} {self.selection} {shares or 'nothing'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model's public face: what `/v1/models` says of it. `metadata` is frozen JSON."""
+
+    id: str
+    aliases: tuple[str, ...]
+    metadata: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What routing.yaml sets beside the split.
+
+    `parameters` are to be shown: frozen JSON, what came out of a variable as the variable's name. `split` tells whether
+    there is a routing.yaml. Times are in seconds; a health interval of 0 means no active checks.
+    """
+
+    strategy: str = "fixed"
+    parameters: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    split: bool = False
+    connect_timeout: float = 2.0
+    health_interval: float = 0.0
+    unhealthy_after: int = 1
+    healthy_after: int = 1
+    log_output: str = "stdout"
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One configuration in force.
+
+    `routes` are by id and by alias. `generation` counts accepted configurations, `revision` the health changes within
+    one. `down` holds the identities of the endpoints known to be down. `digest` names the files' content.
+    """
+
+    generation: int
+    revision: int
+    digest: str
+    routes: Mapping[str, Route]
+    models: tuple[Model, ...]
+    inactive: tuple[Inactive, ...]
+    down: frozenset[str]
+    settings: Settings
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Every deployment, model by model."""
+        return tuple(deployment for model in self.models for deployment in self.routes[model.id].chain)
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """Every endpoint, by identity."""
+        return {deployment.endpoint.identity: deployment.endpoint for deployment in self.deployments}
+
+    def __repr__(self) -> str:
+        routes = ", ".join(repr(self.routes[model.id]) for model in self.models)
+        down = f" down={sorted(self.down)}" if self.down else ""
+        return f"<Snapshot {self.generation}.{self.revision}{down} {routes}>"

@@ -1,0 +1,120 @@
+from gateway.routing.diff import Diff, diff
+from tests.routing.planning import BOXES, SPLIT, make, serve, snapshot
+
+OWN = "routing_strategy: tests.routing.guests:Open\n"
+
+
+def lines(old: tuple[str, str | None], new: tuple[str, str | None], **environ: str) -> dict[str, list[str]]:
+    manager = serve(*old, **environ)
+    changes = manager.adopt(make(*new, **environ))
+    assert changes is not None
+    assert "canary" not in f"{changes!r} {changes}"
+    return changes.as_dict()
+
+
+def test_the_first_configuration_adds_everything() -> None:
+    assert diff(None, snapshot(serve(BOXES, SPLIT))) == Diff(
+        models_added=("llama",),
+        deployments_added=(
+            "llama/cloud: remote at https://cloud.example, weight 0.4",
+            "llama/a: local at http://a:8000, weight 0.3",
+            "llama/b: local at http://b:8000, weight 0.3",
+        ),
+    )
+
+
+def test_models_and_deployments_come_and_go() -> None:
+    other = "  - {id: other, base_url: 'http://other'}\n"
+    assert lines((BOXES, None), (BOXES + other, None)) == {
+        "models_added": ["other"],
+        "deployments_added": ["other/other:80: unlisted at http://other, weight 1"],
+    }
+    assert lines((BOXES + other, None), (BOXES, None)) == {
+        "models_removed": ["other"],
+        "deployments_removed": ["other/other:80"],
+    }
+
+
+def test_weights_go_from_to() -> None:
+    assert lines((BOXES, SPLIT), (BOXES, SPLIT.replace("0.6", "0.8"))) == {
+        "weights": ["llama/a: 0.3 -> 0.4", "llama/b: 0.3 -> 0.4", "llama/cloud: 0.4 -> 0.2"],
+        "settings": ["routing_parameter.local_fraction: 0.6 -> 0.8"],
+    }
+    assert lines((BOXES, None), (BOXES.replace("kind", "weight: 1.0001, kind"), None))["weights"] == [
+        "llama/cloud: 0.333333 -> 0.333356",
+        "llama/a: 0.333333 -> 0.333322",
+        "llama/b: 0.333333 -> 0.333322",
+    ]
+
+
+def test_what_is_particular_to_a_deployment_is_told() -> None:
+    changed = BOXES.replace("https://cloud.example/v1", "https://cloud.example/v2").replace(
+        "kind: llama", "kind: gemini"
+    )
+    changed = changed.replace("canary-cloud", "canary-other, provider_model_id: big").replace("b:8000", "b:9000")
+    assert lines((BOXES, None), (changed, None)) == {
+        "deployments_changed": [
+            "llama/b: base_url http://b:8000/v1 -> http://b:9000/v1",
+            "llama/cloud: base_url https://cloud.example/v1 -> https://cloud.example/v2",
+            "llama/cloud: kind llama -> gemini",
+            "llama/cloud: provider_model_id llama -> big",
+            "llama/cloud: api_key changed",
+        ]
+    }
+
+
+def test_a_health_path_and_a_group_are_told() -> None:
+    assert lines((BOXES, SPLIT), (BOXES, SPLIT.replace("[llama]}", "[llama], health_path: /up}", 1))) == {
+        "deployments_changed": ["llama/a: health at http://a:8000/health -> http://a:8000/up"]
+    }
+    assert lines((BOXES, None), (BOXES, SPLIT.replace("health_check: 5\n", "")))["deployments_changed"] == [
+        "llama/cloud: group unlisted -> remote",
+        "llama/a: group unlisted -> local",
+        "llama/b: group unlisted -> local",
+    ]
+
+
+def test_what_is_said_of_a_model_is_told() -> None:
+    changed = BOXES.replace("[l3]", "[l3, l4]") + "    context_length: 1\n    pricing: {prompt: 2}\n"
+    assert lines((BOXES, None), (changed, None)) == {
+        "models_changed": ["llama: aliases l3 -> l3, l4", "llama: context_length, pricing changed"]
+    }
+    assert lines((changed, None), (changed.replace("aliases: [l3, l4]", "owned_by: me"), None)) == {
+        "models_changed": ["llama: aliases l3, l4 -> none", "llama: owned_by changed"]
+    }
+
+
+def test_settings_have_the_names_of_routing_yaml() -> None:
+    new = """\
+timeout: 3.5
+health_check: {interval: 1, unhealthy_after: 2, healthy_after: 3}
+logging: {output: x, level: error}
+"""
+    assert lines((BOXES, None), (BOXES, new)) == {
+        "settings": [
+            "routing.yaml: added",
+            "timeout: 2 -> 3.5",
+            "health_check.interval: 0 -> 1",
+            "health_check.unhealthy_after: 1 -> 2",
+            "health_check.healthy_after: 1 -> 3",
+            "logging.output: stdout -> x",
+            "logging.level: info -> error",
+        ]
+    }
+    assert lines((BOXES, "timeout: 2"), (BOXES, None)) == {"settings": ["routing.yaml: removed"]}
+
+
+def test_parameters_are_told_without_secrets() -> None:
+    old = OWN + "routing_parameter: {a: {b: [1]}, token: canary-1, from: '${T}'}"
+    new = OWN + "routing_parameter: {a: {b: [1, x]}, token: canary-2, to: 0.5}"
+    assert lines((BOXES, old), (BOXES, new), T="canary-3") == {
+        "settings": [
+            'routing_parameter.a: {"b":[1]} -> {"b":[1,"x"]}',
+            "routing_parameter.from: ${T} -> none",
+            "routing_parameter.to: none -> 0.5",
+        ]
+    }
+    assert lines((BOXES, None), (BOXES, OWN))["settings"] == [
+        "routing.yaml: added",
+        "routing_strategy: fixed -> tests.routing.guests:Open",
+    ]

@@ -1,0 +1,54 @@
+import pytest
+
+from gateway.config.faults import ConfigError
+from gateway.config.load import Sources, parse
+from gateway.routing.manager import plan
+from tests.routing.planning import BOXES, DEAD, FILES, SPLIT, deployments, faults, make, probe, serve, snapshot
+
+
+def test_faults_of_the_files_and_of_the_strategy_are_told_at_once() -> None:
+    told = faults(BOXES.replace("kind: llama", "kind: lama"), SPLIT.replace("0.6", "6"))
+    assert [fault.split(": ")[1] for fault in told] == ["models[0].route[2].kind", "routing_parameter.local_fraction"]
+
+
+def test_a_strategy_is_not_judged_by_parameters_of_a_file_that_is_bad_elsewhere() -> None:
+    own = "routing_strategy: tests.routing.guests:Strict\nrouting_parameter: {names: [a]}\ntimeout: -1\n"
+    assert [fault.split(": ")[1] for fault in faults(BOXES, own)] == ["timeout"]
+
+
+def test_without_models_there_is_no_plan() -> None:
+    with pytest.raises(ConfigError, match="not found, expected the list of models there"):
+        plan(parse(Sources(None, None), FILES, {}), "digest")
+
+
+def test_strategy_and_matching_faults_are_told_in_the_order_of_the_files() -> None:
+    routing = SPLIT.replace("0.6", "6") + "  - {endpoint: 'http://a:8000', models: [llama]}\n"
+    assert [fault.split(": ")[0] for fault in faults(BOXES + "  - {id: nowhere}\n", routing)] == [
+        "models.yaml:9:5",
+        "routing.yaml:1:37",
+        "routing.yaml:8:42",
+    ]
+
+
+def test_a_plan_says_what_it_read() -> None:
+    made = make(BOXES, SPLIT)
+    assert made.digest == "digest"
+    assert made.split == {"llama"}
+    assert made.endpoints == {"http://a:8000", "http://b:8000", "https://cloud.example"}
+    assert made.documents[0].models[0].id == "llama"
+
+
+def test_a_route_that_nothing_of_is_down_is_the_one_of_the_plan() -> None:
+    made = make(BOXES, SPLIT)
+    everywhere = frozenset(deployment.endpoint.identity for deployment in deployments(made).values())
+    assert made.route("llama", frozenset({"http://elsewhere"})) is made.routes["llama"]
+    assert made.route("llama", everywhere) is made.routes["llama"]
+
+
+def test_models_of_one_box_share_its_fate() -> None:
+    manager = serve(BOXES + "  - {id: other, route: [{base_url: 'http://a:8000'}, {base_url: 'http://c'}]}\n", SPLIT)
+    probe(manager, a=DEAD)
+    assert {model.id: snapshot(manager).routes[model.id].weights[-1] for model in snapshot(manager).models} == {
+        "llama": 0,
+        "other": 0,
+    }
