@@ -1,0 +1,1 @@
+"""The execution layer: attempts, upstream connections, relaying."""

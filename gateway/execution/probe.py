@@ -1,0 +1,74 @@
+"""Active health checks: one task an endpoint, side by side, which die with the endpoint they watch.
+
+The first probe of an endpoint runs at once; the further ones are spread by a tenth of the interval, so that a hundred
+boxes are not asked in the same instant. A fault of our own (no file descriptor left) says nothing about the endpoint.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from gateway.execution.upstream import AttemptFailedError, Upstream
+from gateway.routing.failures import Cause
+from gateway.routing.health import ProbeResult
+from gateway.routing.snapshot import Endpoint, Snapshot
+
+_JITTER: Final = 0.1
+_Watched = tuple[Endpoint, float, float]
+
+
+class Prober:
+    """Keeps a probe running for each endpoint of the current snapshot.
+
+    `report` is given an endpoint's identity and what a probe found. `dice` gives a float in [0, 1). Its one mutable
+    thing is the tasks, by what they watch: endpoint, interval and time limit.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        report: Callable[[str, ProbeResult], None],
+        dice: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Start without tasks."""
+        self._upstream = upstream
+        self._report = report
+        self._dice = dice
+        self._sleep = sleep
+        self._tasks: dict[_Watched, asyncio.Task[None]] = {}
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Watch this snapshot's endpoints and no others; those that did not change keep their rhythm."""
+        settings = snapshot.settings
+        endpoints = snapshot.endpoints.values() if settings.health_interval else ()
+        wanted = {(endpoint, settings.health_interval, settings.connect_timeout) for endpoint in endpoints}
+        for watched in self._tasks.keys() - wanted:
+            self._tasks.pop(watched).cancel()
+        for watched in wanted - self._tasks.keys():
+            self._tasks[watched] = asyncio.create_task(self._watch(*watched), name=f"probe {watched[0].identity}")
+
+    async def close(self) -> None:
+        """Stop every probe."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self, endpoint: Endpoint, interval: float, timeout: float) -> None:  # noqa: ASYNC109 - a setting
+        while True:
+            result = await self._probe(endpoint, timeout)
+            if result is not None:
+                self._report(endpoint.identity, result)
+            await self._sleep(interval * (1 - _JITTER * self._dice()))
+
+    async def _probe(self, endpoint: Endpoint, timeout: float) -> ProbeResult | None:  # noqa: ASYNC109 - a setting
+        try:
+            status = await self._upstream.probe(endpoint.health_url, timeout=timeout)
+        except AttemptFailedError as error:
+            cause = error.failure.cause
+            if cause is Cause.LOCAL_FAULT:
+                return None
+            return ProbeResult("timeout" if cause is Cause.CONNECT_TIMEOUT else cause.value)
+        return ProbeResult(f"status {status}") if status >= 500 else ProbeResult()  # noqa: PLR2004 - RFC 9110 15.6

@@ -1,0 +1,75 @@
+"""An upstream's own error, made safe to pass on: upstreams echo the key that they refuse."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote
+
+from pydantic import SecretStr
+
+from gateway.execution.answer import Answer, AttemptFailedError
+from gateway.routing.failures import Cause, Failure
+from gateway.routing.snapshot import Deployment
+
+_LIMIT: Final = 1 << 20
+_SHORTEST_KEY: Final = 4
+_MASK: Final = b"***"
+_WITHHELD: Final = (
+    b'{"error":{"message":"the upstream\'s error could not be read safely","type":"upstream_error",'
+    b'"param":null,"code":"error_withheld"}}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An upstream's own error answer, read whole, the deployment's key masked."""
+
+    deployment: str
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes = field(repr=False)
+
+
+async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -> Refusal:
+    """Read an upstream's error within `seconds` and mask our key in it; what cannot be read safely is withheld.
+
+    Raises:
+        AttemptFailedError: the error itself broke off or stalled.
+
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            body = await answer.read(_LIMIT)
+    except TimeoutError as error:
+        raise AttemptFailedError(Failure(Cause.BROKEN, "the error's body stalled", answer.status)) from error
+    fields = safe_fields(answer, deployment)
+    if body is None or answer.encoded:
+        kept = [(name, value) for name, value in fields if not name.lower().startswith("content-")]
+        headers = [*kept, ("Content-Type", "application/json")]
+        return Refusal(deployment.name, answer.status, headers, _WITHHELD)
+    return Refusal(deployment.name, answer.status, fields, _masked(body, _spellings(deployment.key)))
+
+
+def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:
+    """Give an answer's header fields but for those that echo our key."""
+    spellings = _spellings(deployment.key)
+    return [(name, value) for name, value in answer.headers if not any(form in value for form in spellings)]
+
+
+@lru_cache(maxsize=1024)
+def _spellings(secret: SecretStr | None) -> frozenset[str]:
+    """Spell a deployment's key as it is, as JSON may (RFC 8259 7), and as a URL may."""
+    key = secret.get_secret_value() if secret else ""
+    if len(key) < _SHORTEST_KEY:
+        return frozenset()
+    quoted = json.dumps(key)[1:-1]
+    return frozenset({key, quoted, quoted.replace("/", "\\/"), quote(key, safe="")})
+
+
+def _masked(body: bytes, spellings: Iterable[str]) -> bytes:
+    for form in spellings:
+        body = body.replace(form.encode(), _MASK)
+    return body

@@ -1,0 +1,161 @@
+"""Server-sent events, read as they pass: an incremental scanner that never touches the bytes.
+
+The grammar is the WHATWG HTML standard's, 9.2.6: an event ends at an empty line; a line ends at CR, LF or CRLF; the
+stream may open with a byte order mark; a line that starts with a colon is a comment; the `data` fields of an event are
+joined with line feeds. Chunks may be cut anywhere, in a CRLF or in a character too.
+
+`ChatStream` knows what the events of a chat or completion stream mean. It decodes them up to the first content and then
+looks at the stream's tail only: the answer to 'did it end whole, and what did it cost' is in the last events. There it
+looks for JSON members without parsing: inside a JSON string their quotes would be escaped, so that only a real member
+matches.
+"""
+
+import json
+import re
+from typing import Final
+
+import msgspec
+
+from gateway.execution.outcome import Usage
+
+_BOM: Final = b"\xef\xbb\xbf"
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+
+
+class EventScanner:
+    """Cuts a stream of bytes into the `data` of its events. Comments and events without data give nothing.
+
+    `waiting` is about how many bytes have come since the last event ended.
+    """
+
+    def __init__(self) -> None:
+        """Start at the stream's first byte."""
+        self.waiting = 0
+        self._line: list[bytes] = []
+        self._data: list[bytes] = []
+        self._begun = False
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes, give the data of the events that they complete; the work is linear in the bytes."""
+        self.waiting += len(chunk)
+        text = chunk.removeprefix(b"\n") if self._after_cr else chunk
+        self._after_cr = chunk.endswith(b"\r") or (self._after_cr and not chunk)
+        first, *more = _LINE_END.split(text)
+        self._line.append(first)
+        if not more:
+            return []
+        lines = [b"".join(self._line), *more[:-1]]
+        self._line = more[-1:]
+        if not self._begun:
+            self._begun = True
+            lines[0] = lines[0].removeprefix(_BOM)
+        return [event for line in lines if (event := self._end_line(line)) is not None]
+
+    def _end_line(self, line: bytes) -> bytes | None:
+        if line:
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                self._data.append(value.removeprefix(b" "))
+            return None
+        self.waiting = 0
+        data, self._data = self._data, []
+        return b"\n".join(data) if data else None
+
+
+class _Delta(msgspec.Struct):
+    content: object = None
+    reasoning: object = None
+    reasoning_content: object = None
+    reasoning_details: object = None
+    refusal: object = None
+    tool_calls: object = None
+    function_call: object = None
+    audio: object = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: object = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_chunk: Final = msgspec.json.Decoder(_Chunk)
+
+
+def has_content(event: bytes) -> bool:
+    """Tell whether an event carries content: text, reasoning, a refusal, audio or a tool call."""
+    try:
+        choices = _chunk.decode(event).choices
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return any(choice.text or (choice.delta is not None and _says(choice.delta)) for choice in choices)
+
+
+def _says(delta: _Delta) -> bool:
+    text = delta.content or delta.reasoning or delta.reasoning_content or delta.reasoning_details or delta.refusal
+    return bool(text or delta.tool_calls or delta.function_call or delta.audio)
+
+
+_TAIL: Final = 4096
+_LONGEST: Final = 1 << 20
+_START: Final = b"\n\n"
+_BOUNDARY: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}\Z")
+_END: Final = re.compile(rb'[\r\n]data: ?\[DONE\]|"finish_reason"\s*:\s*"[^"]|"error"\s*:\s*[{"]')
+
+
+class ChatStream:
+    """What is known of one answer stream while it passes: whether content has come, and how the stream ends."""
+
+    def __init__(self) -> None:
+        """Start at the stream's first byte."""
+        self.has_content = False
+        self._scanner = EventScanner()
+        self._tail = _START  # a stream begins where an event may begin
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes. An event that does not end within a MiB is content: nothing else is so long."""
+        self._tail = (self._tail + chunk)[-_TAIL:]
+        if not self.has_content:
+            events = self._scanner.feed(chunk)
+            self.has_content = any(map(has_content, events)) or self._scanner.waiting > _LONGEST
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the stream stands between two events, so that one more may be added."""
+        return _BOUNDARY.search(self._tail) is not None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether an end here would hide a loss: something came, but no `[DONE]`, finish reason or error after it."""
+        return self._tail != _START and not _END.search(self._tail)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that the last events told of."""
+        return usage_in(self._tail)
+
+
+_USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
+_object: Final = json.JSONDecoder()
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+def usage_in(tail: bytes) -> Usage | None:
+    """Read the last whole `usage` object in the tail of an answer, a JSON body's or a stream's."""
+    text = tail.decode(errors="replace")
+    for match in reversed(list(_USAGE.finditer(text))):
+        try:
+            found, _ = _object.raw_decode(text, match.end())
+            usage = msgspec.convert(found, _Usage)
+        except (ValueError, msgspec.ValidationError, RecursionError):
+            continue
+        return Usage(usage.prompt_tokens, usage.completion_tokens)
+    return None

@@ -1,0 +1,227 @@
+"""Aiohttp client sessions. Its exceptions become failures here, those of an answer's body in `answer.py`, nowhere else.
+
+What is set against aiohttp's defaults, and why: no limit on connections (the gateway's own is the one that counts), no
+total timeout (models think for minutes), no cookies, no redirects (they would carry the key away), no inflating
+(bytes pass as they came), and idle connections dropped before the shortest-lived server drops them (uvicorn after 5 s).
+
+A pool that is never idle would never look its names up again. So a session is retired after a while: new requests get
+a new one, and the old one closes when its last answer has ended.
+"""
+
+import asyncio
+import errno
+import io
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Final
+
+import aiohttp
+
+from gateway import __version__
+from gateway.adapters.openai_compatible import Operation
+from gateway.execution.answer import Answer, AttemptFailedError, Response, is_framed, unquoting
+from gateway.routing.failures import Cause, Failure
+from gateway.routing.snapshot import Deployment
+
+__all__ = ["USER_AGENT", "Answer", "AttemptFailedError", "Call", "Upstream", "failure_of"]
+
+USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
+_KEEPALIVE: Final = 4.0
+_SESSION_AGE: Final = 300.0
+_LARGE_BODY: Final = 1 << 20
+
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_OURS_IN_DNS: Final = frozenset({socket.EAI_SYSTEM, socket.EAI_MEMORY})
+_CONNECT_CAUSES: Final = {
+    errno.ECONNREFUSED: Cause.CONNECT_REFUSED,
+    errno.ECONNRESET: Cause.CONNECT_RESET,
+    errno.EPIPE: Cause.CONNECT_RESET,
+    errno.ETIMEDOUT: Cause.CONNECT_TIMEOUT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a client asked for, ready to be sent: the body's bytes and the header fields that may pass."""
+
+    operation: Operation
+    body: bytes = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Trace:
+    """Filled by aiohttp while a request is made: whether its connection came out of the pool."""
+
+    reused: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Era:
+    """A session, when it was made, and how many answers are being read from it."""
+
+    session: aiohttp.ClientSession
+    since: float
+    open: int = 0
+    retired: bool = False
+
+
+class Upstream:
+    """Opens answers. Its mutable things are the current sessions, pooled and not, and those that are retired."""
+
+    def __init__(self, clock: Callable[[], float], *, session_age: float = _SESSION_AGE) -> None:
+        """`clock` is monotonic, in seconds, as is `session_age`."""
+        self._clock = clock
+        self._age = session_age
+        self._pooled: _Era | None = None
+        self._fresh: _Era | None = None
+        self._retired: set[_Era] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def open(self, deployment: Deployment, call: Call, *, connect_timeout: float, fresh: bool = False) -> Answer:
+        """Send the call to a deployment and wait for the head of its answer; there is no limit on that wait.
+
+        `connect_timeout` (seconds) covers name, connection and TLS. `fresh` insists on a new connection.
+
+        Raises:
+            AttemptFailedError: no head came.
+
+        """
+        era = self._era(fresh=fresh)
+        era.open += 1
+        trace = _Trace()
+        try:
+            response: Response = await era.session.post(  # type: ignore[assignment] # the session's response_class
+                deployment.urls[call.operation],
+                data=io.BytesIO(call.body) if len(call.body) > _LARGE_BODY else call.body,
+                headers={**call.headers, **deployment.headers},
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
+                allow_redirects=False,
+                trace_request_ctx=trace,
+            )
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            self._left(era)
+            raise AttemptFailedError(failure_of(error, reused=trace.reused)) from unquoting(error)
+        except BaseException:
+            self._left(era)
+            raise
+        answer = Answer(response, lambda: self._left(era))
+        if not is_framed(response):
+            answer.close()
+            raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", response.status))
+        return answer
+
+    async def probe(self, url: str, *, timeout: float) -> int:  # noqa: ASYNC109 - aiohttp takes it as a value
+        """Ask a URL on a connection of its own, without a key; give the answer's status.
+
+        Raises:
+            AttemptFailedError: no answer came within `timeout` seconds.
+
+        """
+        era = self._era(fresh=True)
+        limit = aiohttp.ClientTimeout(total=timeout)
+        era.open += 1
+        try:
+            async with era.session.get(url, timeout=limit, allow_redirects=False, trace_request_ctx=_Trace()) as answer:
+                return answer.status
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            raise AttemptFailedError(failure_of(error, reused=False)) from unquoting(error)
+        finally:
+            self._left(era)
+
+    async def close(self) -> None:
+        """Close every session."""
+        eras = [era for era in (self._pooled, self._fresh, *self._retired) if era]
+        self._pooled = self._fresh = None
+        self._retired.clear()
+        await asyncio.gather(*(era.session.close() for era in eras), *self._closing)
+
+    def _era(self, *, fresh: bool) -> _Era:
+        era = self._fresh if fresh else self._pooled
+        now = self._clock()
+        if era is not None and now - era.since < self._age:
+            return era
+        new = _Era(_session(fresh=fresh), now)
+        if era is not None:
+            era.retired = True
+            self._retired.add(era)
+            self._left(era, leaving=0)
+        if fresh:
+            self._fresh = new
+        else:
+            self._pooled = new
+        return new
+
+    def _left(self, era: _Era, *, leaving: int = 1) -> None:
+        era.open -= leaving
+        if era.retired and not era.open and era in self._retired:
+            self._retired.discard(era)
+            closing = asyncio.create_task(era.session.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+
+def _session(*, fresh: bool) -> aiohttp.ClientSession:
+    connector = (
+        aiohttp.TCPConnector(limit=0, force_close=True)
+        if fresh
+        else aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
+    )
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(_reused)
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        response_class=Response,
+        timeout=aiohttp.ClientTimeout(total=None),
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        auto_decompress=False,
+        trace_configs=[tracing],
+    )
+
+
+async def _reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.reused = True
+
+
+def failure_of(error: Exception, *, reused: bool) -> Failure:
+    """Translate what aiohttp raised before an answer's head was there; `reused` tells of a pooled connection."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            ours = error.os_error.errno in _OURS_IN_DNS or _is_ours(error.os_error)
+            return Failure(Cause.LOCAL_FAULT if ours else Cause.DNS, "name lookup failed")
+        case aiohttp.ClientSSLError() | ssl.SSLError() | aiohttp.ServerFingerprintMismatch():
+            return Failure(Cause.TLS, type(error).__name__)
+        case aiohttp.ClientConnectorError():
+            return _connect_failure(error.os_error, error.host)
+        case aiohttp.ServerTimeoutError() | TimeoutError():
+            return Failure(Cause.CONNECT_TIMEOUT, "no connection in time")
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP")
+        case OSError() if _is_ours(error):
+            return Failure(Cause.LOCAL_FAULT, _errno(error))
+        case UnicodeError():
+            return Failure(Cause.DNS, "the host is no host name")
+        case aiohttp.ServerDisconnectedError() if not isinstance(error.message, str):
+            return Failure(Cause.DISCONNECTED, "closed inside the answer's head")
+        case _:
+            return Failure(Cause.DISCONNECTED, _errno(error) or "closed without an answer", stale=reused)
+
+
+def _connect_failure(error: OSError, host: str) -> Failure:
+    """Tell our faults from the endpoint's: EADDRNOTAVAIL means no free port, or for an IPv6 address, no IPv6 here."""
+    without_ipv6 = error.errno == errno.EADDRNOTAVAIL and ":" in host
+    if _is_ours(error) and not without_ipv6:
+        return Failure(Cause.LOCAL_FAULT, _errno(error))
+    return Failure(_CONNECT_CAUSES.get(error.errno or 0, Cause.UNREACHABLE), _errno(error) or "no address answered")
+
+
+def _is_ours(error: OSError) -> bool:
+    return error.errno in _OURS
+
+
+def _errno(error: Exception) -> str:
+    return errno.errorcode.get(getattr(error, "errno", None) or 0, "")
