@@ -1,0 +1,1 @@
+"""What is told about a request, off its path."""

@@ -1,0 +1,225 @@
+"""The log: structlog's pipeline in front of the sink, the standard library's logging led into it, and the request line.
+
+A record is a dict in the order of its line: time (seconds since the epoch), level, event, then the event's fields.
+Nothing here renders, formats or does I/O; the sink's writer thread does.
+
+Events pass structlog's chain. The `request` record, of which there is one per request, is built in its final shape and
+handed to the same Recorder: a bound logger's copies and calls would double its cost.
+
+A parse error of aiohttp's quotes the bytes that a peer sent, which may be a key or a prompt. Of such an error, and of
+any error that came of one, only the class is told.
+"""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from traceback import TracebackException
+from typing import cast
+
+import structlog
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
+from structlog.typing import EventDict
+
+from gateway.execution.outcome import Attempt, Outcome
+from gateway.observe.sink import LogSink, Record
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_LONGEST_NAME = 256
+_WHOLE_OR_UNWANTED = (None, "client_left")
+_QUOTING = (HttpProcessingError, RequestPayloadError)
+
+
+class Recorder:
+    """The end of the pipeline. `threshold` is read at each record, so that the level changes live."""
+
+    __slots__ = ("threshold", "write")
+
+    def __init__(self, write: Callable[[Record], None], level: str) -> None:
+        self.write = write
+        self.threshold = LEVELS[level]
+
+    def passes(self, level: str) -> bool:
+        """Tell whether records of `level` are written."""
+        return LEVELS[level] >= self.threshold
+
+
+class Log(structlog.BoundLoggerBase):
+    """The bound logger: `log.info("config.reloaded", generation=3)`. Values that are not JSON show their type only."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """Where the records of this logger, and of those bound from it, go."""
+        return cast("Recorder", self._logger)
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Record what only a developer wants to know."""
+        self._say("debug", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Record what happens in normal service."""
+        self._say("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Record what an operator should look at."""
+        self._say("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Record a failure."""
+        self._say("error", event, fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """Record a failure with the exception being handled, or with the one given as `exc_info`."""
+        self._say("error", event, {"exc_info": True} | fields)
+
+    def _say(self, level: str, event: str, fields: dict[str, object]) -> None:
+        if self.recorder.passes(level):
+            _, record = self._process_event(level, event, fields)
+            self.recorder.write(dict(record))
+
+
+def make_logger(sink: LogSink, level: str) -> Log:
+    """Return a logger that writes to `sink`; `level` is a key of `LEVELS`."""
+    proxy = structlog.wrap_logger(Recorder(sink.emit, level), processors=(_explain, _lead), wrapper_class=Log)
+    return cast("Log", proxy.bind())
+
+
+def set_level(log: Log, level: str) -> None:
+    """Write from now on the records of `level` and above, of `log` and of all that share its Recorder."""
+    log.recorder.threshold = LEVELS[level]
+
+
+def _lead(_: Recorder, level: str, record: EventDict) -> EventDict:
+    lead = {"time": time.time(), "level": level, "event": record["event"]}
+    return lead | dict(record) | lead
+
+
+def _explain(_: Recorder, __: str, record: EventDict) -> EventDict:
+    error = record.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        record.update(_explanation(error))
+    return record
+
+
+def _explanation(error: BaseException) -> Record:
+    trace = TracebackException.from_exception(error, lookup_lines=False, compact=True)
+    return {"error": type(error).__name__, "traceback": trace.stack if _quotes(error) else trace}
+
+
+def _quotes(error: BaseException) -> bool:
+    """Tell whether a parse error is among the error's causes and members."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        member = waiting.pop()
+        if isinstance(member, _QUOTING):
+            return True
+        if member is not None and id(member) not in seen:
+            seen.add(id(member))
+            waiting += (member.__cause__, member.__context__)
+            waiting += member.exceptions if isinstance(member, BaseExceptionGroup) else ()
+    return False
+
+
+class _Capture(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        say = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        if isinstance(error, _QUOTING):
+            self._log.info("http.malformed_request", error=type(error).__name__)
+        elif error is None:
+            say("library.message", logger=record.name, message=_message(record))
+        elif _quotes(error):
+            say("exception", logger=record.name, exc_info=error)
+        else:
+            say("exception", logger=record.name, message=_message(record), exc_info=error)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a caller's arguments may not fit its format, and their str may raise anything
+        return record.msg if isinstance(record.msg, str) else f"<{type(record.msg).__name__}>"
+
+
+def capture_stdlib(log: Log) -> Callable[[], None]:
+    """Lead what libraries log at warning and above, and Python's warnings, into `log`; return what undoes it.
+
+    aiohttp's parse errors become `http.malformed_request` at info, other exceptions `exception`, the rest
+    `library.message`.
+    """
+    handler = _Capture(log)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    show = warnings.showwarning
+    logging.captureWarnings(True)  # noqa: FBT003 - the standard library's signature
+    ours = warnings.showwarning is not show
+
+    def undo() -> None:
+        root.removeHandler(handler)
+        if ours:
+            logging.captureWarnings(False)  # noqa: FBT003 - the standard library's signature
+
+    return undo
+
+
+class RequestLog:
+    """The observer that records every finished request as one `request` event."""
+
+    def __init__(self, log: Log) -> None:
+        self._recorder = log.recorder
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Record `outcome`: at warning if the client got a 5xx or a broken answer, else at info."""
+        broken = outcome.served_model is not None and outcome.failure not in _WHOLE_OR_UNWANTED
+        level = "warning" if outcome.status >= 500 or broken else "info"  # noqa: PLR2004 - server error, RFC 9110 15.6
+        if self._recorder.passes(level):
+            self._recorder.write(_request(outcome, level))
+
+
+def _request(outcome: Outcome, level: str) -> Record:
+    usage = outcome.usage
+    served = outcome.served_model
+    fields: Record = {
+        "time": time.time(),
+        "level": level,
+        "event": "request",
+        "request_id": outcome.request_id,
+        "operation": outcome.operation,
+        "model": outcome.model[:_LONGEST_NAME],
+        "served_model": None if served == outcome.model else served,
+        "status": outcome.status,
+        "failure": outcome.failure,
+        "generation": outcome.generation,
+        "stream": outcome.stream,
+        "fallback": outcome.fallback,
+        "ms": round(outcome.duration, 1),
+        "first_content_ms": None if outcome.first_content is None else round(outcome.first_content, 1),
+        "bytes": outcome.bytes_out,
+        "prompt_tokens": None if usage is None else usage.prompt_tokens,
+        "completion_tokens": None if usage is None else usage.completion_tokens,
+        "deployment": outcome.attempts[-1].deployment if served and outcome.attempts else None,
+        "attempts": [_attempt(attempt) for attempt in outcome.attempts],
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _attempt(attempt: Attempt) -> Record:
+    fields: Record = {
+        "deployment": attempt.deployment,
+        "group": attempt.group,
+        "ms": round(attempt.milliseconds, 1),
+        "status": attempt.status,
+        "failure": attempt.failure,
+        "detail": attempt.detail,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,142 @@
+"""A record as one line of JSON with no secret in it; runs in the sink's writer thread.
+
+msgspec encodes, because it takes a tenth of the time of structlog's JSONRenderer (which is `json.dumps`) and the
+writer shares the interpreter with the event loop. msgspec alone says too much: it writes out dataclasses and bytes. So
+a record is first made plain: strings, numbers, lists and mappings stay, anything else becomes the name of its type.
+
+Lines are ASCII: a client chooses the text of some fields, and a terminal obeys control characters beyond it.
+
+A secret is looked for in the encoded line, where nothing can hide it, and masked in the record's strings, where a mask
+cannot break the JSON. The field names of a record are the program's own and are left alone.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
+from traceback import StackSummary, TracebackException
+from urllib.parse import quote
+
+import msgspec
+
+MASK = "***"
+SHORTEST_SECRET = 8
+
+_AS_IT_IS = frozenset({str, int, bool, type(None)})
+_MAPPINGS = (dict, Mapping)
+_TRACES = (TracebackException, StackSummary)
+_SEQUENCES = (list, tuple)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """Known secrets as they may be spelled: `forms` inside a text, `marks` inside an encoded line."""
+
+    forms: tuple[str, ...] = ()
+    marks: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> "Secrets":
+        """Spell every value of at least `SHORTEST_SECRET` characters: as it is, as in a `repr`, as in a URL.
+
+        A `repr` spells an apostrophe in two ways, as the rest of its text has double quotes or not.
+        Longer forms come first, so that a secret that contains another is masked whole.
+        """
+        known = [value for value in values if len(value) >= SHORTEST_SECRET]
+        spelled = {
+            form
+            for value in known
+            for form in (value, repr(value)[1:-1], repr(f'{value}"')[1:-2], quote(value, safe=""))
+        }
+        forms = tuple(sorted(spelled, key=lambda form: (-len(form), form)))
+        return cls(forms, tuple(json.dumps(form)[1:-1].encode() for form in forms))
+
+    def within(self, line: bytes) -> bool:
+        """Tell whether an encoded line contains one of them."""
+        return any(mark in line for mark in self.marks)
+
+    def redact(self, text: str) -> str:
+        """Return `text` with each of them masked."""
+        for form in self.forms:
+            text = text.replace(form, MASK)
+        return text
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` with each of `secrets` masked; those shorter than `SHORTEST_SECRET` are left."""
+    return Secrets.of(secrets).redact(text)
+
+
+def render(record: Mapping[str, object], secrets: Secrets) -> bytes:
+    """Return `record` as one JSON line, newline included. Never raises.
+
+    A float under `time` is seconds since the epoch and is written as RFC 3339 in UTC with milliseconds.
+    """
+    try:
+        fields = {name: _plain(value) for name, value in record.items()}
+        if isinstance(when := fields.get("time"), float):
+            fields["time"] = rfc3339(when)
+        line = _line(fields)
+        return _line(_masked(fields, secrets)) if secrets.within(line) else line
+    except Exception as error:  # noqa: BLE001 - a record may hold any object, and its mappings may raise anything
+        return _unrendered(record.get("event"), error, secrets)
+
+
+def rfc3339(when: float) -> str:
+    """Return seconds since the epoch as `2026-01-31T12:00:00.000Z`."""
+    return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _unrendered(event: object, error: Exception, secrets: Secrets) -> bytes:
+    lead = {"time": rfc3339(time.time()), "level": "error", "event": "log.unrendered"}
+    return _line(lead | {"record": secrets.redact(str(_leaf(event))), "error": type(error).__name__})
+
+
+def _line(fields: Mapping[str, object]) -> bytes:
+    try:
+        line = _encode(fields)
+    except UnicodeEncodeError:  # a lone surrogate
+        line = b"\xff"
+    if not line.isascii():
+        line = json.dumps(fields, separators=(",", ":")).encode()
+    return line + b"\n"
+
+
+def _plain(value: object) -> object:
+    if type(value) in _AS_IT_IS:
+        return value
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else None
+    if isinstance(value, _MAPPINGS):
+        return {str(_plain(key)): _plain(held) for key, held in value.items()}
+    if isinstance(value, _TRACES):
+        return "".join(value.format())
+    if isinstance(value, _SEQUENCES):
+        return [_plain(held) for held in value]
+    return _leaf(value)
+
+
+def _leaf(value: object) -> object:
+    match value:
+        case str():
+            return str.__str__(value)
+        case int():
+            return int(value)
+        case set() | frozenset():
+            return sorted((_plain(held) for held in value), key=str)
+        case _:
+            return f"<{type(value).__name__}>"
+
+
+def _masked(fields: Mapping[str, object], secrets: Secrets) -> dict[str, object]:
+    def mask(value: object) -> object:
+        if isinstance(value, str):
+            return secrets.redact(value)
+        if isinstance(value, dict):
+            return {secrets.redact(key): mask(held) for key, held in value.items()}
+        return [mask(held) for held in value] if isinstance(value, list) else value
+
+    return {name: mask(value) for name, value in fields.items()}

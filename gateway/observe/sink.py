@@ -1,0 +1,248 @@
+"""The log's way out: a bounded queue, and one thread that renders records and writes them.
+
+Whoever emits appends to the queue and goes on; rendering, redaction, opening and writing happen in the writer thread.
+The queue is a SimpleQueue because its `put` takes no lock that a collector or a signal, interrupting it, could want.
+
+The writer wakes for the first record, lets others gather for an instant, and writes them as one batch: a wake-up per
+record would cost the event loop more than the record. A batch that its target refuses is kept and tried again after a
+pause; meanwhile the queue fills, and when it is full new records are dropped and counted. Once a batch has left, the
+next one tells the count in a `log.dropped` record.
+
+Retargeting goes through the queue, so that earlier records go to the earlier target. Only a target that refuses its
+batch is left at once, and what it did not take goes to the newest one: a full disk would hold the log for ever.
+"""
+
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from gateway.observe.render import Secrets, render
+from gateway.observe.target import STREAMS, Lines, Target, has_room, open_for_append, reason
+
+Record = dict[str, object]
+
+_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Retarget:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+_Message = _Retarget | _Flush | _Stop
+
+
+class LogSink:
+    """Writes records as JSON lines to `target`: `stdout`, `stderr` or a file, from one daemon thread.
+
+    `capacity` bounds the records that wait. `pause` (seconds) lies between two attempts at a failing target and
+    between two looks at an idle one; `gather` (seconds) is how long records are collected for one write.
+    """
+
+    def __init__(
+        self,
+        target: str = "stdout",
+        *,
+        capacity: int = 10_000,
+        pause: float = 1.0,
+        gather: float = 0.02,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue: SimpleQueue[Record | _Message] = SimpleQueue()
+        self._limit = capacity  # 0 once closed
+        self._pause = pause
+        self._gather = gather
+        self._clock = clock
+        self._known: frozenset[str] = frozenset()
+        self._secrets = Secrets()
+        self._wanted = target  # the newest target asked for
+        self._hurry = threading.Event()  # ends the writer's pauses
+        self._closing = False
+        self._drop_lock = threading.RLock()  # reentrant: a collector may emit while this thread drops
+        self._dropped = 0
+        self._told = 0  # of those dropped, how many a `log.dropped` record has told
+        # The rest is the writer's own.
+        self._target = Target(target, pause=pause, clock=clock)
+        self._lines = Lines()
+        self._drops = 0  # how many drops the last of `_lines` tells
+        self._reason: str | None = None  # of the last failure, until a batch is composed after it
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+
+    @property
+    def target(self) -> str:
+        """The newest target asked for."""
+        return self._wanted
+
+    @property
+    def dropped(self) -> int:
+        """How many records were never written, since the start."""
+        return self._dropped
+
+    def start(self) -> None:
+        """Start the writer, which opens the target; records emitted before are written first."""
+        self._thread.start()
+
+    def emit(self, record: Record) -> None:
+        """Hand over a record, which is the sink's from now on. From any thread; never blocks, never raises."""
+        if self._queue.qsize() < self._limit:
+            self._queue.put(record)
+        else:
+            with self._drop_lock:
+                self._dropped += 1
+
+    def set_secrets(self, secrets: frozenset[str]) -> None:
+        """Mask these texts in every line from now on, and go on masking those given before.
+
+        A request in flight, or a record that waits, may still hold a key that the configuration has lost.
+        """
+        self._known |= secrets
+        self._secrets = Secrets.of(self._known)
+
+    @staticmethod
+    def check(target: str) -> None:
+        """Open `target` for appending and close it again. Blocking.
+
+        Raises OSError, whose text is the reason: `logs/x: permission denied`. A FIFO that nobody reads yet is fine.
+        """
+        try:
+            os.close(open_for_append(target))
+        except OSError as error:
+            if error.errno != errno.ENXIO or not Path(target).is_fifo():
+                raise OSError(reason(target, error)) from error
+
+    def retarget(self, target: str) -> None:
+        """Write the records emitted from now on to `target`. From any thread."""
+        self._wanted = target
+        self._queue.put(_Retarget(target))
+        self._hurry.set()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until what was emitted before is written; tell whether it is."""
+        message = _Flush()
+        self._queue.put(message)
+        self._hurry.set()
+        return message.done.wait(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Write what can be written within `timeout` seconds and stop; tell on stderr what was lost. Blocking.
+
+        A target that fails is given one last attempt.
+        """
+        if self._closing:
+            return
+        self._limit = 0
+        self._closing = True
+        self._queue.put(_Stop())
+        self._hurry.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        self._count_lost()
+
+    def _count_lost(self) -> None:
+        lost = self._lines.left - (1 if self._lines.left and self._drops else 0)
+        with suppress(Empty):
+            while True:
+                lost += isinstance(self._queue.get_nowait(), dict)
+        self._queue.put(_Stop())
+        self._dropped += lost
+        if untold := self._dropped - self._told:
+            self._tell(f"{untold} log records lost: {self._reason or 'closed before they were written'}")
+
+    def _run(self) -> None:
+        message: _Message | None = None
+        while self._deliver() and not isinstance(message, _Stop):
+            if isinstance(message, _Retarget):
+                self._turn_to(message.name)
+            elif isinstance(message, _Flush):
+                message.done.set()
+            records, message = self._take()
+            self._compose(records)
+        self._target.close()
+
+    def _take(self) -> tuple[list[Record], _Message | None]:
+        """Wait for records, up to a message or a full batch; none after a pause without any."""
+        try:
+            item = self._queue.get(timeout=self._pause)
+        except Empty:
+            return [], None
+        if isinstance(item, dict) and self._queue.qsize() < _BATCH:
+            self._rest(self._gather)
+        records: list[Record] = []
+        while isinstance(item, dict):
+            records.append(item)
+            if len(records) == _BATCH or self._queue.empty():
+                return records, None
+            item = self._queue.get_nowait()
+        return records, item
+
+    def _compose(self, records: list[Record]) -> None:
+        """Render the next batch, with what was dropped by then told in its last line."""
+        rendered = [render(record, self._secrets) for record in records]
+        self._drops = self._dropped - self._told
+        if self._drops:
+            why = self._reason or "the writer fell behind"
+            count: Record = {"level": "warning", "event": "log.dropped", "count": self._drops, "reason": why}
+            rendered.append(render({"time": time.time()} | count, self._secrets))
+        self._reason = None
+        self._lines = Lines(b"".join(rendered))
+
+    def _deliver(self) -> bool:
+        """Write the batch, however often that takes; with none, look after the target. False: closed before it left."""
+        while True:
+            last = self._closing
+            try:
+                self._target.write(self._lines)
+            except OSError as error:
+                self._fail(reason(self._target.name, error))
+            else:
+                self._failing = False
+                self._told += self._drops
+                self._drops = 0
+                return True
+            if self._wanted != self._target.name:
+                self._turn_to(self._wanted)
+            elif last:
+                return False
+            else:
+                self._rest(self._pause)
+
+    def _fail(self, why: str) -> None:
+        self._reason = why
+        if not self._failing:
+            self._tell(f"cannot log: {why}; records are kept until the queue is full, then dropped and counted")
+        self._failing = True
+
+    def _turn_to(self, name: str) -> None:
+        if name != self._target.name:
+            self._target.close()
+            self._target = Target(name, pause=self._pause, clock=self._clock)
+            self._lines.rewind()
+
+    def _rest(self, seconds: float) -> None:
+        self._hurry.wait(seconds)
+        self._hurry.clear()
+
+    def _tell(self, text: str) -> None:
+        """Say `text` on stderr, unless stderr is closed or stuck."""
+        line = f"gateway: {self._secrets.redact(text)}\n".encode(errors="backslashreplace")
+        with suppress(OSError):
+            if sys.__stderr__ is not None and has_room(STREAMS["stderr"], 0):
+                os.write(STREAMS["stderr"], line)

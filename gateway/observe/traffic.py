@@ -1,0 +1,59 @@
+"""How much each deployment has served: counted from Outcomes, by the deployment's identity."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.execution.outcome import Outcome
+
+Identity = tuple[str, str]
+_NOBODYS: Final = frozenset({"client_left", "cut", "local_fault", "internal_error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a deployment has done: answers given since the process began, attempts that failed, and its delivered share.
+
+    `share` is of its model's answers since the configuration in force was accepted, absent while there are none.
+    """
+
+    requests: int
+    failures: int
+    share: float | None
+
+
+class Traffic:
+    """The counters. They live as long as the process; the share's base is set anew by each configuration."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self._answers: Counter[Identity] = Counter()
+        self._failures: Counter[Identity] = Counter()
+        self._base: Counter[Identity] = Counter()
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Count a finished request."""
+        for attempt in outcome.attempts:
+            identity = (attempt.model, attempt.deployment)
+            if attempt.failure is None:
+                self._answers[identity] += 1
+            elif attempt.failure not in _NOBODYS:
+                self._failures[identity] += 1
+
+    def rebase(self) -> None:
+        """Begin to count the shares anew."""
+        self._base = self._answers.copy()
+
+    def served(self, model: str, names: tuple[str, ...]) -> Mapping[str, Served]:
+        """Tell of a model's deployments, by name."""
+        since = {name: self._answers[model, name] - self._base[model, name] for name in names}
+        total = sum(since.values())
+        return {
+            name: Served(
+                requests=self._answers[model, name],
+                failures=self._failures[model, name],
+                share=since[name] / total if total else None,
+            )
+            for name in names
+        }
