@@ -1,0 +1,286 @@
+"""Follows models.yaml, routing.yaml and .env: watch, read, compare, build, swap.
+
+Theory. An event only says "look again": it names other files than ours, comes twice, or not at all. What counts is
+whether the contents differ from those looked at last. Three questions then cover every way a file changes.
+
+Who wakes us?
+- A save by rename (most editors, `sed -i`), a write in place (`>`, `cp`), a file deleted and created: events in the
+  folder that holds the name.
+- A ConfigMap: the name is a link through `..data`, and only `..data` is swapped; it lies in that folder too.
+- A link to a file elsewhere: events in the real file's folder.
+- A folder replaced or remounted: it is another one (`watch.identities`), so it is watched anew, and the files are
+  looked at once the watch is armed; what changed before raised no event. While there is no folder, ticks look for it.
+- No event (NFS, a link further up that is swapped, polling, which misses a second write within a second, .env, whose
+  folder is a busy working directory and not watched): a tick. No inotify: polling; not even that: ticks alone.
+- SIGHUP: `Reloader.request`.
+
+Is the file whole? Half of a file may be valid YAML, so a change counts when two readings in a row agree. A file that
+is gone may be on its way back (`git checkout`, editors that delete first), so for a grace nothing happens. Files that
+never rest, or stay away, are taken as they are.
+
+Was it looked at before? Then nothing happens, be it good or bad: a touched bad file is not reported twice. Contents
+that go back to what is served differ from the bad ones in between: they are built again, which clears the fault.
+
+Reading and building have a thread. A busy loop gives the GIL away for moments too short to take it, and a look of 30
+system calls then lasts seconds (measured). So the loop sleeps for the thread's first moments: a look needs 0.1 ms, and
+a disk that hangs costs `_HEAD_START` a tick.
+"""
+
+import asyncio
+import enum
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
+
+from gateway.config.faults import ConfigError, Fault
+from gateway.config.load import ConfigFiles, Sources, read
+from gateway.watch import Identities, Watch, identities, own_mount_points, pinned
+
+T = TypeVar("T")
+R = TypeVar("R")
+Reading: TypeAlias = Sources | ConfigError
+
+_HEAD_START = 0.002
+_FOLDER_ADVICE = "saves never reach a file that is mounted alone; mount the folder that holds it"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the files are followed, in seconds.
+
+    `tick`: the longest time between two looks. `settle`: the rest between two readings that must agree. `patience`: how
+    long contents may keep changing until they are taken as they are. `grace`: how long a file may be gone until it
+    counts as removed.
+    """
+
+    tick: float = 1.0
+    settle: float = 0.03
+    patience: float = 2.0
+    grace: float = 2.0
+
+
+class Verdict(enum.Enum):
+    """What to do with a reading: nothing, read again after `Pace.settle`, or build from it."""
+
+    REST = enum.auto()
+    SETTLE = enum.auto()
+    BUILD = enum.auto()
+
+
+class Comparison:
+    """Compares readings with the one looked at last. No I/O and no clock: `now` is any monotonic time in seconds.
+
+    Mutable: the contents looked at last and those of the latest reading, since when they have not settled, which files
+    were there, and since when they are missing.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._looked_at: object = None
+        self._latest: object = None
+        self._unsettled_since: float | None = None
+        self._there: frozenset[str] = frozenset()
+        self._missing_since: dict[str, float] = {}
+
+    def judge(self, reading: Reading, now: float, *, asked: bool = False) -> Verdict:
+        """Judge what was read at `now`; `asked`: a build is wanted though nothing changed, or a file is missing."""
+        content = _content(reading)
+        agreed, self._latest = content == self._latest, content
+        known = content == self._looked_at
+        missing = self._missing(reading, now)
+        if (known or missing) and not asked:
+            self._unsettled_since = None
+            return Verdict.REST
+        return Verdict.BUILD if known or agreed or self._out_of_patience(now) else Verdict.SETTLE
+
+    def looked_at(self, reading: Reading) -> None:
+        """Take note of a build: from here on only other contents are a change."""
+        self._looked_at = self._latest = _content(reading)
+        self._unsettled_since = None
+        if isinstance(reading, Sources):
+            self._there = _there(reading)
+
+    def _missing(self, reading: Reading, now: float) -> bool:
+        """Tell whether a file is gone that may still come back."""
+        gone = self._there - _there(reading) if isinstance(reading, Sources) else ()
+        self._missing_since = {name: self._missing_since.get(name, now) for name in gone}
+        return any(now - since < self._pace.grace for since in self._missing_since.values())
+
+    def _out_of_patience(self, now: float) -> bool:
+        if self._unsettled_since is None:
+            self._unsettled_since = now
+        return now - self._unsettled_since >= self._pace.patience
+
+
+def _content(reading: Reading) -> object:
+    return reading if isinstance(reading, Sources) else reading.faults
+
+
+def _there(sources: Sources) -> frozenset[str]:
+    return frozenset(name for name in ("models", "routing", "env") if getattr(sources, name) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What one look sees."""
+
+    reading: Reading
+    folders: Identities
+    nameless: tuple[Path, ...]
+
+
+class Reloader(Generic[T]):
+    """Reads the files, and follows them: `build` makes a T of what they hold, `adopt` swaps it in.
+
+    `build` runs in a thread and raises ConfigError for bad contents, which `reject` is told once. `adopt`, `reject` and
+    `notice` run on the loop. Notices: `reload.polling` (reason), `reload.pinned_file` (file, advice), `reload.failed`
+    (error). `clock` and `sleep` stand in for the system's in tests.
+
+    Mutable: what `Comparison` keeps, the folders seen last, a request not served yet, and what was noticed before.
+    """
+
+    def __init__(
+        self,
+        files: ConfigFiles,
+        *,
+        build: Callable[[Sources], T],
+        adopt: Callable[[T], None],
+        reject: Callable[[ConfigError], None],
+        notice: Callable[[str, Mapping[str, object]], None],
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._files = files
+        self._names = (files.models, files.routing)
+        self._build, self._adopt, self._reject, self._notice = build, adopt, reject, notice
+        self._pace = pace or Pace()
+        self._clock, self._sleep = clock, sleep
+        self._comparison = Comparison(self._pace)
+        self._threads = ThreadPoolExecutor(2, "gateway-reload")  # one reads and builds, one watches
+        self._stir = asyncio.Event()
+        self._asked = False
+        self._folders: Identities = {}
+        self._failure: str | None = None
+        self._noticed: set[object] = set()
+
+    async def load(self) -> None:
+        """Read and build for the first time: `adopt` or `reject` was called when this returns."""
+        sight = await self._in_thread(self._see)
+        await self._rebuild(sight.reading)
+
+    async def run(self) -> None:
+        """Follow the files until cancelled; once."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                    await self._follow(self._folders)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the files are followed further
+                    await self._failed(_described(error))
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def request(self) -> None:
+        """Read and build now, changed or not; several requests before the next reading are one."""
+        self._asked = True
+        self._stir.set()
+
+    async def _follow(self, folders: Identities) -> None:
+        """Look whenever something stirs, and at each tick, until the folders are others."""
+        self._notice_pinned(await self._in_thread(lambda: pinned(self._names, own_mount_points())))
+        watch = Watch((folder for folder, identity in folders.items() if identity), self._stir.set, self._threads)
+        try:
+            while self._folders == folders and not watch.over:
+                await self._stirred()
+                await self._look()
+                if watch.refused:
+                    self._notice_once("reload.polling", None, {"reason": watch.refused})
+        finally:
+            await watch.close()
+        if watch.failure:
+            await self._failed(watch.failure)
+
+    async def _stirred(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.tick):
+                await self._stir.wait()
+        self._stir.clear()
+
+    async def _look(self) -> None:
+        """Read, and build what has changed and settled."""
+        asked, self._asked = self._asked, False
+        while True:
+            sight = await self._in_thread(self._see)
+            verdict = self._comparison.judge(sight.reading, self._clock(), asked=asked)
+            if verdict is not Verdict.SETTLE:
+                break
+            await self._sleep(self._pace.settle)
+        self._folders = sight.folders
+        self._notice_pinned(sight.nameless)
+        if verdict is Verdict.BUILD:
+            await self._rebuild(sight.reading)
+
+    async def _rebuild(self, reading: Reading) -> None:
+        self._failure = None
+        self._comparison.looked_at(reading)
+        built = await self._in_thread(partial(self._try, reading))
+        if isinstance(built, ConfigError):
+            self._reject(built)
+        else:
+            self._adopt(built)
+
+    def _try(self, reading: Reading) -> T | ConfigError:
+        """Build, in the thread; nothing is raised, and no error's value is passed on: it may hold a key."""
+        if isinstance(reading, ConfigError):
+            return reading
+        try:
+            return self._build(reading)
+        except ConfigError as error:
+            return error
+        except BaseException as error:  # noqa: BLE001 - a strategy of the user's own may raise anything, SystemExit too
+            message = f"cannot be built: {_described(error)}"
+            return ConfigError([Fault(str(self._files.models), 0, 0, "", message)])
+
+    def _see(self) -> _Sight:
+        """Read the files and their folders, in the thread."""
+        reading: Reading
+        try:
+            reading = read(self._files)
+        except ConfigError as error:
+            reading = error
+        return _Sight(reading, identities(self._names), pinned(self._names))
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        job = self._threads.submit(work)
+        wait([job], _HEAD_START)
+        return job.result() if job.done() else await asyncio.wrap_future(job)
+
+    async def _failed(self, error: str) -> None:
+        """Tell an error of our own once between two builds, and go on after a tick."""
+        if error != self._failure:
+            self._failure = error
+            with suppress(Exception):
+                self._notice("reload.failed", {"error": error})
+        await self._sleep(self._pace.tick)
+
+    def _notice_pinned(self, files: Iterable[Path]) -> None:
+        for file in files:
+            self._notice_once("reload.pinned_file", file, {"file": str(file), "advice": _FOLDER_ADVICE})
+
+    def _notice_once(self, event: str, about: object, fields: Mapping[str, object]) -> None:
+        if (event, about) not in self._noticed:
+            self._noticed.add((event, about))
+            self._notice(event, fields)
+
+
+def _described(error: BaseException) -> str:
+    """Tell an error's type and place, never its value."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(frame.f_code.co_filename).name}:{line}"
