@@ -1,0 +1,100 @@
+"""What travels with a request through the handlers, and the header fields that every answer carries."""
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.hdrs import METH_CONNECT
+
+from gateway.api.errors import RequestError, error_response
+from gateway.routing.snapshot import Snapshot
+
+REQUEST_ID: Final = web.RequestKey("REQUEST_ID", str)
+GENERATION: Final = web.RequestKey("GENERATION", int)
+SERVER: Final = "hybrid-inference-gateway"
+_SANE: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-fv:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def request_id_of(offered: str | None) -> str:
+    """Take the client's request id if it is sane (printable, short), make one otherwise."""
+    if offered is not None and _SANE.fullmatch(offered):
+        return offered
+    return uuid.uuid4().hex
+
+
+def check_framing(request: web.BaseRequest) -> None:
+    """Refuse what is not HTTP/1.1 and yet passes aiohttp's parser.
+
+    Raises:
+        RequestError: 505 for another version (RFC 9110 15.6.6), 400 for a Host that names none (RFC 9112 3.2) and for
+            a transfer coding in HTTP/1.0, 501 for one that is not chunked (RFC 9112 6.1).
+
+    """
+    version = request.version
+    if version not in (HttpVersion10, HttpVersion11):
+        raise RequestError(505, "expected HTTP/1.1", code="version_not_supported")
+    if not _HOST.fullmatch(request.headers.get("Host", "")):
+        raise RequestError(400, "host: expected a host and perhaps a port", code="malformed_request", param="host")
+    coding = request.headers.get("Transfer-Encoding")
+    if coding is not None and version == HttpVersion10:
+        raise RequestError(400, "transfer-encoding: expected none in HTTP/1.0", code="malformed_request")
+    if coding is not None and coding.lower() != "chunked":
+        raise RequestError(501, "transfer-encoding: expected chunked alone", code="unsupported_coding")
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, and every error OpenAI's shape.
+
+    An error that does not wait for the rest of the body closes the connection: the client may take it as a reason not
+    to send that rest (RFC 9110 10.1.1). So does one about the framing: what follows could be the body (RFC 9112 6.1).
+    """
+    request[REQUEST_ID] = request_id_of(request.headers.get("x-request-id"))
+    is_framed = False
+    try:
+        check_framing(request)
+        is_framed = True
+        return await handler(request)
+    except RequestError as error:
+        headers = {"Retry-After": "1"} if error.status == 503 else None  # noqa: PLR2004 - RFC 9110 15.6.4
+        answer = error_response(error.status, error.message, code=error.code, param=error.param, headers=headers)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{request.method} is not answered here, expected {allowed}"
+        answer = error_response(405, message, code="method_not_allowed", headers={"Allow": allowed})
+    except web.HTTPException as error:
+        code = "not_found" if error.status == 404 else None  # noqa: PLR2004 - RFC 9110 15.5.5
+        answer = error_response(error.status, error.reason.lower(), code=code)
+    if not (is_framed and request.content.is_eof()):
+        answer.force_close()
+    return answer
+
+
+class Stamp:
+    """Puts on every answer what every answer carries.
+
+    `current` gives the snapshot in force; `draining` tells whether the gateway is about to stop, so that connections
+    are closed after their answer (RFC 9112 9.6). So are those that would change their protocol (RFC 9110 9.3.6, 7.8):
+    aiohttp takes what follows CONNECT, its body too, for a request, and loses what follows an Upgrade.
+    """
+
+    def __init__(self, current: Callable[[], Snapshot | None], draining: Callable[[], bool]) -> None:
+        """Ask these for each answer."""
+        self._current = current
+        self._draining = draining
+
+    async def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Stamp an answer about to be sent."""
+        headers = response.headers
+        snapshot = self._current()
+        headers["Server"] = SERVER
+        headers["x-request-id"] = request.get(REQUEST_ID) or request_id_of(request.headers.get("x-request-id"))
+        headers["x-gateway-generation"] = str(request.get(GENERATION, snapshot.generation if snapshot else 0))
+        if self._draining() or request.method == METH_CONNECT or "Upgrade" in request.headers:
+            response.force_close()
+            headers["Connection"] = "close"  # aiohttp has made up its mind about this field by now

@@ -1,0 +1,78 @@
+"""Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+https://platform.openai.com/docs/guides/error-codes. No message names a URL or a key.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from gateway.config.faults import nearest
+from gateway.execution.executor import Unanswered
+
+_RETRY_AFTER: Final = {"Retry-After": "1"}
+_TYPES: Final = {
+    500: "internal_error",
+    502: "upstream_error",
+    503: "service_unavailable_error",
+    504: "upstream_error",
+}
+_SHOWN: Final = 100
+
+
+@dataclass(eq=False)
+class RequestError(Exception):
+    """A request that is answered with an error without asking any upstream. Not frozen: a traceback is set on it."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
+def error_response(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Make an error answer; `code` is for programs, `param` names the offending field."""
+    kind = _TYPES.get(status, "invalid_request_error")
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    body = msgspec.json.encode({"error": error})
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def unknown_model(model: str, known: Iterable[str]) -> RequestError:
+    """Say that a model is not served, and which name may have been meant."""
+    shown = model if len(model) <= _SHOWN else model[:_SHOWN] + "..."
+    message = f"the model {shown!r} is not served here{nearest(model[:_SHOWN], known)}"
+    return RequestError(404, message, code="model_not_found", param="model")
+
+
+def unanswered_response(unanswered: Unanswered, model: str) -> web.Response:
+    """Say that no deployment answered; an upstream's own 4xx is passed on as it came."""
+    refusal = unanswered.refusal
+    if refusal is not None:
+        response = web.Response(status=refusal.status, body=refusal.body)
+        response.headers.extend(refusal.headers)
+        response.headers["x-gateway-deployment"] = refusal.deployment
+        response.headers["x-gateway-attempts"] = str(unanswered.tried)
+        return response
+    headers = {"x-gateway-attempts": str(unanswered.tried)}
+    if unanswered.local_fault:
+        message, code = "the gateway is out of connections, try again shortly", "gateway_exhausted"
+    elif not unanswered.tried:
+        message, code = f"the model {model!r} has no active deployment", "no_deployment"
+    else:
+        plural = "" if unanswered.tried == 1 else "s"
+        message = f"no deployment of {model!r} answered, {unanswered.tried} attempt{plural} made"
+        code = "all_deployments_failed"
+    if unanswered.status == 503:  # noqa: PLR2004 - RFC 9110 15.6.4
+        headers |= _RETRY_AFTER
+    return error_response(unanswered.status, message, code=code, headers=headers)

@@ -1,0 +1,269 @@
+"""`gateway serve | check | demo`: arguments, and what is printed.
+
+Exit codes: 0, 1 when something is wrong with the configuration or the address, 2 when the command is used wrongly.
+What `serve` prints goes to stderr: stdout may be the log.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+from gateway import __version__
+from gateway.api.openai import Limits
+from gateway.config.faults import ConfigError, Fault
+from gateway.config.load import parse
+from gateway.config.schema import schema
+from gateway.config.sources import ConfigFiles, read
+from gateway.demo import demo
+from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
+from gateway.observe.sink import LogSink
+from gateway.observe.target import STREAMS
+from gateway.routing.manager import Plan
+from gateway.routing.snapshot import Deployment
+from gateway.server import Options, build
+
+T = TypeVar("T")
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SIZE: Final = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; `arguments` default to the process's own. Gives the exit code.
+
+    The working directory goes to the end of `sys.path`: strategies of the user's own are looked for there, and nothing
+    in it stands in front of a library.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        parsed = _parser(os.environ).parse_args(arguments)
+        code = int(parsed.run(parsed))
+        print(end="", flush=True)  # a reader that has left is met here, not at the interpreter's exit
+        return code  # noqa: TRY300 - the flush belongs to what may fail
+    except CannotServeError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def size(text: str) -> int:
+    """Read a number of bytes: `33554432`, `32MiB`, `32m`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a size such as 32MiB")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def port(text: str) -> int:
+    """Read a port number; 0 takes a free one."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:  # noqa: PLR2004 - RFC 9293 3.1: 16 bits
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read a time in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of seconds, at least 0")
+    return value
+
+
+class _Value(str):
+    """A flag's value as an environment variable gives it."""
+
+    __slots__ = ("variable",)
+    variable: str
+
+    def __new__(cls, text: str, variable: str) -> Self:
+        value = super().__new__(cls, text)
+        value.variable = variable
+        return value
+
+
+def _named(reads: Callable[[str], T]) -> Callable[[str], T]:
+    """Let the error of a reader name the variable that the value came from."""
+
+    def read_named(text: str) -> T:
+        try:
+            return reads(text)
+        except argparse.ArgumentTypeError as error:
+            place = f"{text.variable}: " if isinstance(text, _Value) else ""
+            raise argparse.ArgumentTypeError(f"{place}{error}") from None
+
+    return read_named
+
+
+class _Flags:
+    """Adds flags that each have an environment variable; the flag wins, then the variables in their order."""
+
+    def __init__(self, parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+        self._parser = parser
+        self._environ = environ
+
+    def add(
+        self, flag: str, *variables: str, reads: Callable[[str], object], told: str, default: str | None = None
+    ) -> None:
+        given = (_Value(self._environ[name], name) for name in variables if self._environ.get(name))
+        shown = f"{told} [{', '.join(variables)}{f'; {default}' if default else ''}]"
+        self._parser.add_argument(flag, default=next(given, default), type=_named(reads), help=shown)
+
+    def config(self) -> None:
+        told = "the folder of models.yaml and routing.yaml"
+        self.add("--config-dir", "GATEWAY_CONFIG_DIR", reads=Path, told=told, default="config")
+        told = "a file of variables, by default .env beside the folder"
+        self.add("--env-file", "GATEWAY_ENV_FILE", reads=Path, told=told)
+
+    def listen(self) -> None:
+        self.add("--host", "GATEWAY_HOST", reads=str, told="the address to listen on", default="127.0.0.1")
+        told = "the port to listen on, 0 for a free one"
+        self.add("--port", "GATEWAY_PORT", "PORT", reads=port, told=told, default="8080")
+        self.add("--max-body", "GATEWAY_MAX_BODY", reads=size, told="the largest request body", default="32MiB")
+        told = "seconds that requests in flight may go on after the signal to stop"
+        self.add("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", reads=seconds, told=told, default="30")
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway",
+        description="Splits LLM traffic between your own GPU boxes and remote providers, and fails over between them.",
+    )
+    parser.add_argument("--version", action="version", version=f"gateway {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="serve | check | demo")
+
+    def command(name: str, does: Callable[[argparse.Namespace], int], told: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=told, description=told)
+        added.set_defaults(run=does)
+        return added
+
+    serving = _Flags(command("serve", _serve, "serve, and follow the configuration as it is edited"), environ)
+    serving.config()
+    serving.listen()
+    checking = command("check", _check, "read the configuration as `serve` would, print its faults and what it means")
+    _Flags(checking, environ).config()
+    checking.add_argument("--json", action="store_true", help="print JSON")
+    checking.add_argument("--schema", choices=("models", "routing"), help="print the JSON Schema of a file instead")
+    trying = command("demo", _demo, "serve three simulated boxes, and say what to try")
+    _Flags(trying, environ).listen()
+    trying.add_argument("--dir", type=Path, help="where to write the demo's configuration, by default a new folder")
+    return parser
+
+
+def _listen(arguments: argparse.Namespace) -> Listen:
+    return Listen(arguments.host, arguments.port, arguments.drain_timeout)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    options = Options(arguments.config_dir, arguments.env_file, Limits(body=arguments.max_body))
+    run(serve(options, _listen(arguments), _announce))
+    return 0
+
+
+async def _announce(door: Door) -> None:
+    """Say where it serves, and what is wrong with its configuration."""
+    state, snapshot = door.gateway.state, door.gateway.manager.snapshot
+    lines = [*map(str, state.faults), *(f"warning: {notice}" for notice in state.notices)]
+    where = ", ".join(door.urls)
+    if snapshot is None:
+        lines.append(f"gateway: on {where} without a configuration: it answers 503 until the faults are mended")
+    else:
+        lines.append(f"gateway: serving on {where}, log: {snapshot.settings.log_output}")
+    print("\n".join([*lines, ""]), end="", file=sys.stderr, flush=True)  # in one write: the log may be there too
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    run(demo(_listen(arguments), Limits(body=arguments.max_body), arguments.dir))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    if arguments.schema:
+        print(json.dumps(schema(arguments.schema), indent=2))
+        return 0
+    environ = dict(os.environ)
+    files = ConfigFiles.of(arguments.config_dir, environ, arguments.env_file)
+    notices: tuple[Fault, ...] = ()
+    try:
+        sources = read(files)
+        notices = parse(sources, files, environ).notices
+        built = build(sources, files, environ, _check_output)
+    except ConfigError as error:
+        _print_faults(error.faults, notices, as_json=arguments.json)
+        return 1
+    print(json.dumps(_plan(built), indent=2) if arguments.json else _table(built))
+    return 0
+
+
+def _check_output(target: str) -> None:
+    """Raise OSError if `target` cannot be written. A missing file is not created: who checks may not be who serves."""
+    if target not in STREAMS and not os.path.lexists(target):
+        folder = next(parent for parent in Path(target).absolute().parents if os.path.lexists(parent))
+        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return
+    LogSink.check(target)
+
+
+def _print_faults(faults: Sequence[Fault], notices: Sequence[Fault], *, as_json: bool) -> None:
+    if as_json:
+        told = {"faults": [fault.as_dict() for fault in faults], "warnings": [notice.as_dict() for notice in notices]}
+        print(json.dumps(told, indent=2))
+        return
+    plural = "" if len(faults) == 1 else "s"
+    lines = [*(f"warning: {notice}" for notice in notices), *map(str, faults), f"{len(faults)} fault{plural}"]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _plan(built: Plan) -> dict[str, object]:
+    return {
+        "faults": [],
+        "warnings": [notice.as_dict() for notice in built.notices],
+        "strategy": built.settings.strategy,
+        "models": [
+            {
+                "id": model.id,
+                "deployments": [
+                    {**_row(deployment), "share": round(float(share), 6)}
+                    for deployment, share in built.configured[model.id].items()
+                ],
+                "inactive": [i.variable for i in built.inactive if i.model == model.id],
+            }
+            for model in built.models
+        ],
+    }
+
+
+def _row(deployment: Deployment) -> dict[str, str]:
+    endpoint = deployment.endpoint.identity
+    return {"name": deployment.name, "group": deployment.group, "endpoint": endpoint, "kind": deployment.kind}
+
+
+def _table(built: Plan) -> str:
+    lines = [f"warning: {notice}" for notice in built.notices]
+    for model in built.models:
+        lines += ["", model.id]
+        rows = [
+            (f"{float(share):.2%}" if share else "fallback", *_row(deployment).values())
+            for deployment, share in built.configured[model.id].items()
+        ]
+        rows += [
+            ("inactive", "-", i.group, f"waits for {i.variable}", "-") for i in built.inactive if i.model == model.id
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for share, *cells in rows:
+            shown = (cell.ljust(width) for cell, width in zip(cells, widths[1:], strict=True))
+            lines.append("  ".join(["", share.rjust(widths[0]), *shown]).rstrip())
+    lines += ["", f"{built.settings.strategy}: ok"]
+    return "\n".join(lines).lstrip("\n")

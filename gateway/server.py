@@ -1,0 +1,269 @@
+"""The aiohttp application, and the one place that wires the rest.
+
+`create_app` is public: embed the gateway in another aiohttp program, or test against it.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from gateway import __version__
+from gateway.api.admin import Admin
+from gateway.api.context import Handler, Stamp, errors
+from gateway.api.openai import Limits, OpenAI
+from gateway.config.environment import Interpolated
+from gateway.config.faults import ConfigError, Fault
+from gateway.config.load import parse
+from gateway.config.sources import ConfigFiles, Sources
+from gateway.execution.executor import Executor
+from gateway.execution.probe import Prober
+from gateway.execution.upstream import Upstream
+from gateway.observe.log import RequestLog, capture_stdlib, make_logger, set_level
+from gateway.observe.sink import LogSink
+from gateway.observe.traffic import Traffic
+from gateway.reload import Reloader
+from gateway.routing.health import ProbeResult
+from gateway.routing.manager import Plan, RoutingManager, plan
+from gateway.routing.selector import Selector
+from gateway.routing.strategies import StrategyError
+
+HANDLER_ARGS: Final[Mapping[str, object]] = {
+    "handler_cancellation": True,
+    "auto_decompress": False,
+    "access_log": None,
+    "keepalive_timeout": 75.0,
+    "lingering_time": 5.0,
+}
+_FLUSH_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr."""
+
+    config_dir: Path = Path("config")
+    env_file: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    log_output: str = "stderr"
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+
+
+@dataclass(slots=True)
+class ReloadState:
+    """How the configuration's last reading went; `faults` stand until a good one is read."""
+
+    accepted: float | None = None
+    rejected: float | None = None
+    faults: tuple[Fault, ...] = ()
+    notices: tuple[Fault, ...] = ()
+
+    def as_dict(self) -> Mapping[str, object]:
+        """Give it JSON-ready."""
+        return {
+            "accepted_at": _time(self.accepted),
+            "rejected_at": _time(self.rejected),
+            "faults": [fault.as_dict() for fault in self.faults],
+            "warnings": [notice.as_dict() for notice in self.notices],
+        }
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def build(
+    sources: Sources, files: ConfigFiles, environ: Mapping[str, str], check_output: Callable[[str], None]
+) -> Plan:
+    """Make a plan of what was read: all that can be said of it without serving it. Blocking.
+
+    `check_output` raises OSError for a log output that cannot be written.
+
+    Raises:
+        ConfigError: with every fault of both files.
+
+    """
+    loaded = parse(sources, files, environ)
+    built = plan(loaded, sources.digest)
+    try:
+        check_output(built.settings.log_output)
+    except OSError as error:
+        at = ("logging", "output")
+        written, reason = loaded.at("routing", at), str(error)
+        if isinstance(written, Interpolated):
+            reason = reason.replace(written, written.source)
+        raise ConfigError((loaded.fault("routing", at, f"cannot log there: {reason}"),)) from error
+    return built
+
+
+class Gateway:
+    """The running whole.
+
+    It changes by the manager's snapshot, by `state` and `draining`, and by the counts of requests: `active` ones, and
+    those that were `cut` to stop. `urls` are where it listens, where that is known.
+    """
+
+    def __init__(self, options: Options) -> None:
+        """Wire everything; nothing runs yet."""
+        self.options = options
+        self.files = ConfigFiles.of(options.config_dir, options.environ, options.env_file)
+        self.sink = LogSink(options.log_output)
+        self.log = make_logger(self.sink, "info")
+        self.manager = RoutingManager()
+        self.traffic = Traffic()
+        self.state = ReloadState()
+        self.draining = False
+        self.active = 0
+        self.cut = 0
+        self.urls: tuple[str, ...] = ()
+        self.selector = Selector(random.random)
+        self.upstream = Upstream(time.monotonic)
+        self.executor = Executor(self.upstream, self.selector, (RequestLog(self.log), self.traffic), time.monotonic)
+        self.prober = Prober(self.upstream, self._probed, random.random)
+        self.reloader: Reloader[Plan] = Reloader(
+            self.files, build=self._build, adopt=self._adopt, reject=self._reject, notice=self._notice
+        )
+        self._following: asyncio.Task[None] | None = None
+        self._release_stdlib: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        """Read the configuration, follow it, probe, and log."""
+        self._release_stdlib = capture_stdlib(self.log)
+        await self.reloader.load()
+        self.sink.start()
+        snapshot = self.manager.snapshot
+        self.log.info(
+            "gateway.started",
+            version=__version__,
+            generation=snapshot.generation if snapshot else 0,
+            models=len(snapshot.models) if snapshot else 0,
+            deployments=len(snapshot.deployments) if snapshot else 0,
+            config=str(self.options.config_dir),
+            **({"urls": self.urls} if self.urls else {}),
+        )
+        self._following = asyncio.create_task(self.reloader.run(), name="reload")
+
+    async def close(self) -> None:
+        """Stop following and probing, close every connection, and write the log out."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self.prober.close()
+        await self.upstream.close()
+        self.log.info("gateway.stopped", cut=self.cut)
+        if self._release_stdlib is not None:
+            self._release_stdlib()
+        await asyncio.to_thread(self.sink.close, _FLUSH_SECONDS)
+
+    def _build(self, sources: Sources) -> Plan:
+        return build(sources, self.files, self.options.environ, self.sink.check)
+
+    def _adopt(self, built: Plan) -> None:
+        try:
+            changes = self.manager.adopt(built)
+        except StrategyError as error:
+            faults = tuple(Fault(str(self.files.routing), 0, 0, "", message) for _, message in error.problems)
+            self._reject(ConfigError(faults))
+            return
+        self.state.faults, self.state.rejected, self.state.notices = (), None, built.notices
+        snapshot = self.manager.snapshot
+        if changes is None or snapshot is None:
+            return
+        self.state.accepted = time.time()
+        self.selector.adopt(snapshot)
+        self.prober.follow(snapshot)
+        self.traffic.rebase()
+        self.sink.set_secrets(
+            frozenset(deployment.key.get_secret_value() for deployment in snapshot.deployments if deployment.key)
+        )
+        settings = snapshot.settings
+        if settings.log_output != self.sink.target:
+            self.sink.retarget(settings.log_output)
+        set_level(self.log, settings.log_level)
+        if self._following is not None:
+            self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **changes.as_dict())
+        for notice in built.notices:
+            self.log.warning("config.warning", **notice.as_dict())
+
+    def _reject(self, error: ConfigError) -> None:
+        self.state.rejected, self.state.faults = time.time(), error.faults
+        snapshot = self.manager.snapshot
+        self.log.error(
+            "config.rejected",
+            generation=snapshot.generation if snapshot else 0,
+            faults=[fault.as_dict() for fault in error.faults],
+        )
+
+    def _notice(self, event: str, fields: Mapping[str, object]) -> None:
+        self.log.warning(event, **fields)
+
+    def _probed(self, endpoint: str, result: ProbeResult) -> None:
+        change = self.manager.probed(endpoint, result, time.time())
+        if change is None:
+            return
+        snapshot = self.manager.snapshot
+        if snapshot is not None:
+            self.selector.adopt(snapshot)
+        say = self.log.warning if change.new.state == "down" else self.log.info
+        said = {"reason": change.new.reason, "problem": change.problem}
+        say(
+            "health.changed",
+            endpoint=endpoint,
+            was=change.old.state,
+            now=change.new.state,
+            revision=snapshot.revision if snapshot else 0,
+            **{name: text for name, text in said.items() if text},
+        )
+
+
+GATEWAY: Final = web.AppKey("GATEWAY", Gateway)
+
+
+def create_app(options: Options | None = None) -> web.Application:
+    """Make the gateway's application; its start-up reads the configuration, its clean-up writes the log out.
+
+    A configuration that is bad at the start does not stop it: it serves errors, says so on `/health/ready`, and takes
+    the first good one. Raises nothing.
+    """
+    gateway = Gateway(options or Options())
+
+    @web.middleware
+    async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        gateway.active += 1
+        try:
+            return await handler(request)
+        finally:
+            gateway.active -= 1
+
+    app = web.Application(
+        middlewares=[counted, errors],
+        client_max_size=gateway.options.limits.body,
+        handler_args=HANDLER_ARGS,
+    )
+    app[GATEWAY] = gateway
+    openai = OpenAI(gateway.executor, lambda: gateway.manager.snapshot, gateway.options.limits)
+    admin = Admin(
+        manager=gateway.manager,
+        executor=gateway.executor,
+        traffic=gateway.traffic,
+        reloads=gateway.state,
+        draining=lambda: gateway.draining,
+        log_dropped=lambda: gateway.sink.dropped,
+    )
+    app.add_routes([*openai.routes(), *admin.routes()])
+    app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
+
+    async def running(_: web.Application) -> AsyncIterator[None]:
+        await gateway.start()
+        yield
+        await gateway.close()
+
+    app.cleanup_ctx.append(running)
+    return app

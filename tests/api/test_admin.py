@@ -1,0 +1,160 @@
+"""What the gateway tells of itself."""
+
+import json
+from typing import Any
+
+from gateway import __version__
+from tests.execution.support import Running, ask, chain, read_broken, running
+from tests.fakes.client import get
+from tests.fakes.upstream import (
+    Close,
+    Hang,
+    Request,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    sse_head,
+    status,
+)
+from tests.running import Config, split, until
+
+KEY = "sk-secret-0123456789"
+
+
+async def tell(gate: Running, target: str) -> Any:
+    answer = await gate.say(get(target))
+    assert answer.head.get("content-type") == "application/json"
+    return answer.json()
+
+
+def box(_: int, request: Request) -> list[Step]:
+    """Fail the first attempts and the probes of a box."""
+    return [Send(status(503, "No"))] if request.target == "/health" else [Send(json_answer({}))]
+
+
+async def test_health_is_ok_until_something_is_down(config: Config) -> None:
+    async with (
+        ScriptedUpstream(box) as a,
+        ScriptedUpstream([Send(json_answer({}))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        assert await tell(gate, "/health") == {"status": "ok", "down": [], "version": __version__}
+        assert await tell(gate, "/health/ready") == {"status": "ready"}
+        config.routing(health_check=0.05)
+        await until(lambda: gate.gateway.manager.snapshot and gate.gateway.manager.snapshot.down)
+        assert await tell(gate, "/health") == {"status": "degraded", "down": [a.url], "version": __version__}
+        assert (await gate.say(get("/health"))).status == 200
+        assert await tell(gate, "/health/ready") == {"status": "ready"}
+
+
+async def test_readiness_ends_with_draining(config: Config) -> None:
+    async with running(config, {"m": chain("http://127.0.0.1:1")}) as gate, gate.client() as client:
+        gate.gateway.draining = True
+        await client.send(get("/health/ready"))
+        answer = await client.read_answer()
+        assert (answer.status, answer.json(), answer.head.get("connection")) == (503, {"status": "draining"}, "close")
+        assert await client.read_to_end() == b""
+        gate.gateway.draining = False
+
+
+async def test_without_a_configuration_it_lives_but_is_not_ready(config: Config) -> None:
+    config.save("models.yaml", f"models: [{{api_key: {KEY}}}]\n")
+    async with running(config) as gate:
+        assert await tell(gate, "/health") == {"status": "degraded", "down": [], "version": __version__}
+        answer = await gate.say(get("/health/ready"))
+        assert (answer.status, answer.json()) == (503, {"status": "no_configuration"})
+        routing = await tell(gate, "/routing")
+        assert (routing["generation"], routing["hash"], routing["strategy"], routing["models"]) == (0, None, None, [])
+        assert routing["reload"]["accepted_at"] is None
+        assert routing["reload"]["rejected_at"].endswith("+00:00")
+        (fault,) = routing["reload"]["faults"]
+        assert (fault["line"], fault["path"]) == (1, "models[0].id")
+        assert KEY not in json.dumps(routing)
+
+
+async def test_routing_tells_how_requests_are_routed(config: Config) -> None:
+    async with ScriptedUpstream(box) as a, ScriptedUpstream(box) as b:
+        route = {
+            "near": {"base_url": a.url, "api_key": KEY, "provider_model_id": "big"},
+            "far": {"base_url": b.url, "kind": "openai", "api_key": KEY},
+            "later": {"base_url": "${LATER_URL}"},
+        }
+        async with running(
+            config,
+            {"m": route},
+            local_deployment=split([a.url], "m"),
+            remote_deployment=split([b.url], "m"),
+            routing_parameter={"local_fraction": 0.6, "selection": "smooth"},
+        ) as gate:
+            for _ in range(5):
+                assert (await gate.post("m")).status == 200
+            told = await tell(gate, "/routing")
+            (model,) = told.pop("models")
+            reload = told.pop("reload")
+            assert told == {
+                "generation": 1,
+                "revision": 0,
+                "hash": told["hash"],
+                "strategy": "fixed",
+                "parameters": {"local_fraction": 0.6, "selection": "smooth"},
+                "log": {"dropped": 0},
+            }
+            assert (reload["faults"], reload["rejected_at"], len(reload["warnings"])) == ([], None, 1)
+            assert (model["id"], model["selection"]) == ("m", "smooth")
+            assert model["inactive"] == [{"group": "unlisted", "waits_for": "LATER_URL"}]
+            near, far = model["deployments"]
+            assert near == {
+                "name": "near",
+                "group": "local",
+                "endpoint": a.url,
+                "kind": "vllm",
+                "provider_model_id": "big",
+                "configured_weight": 0.6,
+                "effective_weight": 0.6,
+                "delivered_share": 0.6,
+                "requests": 3,
+                "failures": 0,
+                "in_flight": 0,
+                "health": {"state": "unknown", "since": None, "reason": None},
+            }
+            assert (far["name"], far["group"], far["kind"], far["requests"]) == ("far", "remote", "openai", 2)
+            assert KEY not in json.dumps([told, reload, model])
+
+
+async def test_routing_tells_of_health_failures_and_requests_under_way(config: Config) -> None:
+    def script(_: int, request: Request) -> list[Step]:
+        return [Send(sse_head() + chunk(b"data: a\n\n")), Hang()] if request.target != "/health" else [Hang()]
+
+    async with (
+        ScriptedUpstream(box) as a,
+        ScriptedUpstream(script) as b,
+        running(config, {"m": chain(a.url, b.url)}, health_check=3600) as gate,
+        gate.client() as client,
+    ):
+        await until(lambda: gate.gateway.manager.snapshot and gate.gateway.manager.snapshot.down)
+        await client.send(ask(stream=True))
+        assert (await client.read_head()).get("x-gateway-deployment") == "b"
+        told = await tell(gate, "/routing")
+        assert (told["generation"], told["revision"]) == (1, 1)
+        up, down = told["models"][0]["deployments"]
+        assert (up["name"], up["in_flight"], up["requests"]) == ("b", 1, 0)
+        assert (up["configured_weight"], up["effective_weight"], up["delivered_share"]) == (0, 1, None)
+        assert (down["name"], down["in_flight"], down["effective_weight"]) == ("a", 0, 0)
+        assert (down["health"]["state"], down["health"]["reason"]) == ("down", "status 503")
+        assert down["health"]["since"].endswith("+00:00")
+
+
+async def test_a_failed_attempt_counts_against_its_deployment(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(b"data: a\n\n")), Close()]) as a,
+        running(config, {"m": chain("http://127.0.0.1:1", a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await read_broken(client)
+        await gate.outcome()
+        first, second = (await tell(gate, "/routing"))["models"][0]["deployments"]
+        assert (first["requests"], first["failures"]) == (0, 1)
+        assert (second["requests"], second["failures"], second["in_flight"]) == (0, 1, 0)

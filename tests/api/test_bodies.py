@@ -1,0 +1,147 @@
+"""How a request's body may arrive, and how much of it."""
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.api.openai import Limits
+from tests.execution.support import CHAT, ask, chain, error_of, running
+from tests.fakes.client import RawClient, get, post
+from tests.fakes.upstream import ScriptedUpstream, Send, chunk, json_answer, last_chunk, refused_url
+from tests.running import Config, until
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\n"
+NOWHERE = {"m": chain(refused_url())}
+MIB = 1 << 20
+
+
+def body_of(size: int) -> bytes:
+    """Write a body of exactly so many bytes."""
+    return json.dumps({"model": "m", "x": ""})[:-2].encode().ljust(size - 2, b"x") + b'"}'
+
+
+@pytest.mark.parametrize("size", [5 * MIB, 32 * MIB])
+async def test_a_large_body_passes_whole(config: Config, size: int) -> None:
+    body = body_of(size)
+    async with ScriptedUpstream([Send(json_answer({}))]) as a, running(config, {"m": chain(a.url)}) as gate:
+        answer = await gate.say(HEAD + b"content-length: %d\r\n\r\n%b" % (size, body))
+        assert answer.status == 200
+        assert a.requests[0].body == body
+
+
+async def test_a_chunked_body_passes_with_a_length(config: Config) -> None:
+    body = body_of(1000)
+    pieces = b"".join(chunk(body[place : place + 7]) for place in range(0, 1000, 7))
+    async with (
+        ScriptedUpstream([Send(json_answer({}))]) as a,
+        running(config, {"m": chain(a.url)}, limits=Limits(body=1000)) as gate,
+    ):
+        assert (await gate.say(HEAD + b"transfer-encoding: chunked\r\n\r\n" + pieces + last_chunk())).status == 200
+        assert (a.requests[0].body, a.requests[0].values("content-length")) == (body, ["1000"])
+
+
+@pytest.mark.parametrize(
+    ("data", "limit"),
+    [
+        (b"content-length: %d\r\n\r\n" % (32 * MIB + 1), 32 * MIB),
+        (b"content-length: %d\r\nexpect: 100-continue\r\n\r\n" % (32 * MIB + 1), 32 * MIB),
+        (b"content-length: 1001\r\n\r\n" + body_of(1001), 1000),
+        (b"transfer-encoding: chunked\r\n\r\n" + chunk(body_of(1001)) + last_chunk(), 1000),
+        (b"transfer-encoding: chunked\r\n\r\n" + chunk(b"x" * 1000) + chunk(b"y"), 1000),
+    ],
+)
+async def test_a_larger_body_is_refused(config: Config, data: bytes, limit: int) -> None:
+    async with running(config, NOWHERE, limits=Limits(body=limit)) as gate:
+        answer = await gate.say(HEAD + data)
+        error = error_of(answer)
+        assert (answer.status, error["code"]) == (413, "request_too_large")
+        assert error["message"] == f"the body is larger than {limit} bytes"
+        assert answer.head.get("connection") == (None if b"1001\r\n\r\n" in data or b"0\r\n\r\n" in data else "close")
+        assert (await gate.outcome()).status == 413
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"content-length: 13\r\n\r\n{", b"content-length: 13\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n"],
+)
+async def test_a_body_that_stalls_is_given_up(config: Config, data: bytes) -> None:
+    async with running(config, NOWHERE, limits=Limits(stall=0.02)) as gate:
+        answer = await gate.say(HEAD + data)
+        assert (answer.status, error_of(answer)["code"]) == (408, "request_timeout")
+        assert answer.head.get("connection") == "close"
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure) == (408, "request_timeout")
+
+
+async def test_a_body_gets_more_time_the_more_has_come(config: Config) -> None:
+    body = body_of(MIB)
+    async with (
+        ScriptedUpstream([Send(json_answer({}))]) as a,
+        running(config, {"m": chain(a.url)}, limits=Limits(stall=0.1)) as gate,
+        gate.client() as client,
+    ):
+        await client.send(HEAD + b"content-length: %d\r\n\r\n%b" % (MIB, body[:-1]))
+        await asyncio.sleep(0.3)
+        await client.send(body[-1:])
+        assert (await client.read_answer()).status == 200
+
+
+@pytest.mark.parametrize("rest", [b"zz\r\n", b"-1\r\n", b"5 \r\n", b"fffffffffffffffff\r\n", b"3;a=\x00\r\n"])
+async def test_a_body_that_stops_being_framed_is_told_at_once(config: Config, rest: bytes) -> None:
+    async with running(config, NOWHERE) as gate, gate.client() as client:
+        await client.send(HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n")
+        await until(lambda: gate.gateway.active == 1)
+        await client.send(rest)
+        answer = await client.read_answer()
+        assert (answer.status, error_of(answer)["code"]) == (400, "invalid_body")
+        assert await client.read_to_end() == b""
+        assert (await gate.outcome()).failure == "invalid_body"
+        assert {record["level"] for record in await gate.log()} == {"info"}
+
+
+async def test_a_client_that_leaves_while_it_sends_is_told_of(config: Config) -> None:
+    async with running(config, NOWHERE) as gate, gate.client() as client:
+        await client.send(HEAD + b"content-length: 9\r\n\r\n{")
+        await until(lambda: gate.gateway.active == 1)
+        await client.abort()
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.attempts) == (499, "client_left", ())
+
+
+async def continued(client: RawClient, version: bytes = b"1.1", expect: bytes = b"100-Continue") -> list[int]:
+    body = b'{"model":"m"}'
+    head = HEAD.replace(b"1.1", version) + b"content-length: %d\r\nexpect: %b\r\n\r\n" % (len(body), expect)
+    await client.send(head + (b"" if version == b"1.1" else body))
+    heads = [(await client.read_head()).status]
+    if heads == [100]:
+        await client.send(body)
+        heads.append((await client.read_head()).status)
+    return heads
+
+
+async def test_a_client_may_ask_before_it_sends(config: Config) -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a, running(config, {"m": chain(a.url)}) as gate:
+        async with gate.client() as client:
+            assert await continued(client) == [100, 200]
+        async with gate.client() as client:
+            assert await continued(client, version=b"1.0") == [200]
+        assert [request.values("expect") for request in a.requests] == [[], []]
+
+
+@pytest.mark.parametrize("target", [CHAT, "/nowhere", "/health"])
+async def test_another_expectation_is_refused(config: Config, target: str) -> None:
+    async with running(config, NOWHERE) as gate:
+        answer = await gate.say(post(target, {"model": "m"}, [("expect", "canary")]))
+        assert (answer.status, error_of(answer)["message"]) == (417, "expectation failed")
+        assert b"canary" not in answer.head.raw + answer.body
+        assert answer.head.get("x-request-id")
+
+
+async def test_a_request_without_a_body_is_no_error_of_framing(config: Config) -> None:
+    async with running(config, NOWHERE) as gate, gate.client() as client:
+        await client.send(HEAD + b"\r\n" + get("/health"))
+        assert (await client.read_answer()).status == 400
+        assert (await client.read_answer()).status == 200
+        await client.send(ask())
+        assert (await client.read_answer()).status == 502

@@ -1,0 +1,50 @@
+"""What tests of the whole have in common: a config folder, simulated boxes, gateways that listen."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+from gateway.lifecycle import Door, Listen, open_door
+from gateway.server import Options
+from gateway.simulator import Box, create_simulator
+from tests.running import Config
+
+MakeBox = Callable[[Box], Awaitable[str]]
+OpenDoor = Callable[[Options], Awaitable[Door]]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Return an empty config folder."""
+    return Config(tmp_path)
+
+
+@pytest.fixture
+async def make_box() -> AsyncIterator[MakeBox]:
+    """Start a simulated box and give its URL: `await make_box(Box("local"))`."""
+    servers: list[TestServer] = []
+
+    async def make(box: Box) -> str:
+        servers.append(TestServer(create_simulator(box)))
+        await servers[-1].start_server(shutdown_timeout=0.1)
+        return str(servers[-1].make_url("")).rstrip("/")
+
+    yield make
+    for server in servers:
+        await server.close()
+
+
+@pytest.fixture
+async def door(make_box: MakeBox) -> AsyncIterator[OpenDoor]:  # noqa: ARG001 - boxes outlive the gateways before them
+    """Serve in this process: `(await door(Options(config.path, environ={}))).urls[0]`."""
+    opened: list[Door] = []
+
+    async def make(options: Options) -> Door:
+        opened.append(await open_door(options, Listen(port=0)))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        await each.close(0)

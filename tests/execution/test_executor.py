@@ -1,0 +1,80 @@
+"""What the executor leaves behind when we err ourselves."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from gateway.execution.outcome import Outcome
+from gateway.execution.relay import Watch
+from tests.execution.support import CONTENT, DONE, ask, chain, error_of, read_broken, running
+from tests.fakes.upstream import Hang, ScriptedUpstream, Send, chunk, json_answer, sse_head
+from tests.running import Config
+
+
+def failing_at(number: int) -> Callable[[], float]:
+    """Make a clock that stops working at its n-th reading."""
+    readings = itertools.count(1)
+
+    def clock() -> float:
+        reading = next(readings)
+        if reading == number:
+            raise ValueError("the clock has no time")
+        return float(reading)
+
+    return clock
+
+
+async def test_an_observer_that_fails_costs_nobody_an_answer(config: Config) -> None:
+    def observer(_: Outcome) -> None:
+        raise ValueError("the disk is gone")
+
+    async with ScriptedUpstream([Send(json_answer({}))]) as a, running(config, {"m": chain(a.url)}) as gate:
+        gate.gateway.executor._observers = (observer, *gate.gateway.executor._observers)
+        assert (await gate.post("m")).status == 200
+        assert (await gate.outcome()).status == 200
+        failures = [record for record in await gate.log() if record["event"] == "exception"]
+        assert [(record["error"], record["message"]) for record in failures] == [("ValueError", "an observer failed")]
+
+
+async def test_an_error_of_ours_before_the_answer_is_a_500(config: Config) -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a, running(config, {"m": chain(a.url)}) as gate:
+        gate.gateway.upstream._clock = failing_at(1)
+        answer = await gate.post("m", headers=[("x-request-id", "req-1")])
+        error = error_of(answer)
+        assert (answer.status, error["type"], error["code"]) == (500, "internal_error", "internal_error")
+        assert (answer.head.get("x-request-id"), answer.head.get("server")) == ("req-1", "hybrid-inference-gateway")
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.served_model) == (500, "internal_error", None)
+        assert await gate.failures() == ["internal_error"]
+        assert gate.gateway.executor.in_flight["m", "a"] == 0
+        (record,) = [record for record in await gate.log() if record["event"] == "exception"]
+        assert "the clock has no time" in record["traceback"]
+        assert "no time" not in answer.body.decode()
+
+
+async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Hang()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        gate.gateway.executor._clock = failing_at(3)
+        await client.send(ask(stream=True))
+        assert await read_broken(client) == (b"", "fin")
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure) == (200, "internal_error")
+        await a.closed_by_peer()
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 1 << 16])
+def test_a_watch_sees_the_same_whatever_the_chunks(size: int) -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
+    stream = b": hello\n\n" * 600 + CONTENT * 600 + usage + DONE
+    clock = itertools.count().__next__
+    watch = Watch(lambda: float(clock()), events=True)
+    for place in range(0, len(stream), size):
+        watch.feed(stream[place : place + size])
+    assert (watch.size, watch.truncated, watch.first_content) == (len(stream), False, 0.0)
+    assert watch.usage is not None
+    assert (watch.usage.prompt_tokens, watch.usage.completion_tokens) == (3, 4)

@@ -1,0 +1,311 @@
+"""What an attempt may die of before the client has got a byte, and what follows."""
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.execution.support import CHAT, CONTENT, DONE, ask, chain, error_of, read_broken, running
+from tests.fakes.client import post
+from tests.fakes.upstream import (
+    Close,
+    Hang,
+    Pause,
+    Request,
+    Reset,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    last_chunk,
+    refused_url,
+    sse_answer,
+    sse_head,
+    status,
+)
+from tests.running import Config
+
+OK = {"answer": "from b"}
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+@contextmanager
+def deaf_url() -> Iterator[str]:
+    """Give a URL where connections are never accepted: its backlog is full."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(8):
+            filler = sockets.enter_context(socket.socket())
+            filler.settimeout(0)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("url", "failure", "detail"),
+    [
+        (refused_url(), "connect_refused", "ECONNREFUSED"),
+        ("http://nowhere.invalid", "dns", "name lookup failed"),
+        (f"http://{'a' * 64}.invalid", "dns", "the host is no host name"),
+    ],
+)
+async def test_an_unreachable_box_is_passed_over(config: Config, url: str, failure: str, detail: str) -> None:
+    async with (
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(url, b.url)}, timeout=9) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.json()) == (200, OK)
+        assert answer.head.get("x-gateway-deployment") == "b"
+        assert answer.head.get("x-gateway-attempts") == "2"
+        first, second = (await gate.outcome()).attempts
+        assert (first.deployment, first.status, first.failure, first.detail) == ("a", None, failure, detail)
+        assert (second.deployment, second.status, second.failure, second.detail) == ("b", 200, None, None)
+        assert gate.outcomes[0].fallback
+        assert gate.outcomes[0].failure is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a full backlog refuses elsewhere")
+async def test_a_connection_that_does_not_open_in_time_is_given_up(config: Config) -> None:
+    with deaf_url() as url:
+        async with running(config, {"m": chain(url)}, timeout=0.05) as gate:
+            answer = await gate.post("m")
+            assert (answer.status, error_of(answer)["code"]) == (504, "all_deployments_failed")
+            assert await gate.failures() == ["connect_timeout"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "timeout", "failure"),
+    [([], 0.05, "connect_timeout"), ([Send(b"HTTP/1.1 400 no TLS here\r\n\r\n"), Close()], 9, "tls")],
+)
+async def test_tls_against_a_plain_port(config: Config, steps: list[Step], timeout: float, failure: str) -> None:  # noqa: ASYNC109 - a setting
+    async with (
+        ScriptedUpstream(on_accept=steps) as a,
+        running(config, {"m": chain(a.url.replace("http:", "https:"))}, timeout=timeout) as gate,
+    ):
+        assert (await gate.post("m")).status == {"tls": 502}.get(failure, 504)
+        assert await gate.failures() == [failure]
+
+
+@pytest.mark.parametrize(
+    ("steps", "failure"),
+    [
+        ([Close()], "disconnected"),
+        ([Reset()], "disconnected"),
+        ([Send(HEAD[:30]), Close()], "disconnected"),
+        ([Send(HEAD[:9]), Reset()], "disconnected"),
+        ([Send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")], "malformed_answer"),
+        ([Send(HEAD + b"x: " + b"y" * 70_000 + b"\r\n\r\n")], "malformed_answer"),
+        (
+            [Send(HEAD + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")],
+            "malformed_answer",
+        ),
+        ([Send(HEAD + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{} ")], "malformed_answer"),
+        ([Send(HEAD + b"content-length: -2\r\n\r\n{}")], "malformed_answer"),
+        ([Send(HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")], "malformed_answer"),
+        (
+            [Send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n{}")],
+            "malformed_answer",
+        ),
+        ([Send(HEAD + b"content-length: 9\r\n\r\n"), Close()], "broken"),
+        ([Send(HEAD + b"content-length: 9\r\n\r\n"), Reset()], "broken"),
+        ([Send(HEAD + b"transfer-encoding: chunked\r\n\r\n"), Close()], "broken"),
+        ([Send(HEAD + b"\r\n"), Close()], "broken"),
+        ([Send(HEAD + b"\r\n"), Reset()], "broken"),
+        ([Send(HEAD + b"content-length: 0\r\n\r\n")], "broken"),
+        ([Send(sse_head() + last_chunk())], "broken"),
+    ],
+)
+async def test_an_answer_that_does_not_begin_is_asked_for_elsewhere(
+    config: Config, steps: list[Step], failure: str
+) -> None:
+    async with (
+        ScriptedUpstream([*steps, Hang()] if steps[-1:] != [Close()] else steps) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.json()) == (200, OK)
+        assert await gate.failures() == [failure, None]
+        assert len(a.requests) == 1
+
+
+@pytest.mark.parametrize("code", [408, 425, 429, 500, 501, 503, 529, 599, 301, 302, 304, 307, 308])
+async def test_a_status_that_may_differ_elsewhere_is_passed_over(config: Config, code: int) -> None:
+    async with ScriptedUpstream([Send(json_answer(OK))]) as elsewhere, ScriptedUpstream([Send(json_answer(OK))]) as b:
+        location = [("location", elsewhere.url + CHAT)]
+        async with (
+            ScriptedUpstream([Send(status(code, "Whatever", b"" if code == 304 else b"no", location))]) as a,
+            running(config, {"m": chain(a.url, b.url)}) as gate,
+        ):
+            answer = await gate.post("m")
+            assert (answer.status, answer.json()) == (200, OK)
+            assert await gate.failures() == ["redirected" if code < 400 else "status", None]
+            assert (gate.outcomes[0].attempts[0].status, len(b.requests), elsewhere.requests) == (code, 1, [])
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422, 451])
+async def test_every_other_status_is_the_clients(config: Config, code: int) -> None:
+    refusal = {"error": {"message": "as the upstream said it", "code": code}}
+    async with (
+        ScriptedUpstream([Send(json_answer(refusal, code, [("x-ratelimit-remaining-requests", "7")]))]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.body) == (code, json.dumps(refusal).encode())
+        assert answer.head.get("x-ratelimit-remaining-requests") == "7"
+        assert answer.head.get("x-gateway-deployment") == "a"
+        assert answer.head.get("x-gateway-attempts") == "1"
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.served_model) == (code, None, "m")
+        assert (outcome.bytes_out, outcome.first_content, len(outcome.attempts)) == (len(answer.body), None, 1)
+        assert b.requests == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "message"),
+    [
+        ([500], 502, "no deployment of 'm' answered, 1 attempt made"),
+        ([500, 503, 301], 502, "no deployment of 'm' answered, 3 attempts made"),
+    ],
+)
+async def test_when_all_fail_the_client_gets_one_error(
+    config: Config, codes: list[int], code: int, message: str
+) -> None:
+    script = [Send(status(given, "No", b"secret")) for given in codes]
+    async with (
+        ScriptedUpstream(lambda index, _: [script[index]]) as box,
+        running(config, {"m": chain(*[f"{box.url}/{place}" for place in range(len(codes))])}) as gate,
+    ):
+        answer = await gate.post("m")
+        error = error_of(answer)
+        assert (answer.status, error["message"], error["type"]) == (code, message, "upstream_error")
+        assert (error["code"], error["param"]) == ("all_deployments_failed", None)
+        assert answer.head.get("x-gateway-attempts") == str(len(codes))
+        assert answer.head.get("x-gateway-deployment") is None
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.served_model, outcome.fallback) == (code, None, False)
+        assert outcome.failure in {"status", "redirected"}
+
+
+async def test_an_upstreams_own_429_is_told_when_all_fail(config: Config) -> None:
+    limited = {"error": {"message": "slow down"}}
+    async with (
+        ScriptedUpstream([Send(json_answer(limited, 429, [("retry-after", "7"), ("set-cookie", "a=b")]))]) as a,
+        running(config, {"m": chain(a.url, refused_url())}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.json(), answer.head.get("retry-after")) == (429, limited, "7")
+        assert answer.head.get("x-gateway-deployment") == "a"
+        assert (answer.head.get("x-gateway-attempts"), answer.head.get("set-cookie")) == ("2", None)
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.served_model) == (429, "connect_refused", None)
+        assert outcome.bytes_out == len(answer.body)
+
+
+async def test_a_429_whose_body_breaks_off_is_a_429_still(config: Config) -> None:
+    steps = [Send(b"HTTP/1.1 429 No\r\ncontent-length: 9\r\n\r\nab"), Close()]
+    async with ScriptedUpstream(steps) as a, running(config, {"m": chain(a.url)}) as gate:
+        assert (await gate.post("m")).status == 502
+        assert await gate.failures() == ["status"]
+
+
+async def test_a_stale_connection_is_replaced_unseen(config: Config) -> None:
+    def script(index: int, request: Request) -> list[Step]:
+        stale = request.connection == 1 and index > 0
+        return [Close()] if stale else [Send(json_answer({"connection": request.connection}))]
+
+    async with (
+        ScriptedUpstream(script) as a,
+        ScriptedUpstream() as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        for connection in (1, 2):
+            answer = await gate.post("m")
+            assert (answer.status, answer.json()) == (200, {"connection": connection})
+            assert answer.head.get("x-gateway-attempts") == "1"
+        (attempt,) = (await gate.outcome(2)).attempts
+        assert (attempt.deployment, attempt.failure) == ("a", None)
+        assert attempt.detail == "reconnected: the pooled connection was closed"
+        assert (len(a.requests), a.connections, b.requests) == (3, 2, [])
+
+
+@pytest.mark.parametrize(
+    ("steps", "detail", "requests"),
+    [
+        ([Close()], "closed without an answer", 3),
+        ([Send(HEAD), Close()], "closed inside the answer's head", 2),
+    ],
+)
+async def test_a_connection_is_replaced_once_and_only_before_any_byte(
+    config: Config, steps: list[Step], detail: str, requests: int
+) -> None:
+    async with (
+        ScriptedUpstream(lambda index, _: steps if index else [Send(json_answer({}))]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        assert (await gate.post("m")).status == 200
+        assert (await gate.post("m")).status == 502
+        (attempt,) = (await gate.outcome(2)).attempts
+        assert (attempt.failure, attempt.detail) == ("disconnected", detail)
+        assert len(a.requests) == requests
+
+
+async def test_an_idle_connection_that_is_reset_is_nobodys_concern(config: Config) -> None:
+    steps = [Send(json_answer(OK)), Pause(asyncio.Event()), Reset()]
+    async with ScriptedUpstream(steps) as a, running(config, {"m": chain(a.url)}) as gate:
+        assert (await gate.post("m")).status == 200
+        steps[1].until.set()  # type: ignore[attr-defined] # the Pause
+        await a.all_closed()
+        assert (await gate.post("m")).status == 200
+        assert [record["event"] for record in await gate.log()] == ["gateway.started", "request", "request"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nothing_is_retried_after_the_first_byte(config: Config, *, stream: bool) -> None:
+    go_on = asyncio.Event()
+    steps = [Send(sse_head() + chunk(CONTENT)), Pause(go_on), Close()]
+    async with (
+        ScriptedUpstream(steps) as a,
+        ScriptedUpstream([Send(sse_answer(DONE.decode()))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=stream))
+        await a.arrived()
+        go_on.set()
+        body, _ = await read_broken(client)
+        assert body.startswith(CONTENT)
+        assert (await gate.failures(), b.requests) == (["broken"], [])
+
+
+async def test_a_body_that_cannot_be_renamed_is_the_clients_fault(config: Config) -> None:
+    route = {"a": {"base_url": refused_url(), "provider_model_id": "other"}}
+    async with running(config, {"m": route}) as gate:
+        body = b'{"model": "m", "model": "m"}'
+        request = post(CHAT, {}).replace(
+            b"content-length: 2\r\n\r\n{}", b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        answer = await gate.say(request)
+        error = error_of(answer)
+        assert (answer.status, error["param"], error["type"]) == (400, "model", "invalid_request_error")
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.attempts) == (400, "invalid_request", ())
+
+
+async def test_a_model_that_waits_for_a_variable_has_no_deployment(config: Config) -> None:
+    async with running(config, {"m": {"a": {"base_url": "${NOWHERE}"}}}) as gate:
+        answer = await gate.post("m")
+        error = error_of(answer)
+        assert (answer.status, error["code"]) == (503, "no_deployment")
+        assert error["message"] == "the model 'm' has no active deployment"
+        assert answer.head.get("retry-after") == "1"
+        assert ((await gate.outcome()).failure, gate.outcomes[0].attempts) == ("no_deployment", ())

@@ -1,0 +1,141 @@
+import asyncio
+from collections.abc import AsyncIterator
+from types import MappingProxyType
+
+import pytest
+
+from gateway.execution.probe import Prober
+from gateway.execution.upstream import Upstream
+from gateway.routing.health import ProbeResult
+from gateway.routing.snapshot import Model, Route, Settings, Snapshot
+from tests.execution.support import deployment, no_descriptors
+from tests.fakes.upstream import Hang, ScriptedUpstream, Send, Step, refused_url, status
+from tests.running import until
+
+
+def snapshot(*urls: str, interval: float = 60, timeout: float = 5, path: str = "/health") -> Snapshot:
+    deployments = [deployment(url, path) for url in urls]
+    weights = [{only: only.weight} for only in deployments]
+    return Snapshot(
+        generation=1,
+        revision=0,
+        digest="",
+        routes=MappingProxyType(
+            {url: Route.of(url, "random", only, only, frozenset()) for url, only in zip(urls, weights, strict=True)}
+        ),
+        models=tuple(Model(url, (), MappingProxyType({})) for url in urls),
+        inactive=(),
+        down=frozenset(),
+        settings=Settings(health_interval=interval, connect_timeout=timeout),
+    )
+
+
+class Watch:
+    """A prober whose time stands still: each sleep waits for `turn`."""
+
+    def __init__(self) -> None:
+        self.upstream = Upstream(lambda: 0.0)
+        self.prober = Prober(self.upstream, self._report, lambda: 0.5, self._sleep)
+        self.found: list[tuple[str, ProbeResult]] = []
+        self.slept: list[float] = []
+        self.turn = asyncio.Event()
+
+    def _report(self, endpoint: str, result: ProbeResult) -> None:
+        self.found.append((endpoint, result))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await self.turn.wait()
+        self.turn.clear()
+
+    async def finds(self, number: int) -> ProbeResult:
+        """Wait until n probes have ended; give what the last one found."""
+        await until(lambda: len(self.slept) >= number)
+        return self.found[-1][1]
+
+
+@pytest.fixture
+async def watch() -> AsyncIterator[Watch]:
+    made = Watch()
+    yield made
+    await made.prober.close()
+    await made.upstream.close()
+
+
+async def test_the_first_probe_runs_at_once_and_the_rest_in_a_jittered_rhythm(watch: Watch) -> None:
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a:
+        watch.prober.follow(snapshot(a.url))
+        assert await watch.finds(1) == ProbeResult()
+        watch.turn.set()
+        await watch.finds(2)
+        assert watch.slept == [57, 57]
+        assert watch.found == [(a.url, ProbeResult())] * 2
+        assert [(request.method, request.target) for request in a.requests] == [("GET", "/health")] * 2
+        assert (a.connections, a.requests[0].values("connection")) == (2, ["close"])
+        assert a.requests[0].values("authorization") == []
+
+
+@pytest.mark.parametrize("code", [200, 204, 302, 401, 404, 405, 429])
+async def test_any_answer_below_500_is_alive(watch: Watch, code: int) -> None:
+    async with ScriptedUpstream([Send(status(code, "So"))]) as a:
+        watch.prober.follow(snapshot(a.url))
+        assert (await watch.finds(1)).alive
+        assert len(a.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([Send(status(503, "Loading"))], "status 503"),
+        ([Send(status(500, "No"))], "status 500"),
+        ([Send(b"SSH-2.0-OpenSSH\r\n")], "malformed_answer"),
+        ([Hang()], "timeout"),
+    ],
+)
+async def test_everything_else_is_dead(watch: Watch, steps: list[Step], reason: str) -> None:
+    async with ScriptedUpstream(steps) as a:
+        watch.prober.follow(snapshot(a.url, timeout=0.05 if reason == "timeout" else 5))
+        assert await watch.finds(1) == ProbeResult(reason)
+        await a.closed_by_peer()
+
+
+async def test_a_refused_connection_is_dead(watch: Watch) -> None:
+    watch.prober.follow(snapshot(refused_url()))
+    assert await watch.finds(1) == ProbeResult("connect_refused")
+
+
+async def test_a_fault_of_ours_says_nothing(watch: Watch) -> None:
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a:
+        with no_descriptors():
+            watch.prober.follow(snapshot(a.url))
+            await until(lambda: len(watch.slept) == 1)
+        assert (watch.found, a.connections) == ([], 0)
+        watch.turn.set()
+        assert await watch.finds(2) == ProbeResult()
+
+
+async def test_a_probe_lives_as_long_as_its_endpoint(watch: Watch) -> None:
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a, ScriptedUpstream([Hang()]) as b:
+        watch.prober.follow(snapshot(a.url, b.url))
+        await watch.finds(1)
+        await b.arrived()
+        tasks = dict(watch.prober._tasks)
+        watch.prober.follow(snapshot(a.url))
+        await b.closed_by_peer()
+        assert list(watch.prober._tasks.values()) == [tasks[key] for key in tasks if key[0].identity == a.url]
+        watch.prober.follow(snapshot(a.url, interval=30))
+        await watch.finds(2)
+        assert watch.slept == [57, 28.5]
+        watch.prober.follow(snapshot(a.url, interval=0))
+        assert watch.prober._tasks == {}
+        await until(lambda: all(task.done() for task in tasks.values()))
+
+
+async def test_an_endpoint_that_changes_is_probed_anew(watch: Watch) -> None:
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a:
+        watch.prober.follow(snapshot(a.url))
+        await watch.finds(1)
+        watch.prober.follow(snapshot(a.url))
+        watch.prober.follow(snapshot(a.url, path="/ready"))
+        await watch.finds(2)
+        assert [request.target for request in a.requests] == ["/health", "/ready"]

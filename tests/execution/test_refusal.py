@@ -1,0 +1,51 @@
+"""An upstream's own error on its way to the client."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from tests.execution.support import chain, error_of, running
+from tests.fakes.upstream import Hang, ScriptedUpstream, Send, status
+from tests.running import Config
+
+KEY = 'sk-canary/+"0123456789'
+
+
+def keyed(url: str) -> dict[str, Any]:
+    return {"a": {"base_url": url, "api_key": KEY}}
+
+
+async def test_our_key_is_masked_in_an_upstreams_error(config: Config) -> None:
+    spellings = [KEY, json.dumps(KEY)[1:-1], json.dumps(KEY)[1:-1].replace("/", "\\/"), "sk-canary%2F%2B%220123456789"]
+    body = " ".join(spellings).encode()
+    async with (
+        ScriptedUpstream([Send(status(401, "No", body, [("content-type", "text/plain")]))]) as a,
+        running(config, {"m": keyed(a.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.body) == (401, b"*** *** *** ***")
+        assert answer.head.get("content-type") == "text/plain"
+        assert a.requests[0].values("authorization") == [f"Bearer {KEY}"]
+
+
+@pytest.mark.parametrize("headers", [[("content-encoding", "gzip")], []])
+async def test_an_error_that_cannot_be_read_is_withheld(config: Config, headers: list[tuple[str, str]]) -> None:
+    body = gzip.compress(KEY.encode()) if headers else KEY.encode() + b"x" * (1 << 20)
+    async with (
+        ScriptedUpstream([Send(status(400, "No", body, [*headers, ("retry-after", "3")]))]) as a,
+        running(config, {"m": keyed(a.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, error_of(answer)["code"]) == (400, "error_withheld")
+        assert (answer.head.get("content-encoding"), answer.head.get("retry-after")) == (None, "3")
+
+
+async def test_an_error_that_stalls_is_given_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.execution.executor._REFUSAL_SECONDS", 0.01)
+    steps = [Send(b"HTTP/1.1 400 No\r\ncontent-length: 9\r\n\r\nab"), Hang()]
+    async with ScriptedUpstream(steps) as a, running(config, {"m": chain(a.url)}) as gate:
+        assert (await gate.post("m")).status == 502
+        assert await gate.failures() == ["broken"]
+        await a.closed_by_peer()

@@ -1,0 +1,305 @@
+"""What passes between upstream and client once an answer has begun, and how it ends."""
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.execution.outcome import Usage
+from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, read_broken, running
+from tests.fakes.client import RawClient
+from tests.fakes.connection import Connection
+from tests.fakes.upstream import (
+    Close,
+    Hang,
+    Pause,
+    Reset,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    last_chunk,
+    sse,
+    sse_answer,
+    sse_head,
+)
+from tests.running import Config, until
+
+SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+USAGE = sse('{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"details":{"cached":1}}}')
+ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
+BROKEN = (
+    b'event: error\ndata: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
+    b'"param":null,"code":"stream_broken"}}\n\n'
+)
+
+
+async def test_a_stream_passes_chunk_by_chunk(config: Config) -> None:
+    events = [ROLE, CONTENT, b": keep-alive\n\n", "data: äö\r\n\r\n".encode(), FINISH, USAGE, DONE]
+    turns = [asyncio.Event() for _ in events]
+    steps: list[Step] = [Send(sse_head())]
+    for event, turn in zip(events, turns, strict=True):
+        steps += [Send(chunk(event)), Pause(turn)]
+    async with (
+        ScriptedUpstream([*steps, Send(last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        head = await client.read_head()
+        assert (head.status, head.get("content-type")) == (200, "text/event-stream")
+        assert (head.get("cache-control"), head.get("x-accel-buffering")) == ("no-cache", "no")
+        for event, turn in zip(events, turns, strict=True):
+            assert await client.read_chunk() == event
+            turn.set()
+        assert await client.read_chunk() == b""
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.stream, outcome.failure, outcome.fallback) == (200, True, None, False)
+        assert (outcome.bytes_out, outcome.usage) == (len(b"".join(events)), Usage(5, 2))
+        assert outcome.first_content is not None
+        assert 0 < outcome.first_content <= outcome.duration
+        await client.send(ask(stream=True))
+        assert (await client.read_head()).status == 200
+    assert a.connections == 1
+
+
+async def test_a_json_answer_passes_as_it_came(config: Config) -> None:
+    answer = (
+        b'{ "choices":[ {"message":{"content":"\xc3\xa4"}} ],\n "usage":{"prompt_tokens":1,"completion_tokens":2} }'
+    )
+    async with (
+        ScriptedUpstream([Send(JSON + b"content-length: %d\r\n\r\n" % len(answer) + answer)]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        got = await gate.post("m")
+        assert (got.body, got.head.get("content-length")) == (answer, str(len(answer)))
+        assert got.head.get("transfer-encoding") is None
+        outcome = await gate.outcome()
+        assert (outcome.usage, outcome.bytes_out, outcome.stream) == (Usage(1, 2), len(answer), False)
+        assert (outcome.operation, outcome.model, outcome.generation) == ("chat/completions", "m", 1)
+
+
+@pytest.mark.parametrize(
+    "framing", [b'transfer-encoding: chunked\r\n\r\n5\r\n{"a":\r\n3\r\n 1}\r\n0\r\n\r\n', b'\r\n{"a": 1}']
+)
+async def test_an_answer_without_a_length_passes(config: Config, framing: bytes) -> None:
+    async with (
+        ScriptedUpstream([Send(JSON + framing), Close()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.json(), answer.head.get("transfer-encoding")) == ({"a": 1}, "chunked")
+
+
+async def test_informational_answers_do_not_pass(config: Config) -> None:
+    steps = [Send(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + json_answer({}))]
+    async with ScriptedUpstream(steps) as a, running(config, {"m": chain(a.url)}) as gate:
+        assert (await gate.post("m")).json() == {}
+
+
+async def test_an_answer_that_has_no_body_has_none(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(b"HTTP/1.1 204 No Content\r\n\r\n")]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.body, answer.head.get("content-length")) == (204, b"", None)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_a_coded_answer_passes_with_its_coding(config: Config, kind: str) -> None:
+    body = gzip.compress(CONTENT)
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-encoding: gzip\r\ncontent-length: {len(body)}\r\n\r\n"
+    async with (
+        ScriptedUpstream([Send(head.encode() + body)]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.post("m", headers=[("accept-encoding", "gzip")])
+        assert (answer.body, answer.head.get("content-encoding")) == (body, "gzip")
+        assert a.requests[0].values("accept-encoding") == ["identity"]
+        assert (await gate.outcome()).failure is None
+
+
+@pytest.mark.parametrize("end", [Close(), Reset(), Send(b"no chunk size\r\n")])
+@pytest.mark.parametrize(
+    ("before", "blank"),
+    [(CONTENT, b""), (b"data: a\r\n\r\n", b""), (CONTENT + b"data: {", b"\n\n"), (CONTENT + b"data: x\n", b"\n\n")],
+)
+async def test_a_stream_that_breaks_ends_with_one_visible_error(
+    config: Config, end: Step, before: bytes, blank: bytes
+) -> None:
+    go_on = asyncio.Event()
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(before)), Pause(go_on), end, Hang()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await until(lambda: before in client.raw)
+        go_on.set()
+        assert await read_broken(client) == (before + blank + BROKEN, "fin")
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.served_model) == (200, "broken", "m")
+        assert [(attempt.status, attempt.failure) for attempt in outcome.attempts] == [(200, "broken")]
+        await a.all_closed()
+
+
+@pytest.mark.parametrize("before", [CONTENT, ROLE, b": keep-alive\n\n"])
+@pytest.mark.parametrize("framing", [b"transfer-encoding: chunked\r\n\r\n", b"\r\n"])
+async def test_a_stream_that_ends_without_a_reason_is_broken(config: Config, before: bytes, framing: bytes) -> None:
+    body = chunk(before) + last_chunk() if b"chunked" in framing else before
+    async with (
+        ScriptedUpstream([Send(SSE + framing + body), Close()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        assert await gate.broken(ask(stream=True)) == (before + BROKEN, "fin")
+        assert (await gate.outcome()).failure == "broken"
+
+
+@pytest.mark.parametrize("end", [DONE, FINISH, sse('{"error":{"message":"overloaded"}}')])
+async def test_a_stream_that_ends_with_a_reason_is_whole(config: Config, end: bytes) -> None:
+    async with (
+        ScriptedUpstream([Send(SSE + b"\r\n" + CONTENT + end), Close()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.say(ask(stream=True))
+        assert answer.body == CONTENT + end
+        assert (await gate.outcome()).failure is None
+
+
+@pytest.mark.parametrize(
+    ("framing", "end"),
+    [(b"content-length: 99\r\n\r\n", Close()), (b"content-length: 99\r\n\r\n", Reset()), (b"\r\n", Reset())],
+)
+async def test_a_json_answer_that_breaks_ends_uncleanly(config: Config, framing: bytes, end: Step) -> None:
+    go_on = asyncio.Event()
+    async with (
+        ScriptedUpstream([Send(JSON + framing + b'{"choices": ['), Pause(go_on), end]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask())
+        await until(lambda: b'{"choices": [' in client.raw)
+        go_on.set()
+        await client.read_to_end()
+        assert client.raw.endswith((b'\r\n\r\n{"choices": [', b'\r\nd\r\n{"choices": [\r\n'))
+        assert (await gate.outcome()).failure == "broken"
+
+
+async def old_answer(client: RawClient, request: bytes) -> bytes:
+    await client.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head = await client.read_head()
+    assert (head.status, head.values("transfer-encoding")) == (200, [])
+    return await client.read_to_end()
+
+
+async def test_an_http_1_0_client_gets_a_stream_to_the_end(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_answer("a", "[DONE]"))]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        assert await old_answer(client, ask(stream=True)) == sse("a") + DONE
+        assert client.ended == "fin"
+
+
+@pytest.mark.parametrize(("answer", "last"), [(sse_head() + chunk(CONTENT), BROKEN), (JSON + b"\r\n" + CONTENT, b"")])
+async def test_an_http_1_0_client_sees_a_break_by_the_reset(config: Config, answer: bytes, last: bytes) -> None:
+    go_on = asyncio.Event()
+    async with (
+        ScriptedUpstream([Send(answer), Pause(go_on), Reset()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        answering = asyncio.create_task(old_answer(client, ask(stream=True)))
+        await until(lambda: client.raw.endswith(CONTENT))
+        go_on.set()
+        assert await answering == CONTENT + last
+        assert client.ended == "reset"
+
+
+@pytest.mark.parametrize("leave", [RawClient.close, RawClient.abort])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_client_that_leaves_takes_the_upstream_with_it(
+    config: Config, leave: Callable[[RawClient], Awaitable[None]], *, begun: bool
+) -> None:
+    steps: list[Step] = [Send(sse_head() + chunk(CONTENT)), Hang()] if begun else [Hang()]
+    async with (
+        ScriptedUpstream(steps) as a,
+        ScriptedUpstream() as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(ask(stream=True))
+            await a.arrived()
+            if begun:
+                await client.read_until(CONTENT)
+            assert gate.gateway.executor.in_flight["m", "a"] == 1
+            await leave(client)
+            await a.closed_by_peer()
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure) == (499, "client_left")
+        (attempt,) = outcome.attempts
+        assert (attempt.failure, attempt.status) == ("client_left", 200 if begun else None)
+        assert (gate.gateway.executor.in_flight["m", "a"], gate.gateway.active, b.requests) == (0, 0, [])
+        assert {record["level"] for record in await gate.log()} == {"info"}
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_is_noticed(config: Config) -> None:
+    steps = [Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 200, Hang()]
+    async with (
+        ScriptedUpstream(steps) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        client.pause_reading()
+        await client.send(ask(stream=True))
+        await a.arrived()
+        await client.abort()
+        await a.closed_by_peer()
+        assert ((await gate.outcome()).status, gate.outcomes[0].failure) == (499, "client_left")
+
+
+async def test_a_slow_reader_slows_the_upstream_and_loses_nothing(config: Config) -> None:
+    piece, count = CONTENT * ((1 << 16) // len(CONTENT)), 1024
+    sent = 0
+
+    class Counted(Send):
+        async def run(self, connection: Connection) -> None:
+            nonlocal sent
+            await super().run(connection)
+            sent += 1
+
+    async with (
+        ScriptedUpstream([Send(sse_head()), *[Counted(chunk(piece))] * count, Send(chunk(DONE) + last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await client.read_head()
+        client.pause_reading()
+        settled = -1
+        while sent != settled:
+            settled = sent
+            await asyncio.sleep(0.1)
+        assert sent < count / 4
+        client.resume_reading()
+        pieces: list[bytes] = []
+        while got := await client.read_chunk():
+            pieces.append(got)
+        assert b"".join(pieces) == piece * count + DONE
+
+
+async def test_no_number_of_streams_is_too_large_for_the_pool(config: Config) -> None:
+    streams = 120
+    go_on = asyncio.Event()
+    steps = [Send(sse_head() + chunk(CONTENT)), Pause(go_on), Send(chunk(DONE) + last_chunk())]
+    async with ScriptedUpstream(steps) as a, running(config, {"m": chain(a.url)}) as gate:
+        answers = [asyncio.create_task(gate.say(ask(stream=True))) for _ in range(streams)]
+        await a.arrived(streams)
+        assert gate.gateway.executor.in_flight["m", "a"] == streams
+        go_on.set()
+        assert {(await answer).body for answer in answers} == {CONTENT + DONE}

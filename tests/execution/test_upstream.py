@@ -1,0 +1,151 @@
+import asyncio
+import errno
+import socket
+import ssl
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+
+from gateway.execution.upstream import Call, Upstream, failure_of
+from gateway.routing.failures import Cause
+from tests.execution.support import CONTENT, chain, deployment, error_of, no_descriptors, running
+from tests.fakes.upstream import (
+    Hang,
+    Reset,
+    ScriptedUpstream,
+    Send,
+    chunk,
+    json_answer,
+    sse_head,
+)
+from tests.running import Config
+
+CALL = Call("chat/completions", b'{"model": "m"}', {})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_fault_of_ours_blames_nobody_and_passes(config: Config, host: str) -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a, ScriptedUpstream([Send(json_answer({}))]) as b:
+        url = a.url.replace("127.0.0.1", host)
+        async with running(config, {"m": chain(url, b.url)}, health_check=3600) as gate, gate.client() as client:
+            for box in (a, b):
+                await box.arrived()
+                await box.all_closed()
+            await client.send(b"GET /health HTTP/1.1\r\nhost: g\r\n\r\n")
+            await client.read_answer()
+            await gate.log()
+            with no_descriptors():
+                await client.send(b'POST /v1/embeddings HTTP/1.1\r\nhost: g\r\ncontent-length: 13\r\n\r\n{"model":"m"}')
+                answer = await client.read_answer()
+            error = error_of(answer)
+            assert (answer.status, error["code"], error["type"]) == (
+                503,
+                "gateway_exhausted",
+                "service_unavailable_error",
+            )
+            assert (answer.head.get("retry-after"), answer.head.get("x-gateway-attempts")) == ("1", "1")
+            assert (await gate.failures(), gate.outcomes[0].failure) == (["local_fault"], "local_fault")
+            assert (await gate.post("m")).status == 200
+            snapshot = gate.gateway.manager.snapshot
+            assert snapshot is not None
+            assert (snapshot.revision, snapshot.down) == (0, frozenset())
+            assert all(request.target == "/health" for request in b.requests)
+
+
+async def test_sessions_grow_old_and_close_after_their_last_answer() -> None:
+    now = 0.0
+    steps = [Send(sse_head() + chunk(CONTENT)), Hang()]
+    whole = [Send(json_answer({}))]
+    async with ScriptedUpstream(lambda index, _: whole if index in {1, 3} else steps) as a:
+        upstream = Upstream(lambda: now, session_age=10)
+        old = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
+        assert await old.chunk() == CONTENT
+        now = 9.9
+        kept = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
+        assert await kept.read(99) == b"{}"
+        now = 10.0
+        new = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
+        assert a.connections == 3
+        await asyncio.sleep(0)
+        assert a.open == 3
+        old.close()
+        old.close()
+        await a.until(lambda: a.open == 1)
+        assert await new.chunk() == CONTENT
+        now = 20.0
+        idle = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
+        assert await idle.read(99) == b"{}"
+        new.close()
+        await upstream.close()
+        await a.all_closed()
+
+
+async def test_a_session_without_answers_closes_when_it_is_old() -> None:
+    now = 0.0
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: now, session_age=10)
+        for fresh in (False, True, False, True):
+            answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5, fresh=fresh)
+            assert await answer.read(99) == b"{}"
+            now += 6
+        await a.closed_by_peer(1)
+        assert a.connections == 4
+        await upstream.close()
+        await a.all_closed()
+
+
+async def test_an_open_that_is_given_up_leaves_nothing() -> None:
+    async with ScriptedUpstream([Hang()]) as a:
+        upstream = Upstream(lambda: 0.0)
+        opening = asyncio.create_task(upstream.open(deployment(a.url), CALL, connect_timeout=5))
+        await a.arrived()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await a.closed_by_peer()
+        assert upstream._pooled is not None
+        assert upstream._pooled.open == 0
+        await upstream.close()
+
+
+async def test_an_answer_that_comes_before_the_body_is_sent_passes(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Reset()], on_accept=[Send(json_answer({"error": "too large"}, 413))]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.post({"model": "m", "prompt": "x" * (4 << 20)})
+        assert (answer.status, answer.json()) == (413, {"error": "too large"})
+
+
+KEY = ConnectionKey("::1", 80, is_ssl=False, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "detail"),
+    [
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.EADDRNOTAVAIL, "")), Cause.UNREACHABLE, "EADDRNOTAVAIL"),
+        (aiohttp.ClientConnectorError(KEY, OSError("several")), Cause.UNREACHABLE, "no address answered"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.EHOSTUNREACH, "")), Cause.UNREACHABLE, "EHOSTUNREACH"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNRESET, "")), Cause.CONNECT_RESET, "ECONNRESET"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.ETIMEDOUT, "")), Cause.CONNECT_TIMEOUT, "ETIMEDOUT"),
+        (
+            aiohttp.ClientConnectorError(KEY._replace(host="box"), OSError(errno.EADDRNOTAVAIL, "")),
+            Cause.LOCAL_FAULT,
+            "EADDRNOTAVAIL",
+        ),
+        (
+            aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(socket.EAI_MEMORY, "")),
+            Cause.LOCAL_FAULT,
+            "name lookup failed",
+        ),
+        (aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(socket.EAI_AGAIN, "")), Cause.DNS, "name lookup failed"),
+        (ssl.SSLError("record"), Cause.TLS, "SSLError"),
+        (aiohttp.ClientOSError(errno.ENOBUFS, ""), Cause.LOCAL_FAULT, "ENOBUFS"),
+        (aiohttp.ClientPayloadError(), Cause.MALFORMED_ANSWER, "the answer is not HTTP"),
+        (aiohttp.ClientConnectionError(), Cause.DISCONNECTED, "closed without an answer"),
+    ],
+)
+def test_each_error_has_its_cause(error: Exception, cause: Cause, detail: str) -> None:
+    failure = failure_of(error, reused=True)
+    assert (failure.cause, failure.detail, failure.stale) == (cause, detail, cause is Cause.DISCONNECTED)

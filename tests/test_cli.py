@@ -1,0 +1,414 @@
+"""The command line: its flags and variables, what it prints, and its exit codes."""
+
+import argparse
+import importlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import __version__
+from gateway.cli import _parser, main, port, seconds, size
+from gateway.config.schema import schema
+from tests.fakes.client import RawClient, post
+from tests.running import Config, Process, hold, split
+
+LOCAL, REMOTE = "http://gpu-1:8000", "https://api.example.com/v1"
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("GATEWAY_") or name in {"PORT", "MODELS_CONFIG", "ROUTING_CONFIG", "CLOUD_URL"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def gateway(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; give its exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+Gateway = Callable[..., tuple[int, str, str]]
+
+
+def good(config: Config) -> None:
+    config.models(chat={"gpu-1": LOCAL, "example": {"kind": "openai", "base_url": REMOTE}})
+    config.routing(
+        routing_parameter={"local_fraction": 0.6},
+        local_deployment=split([LOCAL], "chat"),
+        remote_deployment=split([REMOTE, "${CLOUD_URL}"], "chat"),
+    )
+
+
+def parsed(*arguments: str, **environ: str) -> dict[str, object]:
+    found = vars(_parser(environ).parse_args(arguments))
+    return {name: value for name, value in found.items() if name != "run"}
+
+
+def test_flags_have_defaults() -> None:
+    config: dict[str, object] = {"config_dir": Path("config"), "env_file": None}
+    listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
+    assert parsed("serve") == config | listen
+    assert parsed("check") == config | {"json": False, "schema": None}
+    assert parsed("demo") == listen | {"dir": None}
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "demo"])
+@pytest.mark.parametrize(
+    ("flag", "variable", "text", "value"),
+    [
+        ("--config-dir", "GATEWAY_CONFIG_DIR", "/etc/gateway", Path("/etc/gateway")),
+        ("--env-file", "GATEWAY_ENV_FILE", "/run/keys", Path("/run/keys")),
+        ("--host", "GATEWAY_HOST", "0.0.0.0", "0.0.0.0"),
+        ("--port", "GATEWAY_PORT", "9000", 9000),
+        ("--port", "PORT", "9000", 9000),
+        ("--max-body", "GATEWAY_MAX_BODY", "64MiB", 64 << 20),
+        ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "1.5", 1.5),
+    ],
+)
+def test_each_flag_has_its_variable(command: str, flag: str, variable: str, text: str, value: object) -> None:
+    name = flag[2:].replace("-", "_")
+    if name not in parsed(command):
+        with pytest.raises(SystemExit) as stop:
+            parsed(command, flag, text)
+        assert stop.value.code == 2
+        return
+    default = parsed(command)[name]
+    assert parsed(command, flag, text)[name] == value
+    assert parsed(command, **{variable: text})[name] == value
+    assert parsed(command, flag, text, **{variable: "1"})[name] == value
+    assert parsed(command, **{variable: ""})[name] == default
+
+
+def test_the_gateways_own_port_variable_wins() -> None:
+    assert parsed("serve", PORT="1000", GATEWAY_PORT="2000")["port"] == 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1", 1), ("33554432", 1 << 25), ("8k", 8192), ("32MiB", 1 << 25), (" 1 gb ", 1 << 30)]
+)
+def test_sizes_are_read(text: str, count: int) -> None:
+    assert size(text) == count
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "expected"),
+    [
+        *[(size, text, "a size such as 32MiB") for text in ("", "0", "-1", "1.5M", "lots", "1T")],
+        *[(port, text, "a port from 0 to 65535") for text in ("", "-1", "65536", "80.0", "http", "\u0663")],
+        *[(seconds, text, "a number of seconds, at least 0") for text in ("", "-1", "nan", "inf", "soon")],
+    ],
+)
+def test_bad_values_name_what_was_found_and_expected(read: Callable[[str], object], text: str, expected: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as error:
+        read(text)
+    assert str(error.value) == f"found {text!r}, expected {expected}"
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "message"),
+    [
+        ("--port", "GATEWAY_PORT", "found 'x', expected a port from 0 to 65535"),
+        ("--port", "PORT", "found 'x', expected a port from 0 to 65535"),
+        ("--max-body", "GATEWAY_MAX_BODY", "found 'x', expected a size such as 32MiB"),
+        ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "found 'x', expected a number of seconds, at least 0"),
+    ],
+)
+def test_bad_usage_is_told_with_its_place(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, flag: str, variable: str, message: str
+) -> None:
+    code, out, err = gateway("serve", flag, "x")
+    assert (code, out, err.splitlines()[-1]) == (2, "", f"gateway serve: error: argument {flag}: {message}")
+    monkeypatch.setenv(variable, "x")
+    code, out, err = gateway("serve")
+    assert (code, out, err.splitlines()[-1]) == (2, "", f"gateway serve: error: argument {flag}: {variable}: {message}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["check", "--schema", "weather"], ["serve", "here"]])
+def test_wrong_usage_exits_with_2(gateway: Gateway, arguments: list[str]) -> None:
+    code, out, err = gateway(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: gateway")
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["demo"]])
+def test_help_is_given(gateway: Gateway, command: list[str]) -> None:
+    code, out, _ = gateway(*command, "--help")
+    assert code == 0
+    assert out.startswith("usage: gateway")
+    if command == ["serve"]:
+        assert "[GATEWAY_PORT, PORT; 8080]" in " ".join(out.split())
+
+
+def test_the_version_is_told(gateway: Gateway) -> None:
+    assert gateway("--version") == (0, f"gateway {__version__}\n", "")
+
+
+def test_it_runs_as_a_module() -> None:
+    answer = subprocess.run([sys.executable, "-m", "gateway", "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout == f"gateway {__version__}\n"
+
+
+def test_the_module_may_be_imported(capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("gateway.__main__")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_check_prints_warnings_and_the_plan(gateway: Gateway, config: Config) -> None:
+    good(config)
+    code, out, err = gateway("check", "--config-dir", str(config.path))
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith(f"warning: {config.path / 'routing.yaml'}:")
+    assert "endpoint: CLOUD_URL is not set" in lines[0]
+    assert lines[1:] == [
+        "",
+        "chat",
+        "    60.00%  gpu-1    local   http://gpu-1:8000        vllm",
+        "    40.00%  example  remote  https://api.example.com  openai",
+        "  inactive  -        remote  waits for CLOUD_URL      -",
+        "",
+        "fixed: ok",
+    ]
+
+
+def test_check_names_fallbacks_and_models_that_wait(gateway: Gateway, config: Config) -> None:
+    config.models(chat={"gpu-1": LOCAL, "spare": {"base_url": REMOTE, "weight": 0}}, later={"cloud": "${CLOUD_URL}"})
+    code, out, _ = gateway("check", "--config-dir", str(config.path))
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if "gpu-1" in line or "spare" in line] == [
+        ["100.00%", "gpu-1", "unlisted", LOCAL, "vllm"],
+        ["fallback", "spare", "unlisted", "https://api.example.com", "vllm"],
+    ]
+    assert out.splitlines()[-3].split() == ["inactive", "-", "unlisted", "waits", "for", "CLOUD_URL", "-"]
+
+
+def test_check_prints_json(gateway: Gateway, config: Config) -> None:
+    good(config)
+    code, out, err = gateway("check", "--json", "--config-dir", str(config.path))
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["faults"], told["strategy"], len(told["warnings"])) == ([], "fixed", 1)
+    assert told["models"] == [
+        {
+            "id": "chat",
+            "deployments": [
+                {"name": "gpu-1", "group": "local", "endpoint": LOCAL, "kind": "vllm", "share": 0.6},
+                {
+                    "name": "example",
+                    "group": "remote",
+                    "endpoint": "https://api.example.com",
+                    "kind": "openai",
+                    "share": 0.4,
+                },
+            ],
+            "inactive": ["CLOUD_URL"],
+        }
+    ]
+
+
+@pytest.fixture
+def faulty(config: Config) -> list[tuple[str, int, int, str]]:
+    """Write two files with three faults and a warning; give the faults' places and paths."""
+    config.save("models.yaml", "models:\n- id: chat\n  base_url: http://gpu-1:8000\n  alias: [c]\n  provider: vlm\n")
+    config.save("routing.yaml", "local_deployment:\n- endpoint: http://gpu-1:8000\n  models: [chta]\n")
+    (config.path.parent / ".env").write_text("no variable\n")
+    models, routing = str(config.path / "models.yaml"), str(config.path / "routing.yaml")
+    return [
+        (models, 4, 3, "models[0].alias"),
+        (models, 5, 13, "models[0].provider"),
+        (routing, 3, 12, "local_deployment[0].models[0]"),
+    ]
+
+
+def test_check_lists_every_fault_with_its_place(
+    gateway: Gateway, config: Config, faulty: list[tuple[str, int, int, str]]
+) -> None:
+    code, out, err = gateway("check", "--config-dir", str(config.path))
+    assert (code, out) == (1, "")
+    warning, *faults, count = err.splitlines()
+    assert warning.startswith(f"warning: {config.path.parent / '.env'}:1:1: ")
+    assert [line.startswith("{}:{}:{}: {}: ".format(*fault)) for line, fault in zip(faults, faulty, strict=True)] == [
+        True,
+        True,
+        True,
+    ]
+    assert faults[0].endswith("unknown key 'alias', did you mean 'aliases'?")
+    assert count == "3 faults"
+
+
+def test_check_lists_faults_as_json(gateway: Gateway, config: Config, faulty: list[tuple[str, int, int, str]]) -> None:
+    code, out, err = gateway("check", "--json", "--config-dir", str(config.path))
+    assert (code, err) == (1, "")
+    told = json.loads(out)
+    assert [(f["file"], f["line"], f["column"], f["path"]) for f in told["faults"]] == faulty
+    assert [warning["line"] for warning in told["warnings"]] == [1]
+
+
+def test_check_of_nothing_is_one_fault(gateway: Gateway, tmp_path: Path) -> None:
+    code, out, err = gateway("check", "--config-dir", str(tmp_path))
+    assert (code, out) == (1, "")
+    assert err.splitlines()[0].startswith(f"{tmp_path / 'models.yaml'}: not found")
+    assert err.splitlines()[1:] == ["1 fault"]
+
+
+def test_check_of_a_file_that_cannot_be_read_is_a_fault(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").mkdir()
+    code, _, err = gateway("check", "--config-dir", str(tmp_path))
+    assert (code, err) == (1, f"{tmp_path / 'models.yaml'}: cannot be read: is a directory\n1 fault\n")
+
+
+def test_check_reads_the_files_that_variables_name(
+    gateway: Gateway, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good(config)
+    (config.path.parent / "vars").write_text("CLOUD_URL=https://cloud.example.com\n")
+    monkeypatch.setenv("MODELS_CONFIG", str(config.path / "models.yaml"))
+    monkeypatch.setenv("ROUTING_CONFIG", str(config.path / "routing.yaml"))
+    monkeypatch.setenv("GATEWAY_ENV_FILE", str(config.path.parent / "vars"))
+    code, out, _ = gateway("check", "--config-dir", "nowhere")
+    assert code == 0
+    assert "waits for" not in out
+    assert "https://cloud.example.com" in out
+
+
+def test_check_creates_no_log(gateway: Gateway, config: Config) -> None:
+    """Root checks, another serves: the file used to be root's then."""
+    good(config)
+    config.routing(logging={"output": str(config.path.parent / "deep" / "output.log")})
+    code, _, _ = gateway("check", "--config-dir", str(config.path))
+    assert code == 0
+    assert sorted(path.name for path in config.path.parent.iterdir()) == ["config"]
+
+
+@pytest.mark.parametrize("output", ["stdout", "stderr", "/dev/null", "there.log"])
+def test_check_accepts_a_log_that_can_be_written(
+    gateway: Gateway, config: Config, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(config.path)
+    (config.path / "there.log").touch()
+    config.models(chat={"gpu-1": LOCAL})
+    config.routing(logging={"output": output})
+    assert gateway("check", "--config-dir", str(config.path))[0] == 0
+
+
+def test_check_refuses_a_log_that_cannot_be_written(gateway: Gateway, config: Config) -> None:
+    good(config)
+    config.routing(logging={"output": str(config.path)})
+    code, _, err = gateway("check", "--config-dir", str(config.path))
+    assert code == 1
+    assert f"logging.output: cannot log there: {config.path}: is a folder" in err
+    config.routing(logging={"output": str(config.path / "models.yaml" / "output.log")})
+    code, _, err = gateway("check", "--config-dir", str(config.path))
+    assert code == 1
+    assert "output.log: a part of its path is not a folder" in err
+
+
+@pytest.mark.parametrize("file", ["models", "routing"])
+def test_schemas_are_printed(gateway: Gateway, file: Any) -> None:
+    code, out, err = gateway("check", "--schema", file)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == schema(file)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_ends_it_quietly(config: Config, unbuffered: str) -> None:
+    good(config)
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(  # noqa: S603 - our own
+        [sys.executable, "-m", "gateway", "check", "--config-dir", str(config.path)],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_a_closed_stdout_is_no_fault(config: Config) -> None:
+    good(config)
+    command = f"exec {shlex.quote(sys.executable)} -m gateway check --config-dir {shlex.quote(str(config.path))} >&-"
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False)  # noqa: S603, S607 - our own
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+async def test_an_interrupt_is_no_traceback(config: Config) -> None:
+    fifo = config.path / "models.yaml"
+    os.mkfifo(fifo)
+    async with Process("check", "--config-dir", str(config.path)) as gateway:
+        file = await hold(fifo)
+        gateway.send_signal(signal.SIGINT)
+        assert await gateway.ended() == 130
+        os.close(file)
+    assert (gateway.stdout, gateway.stderr) == ("", "")
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+async def test_a_taken_port_is_one_line(config: Config, taken: int) -> None:
+    good(config)
+    async with Process("serve", "--config-dir", str(config.path), "--port", str(taken)) as gateway:
+        assert await gateway.ended() == 1
+    assert gateway.stderr == f"gateway: cannot listen on 127.0.0.1:{taken}: address already in use\n"
+    assert gateway.stdout == ""
+    assert not config.log.exists()
+
+
+async def test_serve_takes_everything_from_the_environment(config: Config) -> None:
+    good(config)
+    (config.path.parent / "vars").write_text("CLOUD_URL=https://cloud.example.com\n")
+    environ = {
+        "GATEWAY_CONFIG_DIR": str(config.path),
+        "GATEWAY_ENV_FILE": str(config.path.parent / "vars"),
+        "GATEWAY_HOST": "0.0.0.0",
+        "PORT": "0",
+        "GATEWAY_MAX_BODY": "1k",
+        "GATEWAY_DRAIN_TIMEOUT": "1",
+    }
+    async with Process("serve", environ=environ) as gateway:
+        url = await gateway.url()
+        assert url.startswith("http://0.0.0.0:")
+        assert gateway.stderr == f"gateway: serving on {url}, log: {config.log}\n"
+        async with RawClient(url.replace("0.0.0.0", "127.0.0.1")) as client:
+            await client.send(post("/v1/chat/completions", {"model": "x" * 1024}))
+            answer = await client.read_answer()
+            assert (answer.status, answer.json()["error"]["message"]) == (413, "the body is larger than 1024 bytes")
+        gateway.process.terminate()
+        assert await gateway.ended() == 0
+
+
+async def test_serve_prints_its_warnings(config: Config) -> None:
+    good(config)
+    async with Process("serve", "--config-dir", str(config.path), "--port", "0") as gateway:
+        await gateway.url()
+        [warning, _] = gateway.stderr.splitlines()
+        gateway.process.terminate()
+        assert await gateway.ended() == 0
+    assert warning.startswith(f"warning: {config.path / 'routing.yaml'}:")
+    assert "endpoint: CLOUD_URL is not set" in warning

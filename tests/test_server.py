@@ -1,0 +1,390 @@
+"""The application as others embed it: real configuration files, simulated boxes, pytest-aiohttp's own clients."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp import AiohttpClient
+
+from gateway import __version__
+from gateway.server import GATEWAY, Options, create_app
+from gateway.simulator import Box
+from tests.conftest import MakeBox, OpenDoor
+from tests.fakes.client import RawClient, get
+from tests.running import Config, becomes, split, until
+
+Client = TestClient[web.Request, web.Application]
+Serve = Callable[[], Awaitable[Client]]
+
+FAST = {"interval": 0.02}
+
+
+@pytest.fixture
+async def serve(aiohttp_client: AiohttpClient, config: Config, make_box: MakeBox) -> Serve:  # noqa: ARG001 - their order
+    """Serve the config folder to a client."""
+    return lambda: aiohttp_client(create_app(Options(config.path, environ={})))
+
+
+@pytest.fixture
+async def boxes(make_box: MakeBox, config: Config) -> dict[str, str]:
+    """Start two local boxes and a remote one, and register a model on them."""
+    urls = {name: await make_box(Box(name)) for name in ("local-a", "local-b", "remote")}
+    config.models(chat=urls)
+    return urls
+
+
+def share(config: Config, boxes: Mapping[str, str], fraction: float = 0.6, **fields: object) -> None:
+    """Write routing.yaml: `fraction` of the traffic for the two local boxes."""
+    config.routing(
+        routing_parameter={"local_fraction": fraction, "selection": "smooth"},
+        local_deployment=split([boxes["local-a"], boxes["local-b"]], "chat"),
+        remote_deployment=split([boxes["remote"]], "chat"),
+        **fields,
+    )
+
+
+async def routing(client: Client) -> Any:
+    async with client.get("/routing") as answer:
+        return await answer.json()
+
+
+async def weights(client: Client) -> dict[str, float]:
+    deployments = (await routing(client))["models"][0]["deployments"]
+    return {deployment["name"]: deployment["effective_weight"] for deployment in deployments}
+
+
+async def ask(client: Client, model: str = "chat") -> str:
+    """Ask once; give the deployment that answered."""
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+    async with client.post("/v1/chat/completions", json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        return answer.headers["x-gateway-deployment"]
+
+
+async def written(client: Client) -> None:
+    """Wait until the log holds what was recorded."""
+    app = client.app
+    assert app is not None
+    assert await asyncio.to_thread(app[GATEWAY].sink.flush, 10)
+
+
+async def reaches(client: Client, generation: int) -> None:
+    async def current() -> object:
+        return (await routing(client))["generation"]
+
+    await becomes(current, generation)
+
+
+async def test_health_becomes_weights_and_recovers(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    share(config, boxes, health_check=FAST)
+    client = await serve()
+
+    async def heal(box: str, *, healthy: bool) -> None:
+        await client.session.post(f"{boxes[box]}/simulator", json={"healthy": healthy})
+
+    async def are(**expected: float) -> None:
+        named = {name.replace("_", "-"): weight for name, weight in expected.items()}
+        await becomes(lambda: weights(client), named)
+
+    await are(local_a=0.3, local_b=0.3, remote=0.4)
+    await heal("local-a", healthy=False)
+    await are(local_a=0, local_b=0.6, remote=0.4)
+    assert [await ask(client) for _ in range(10)].count("local-b") == 6
+    await heal("local-b", healthy=False)
+    await are(local_a=0, local_b=0, remote=1)
+    assert {await ask(client) for _ in range(10)} == {"remote"}
+
+    async with client.get("/health") as answer:
+        down = sorted([boxes["local-a"], boxes["local-b"]])
+        assert (answer.status, await answer.json()) == (
+            200,
+            {"status": "degraded", "down": down, "version": __version__},
+        )
+    await heal("local-a", healthy=True)
+    await are(local_a=0.6, local_b=0, remote=0.4)
+    await heal("local-b", healthy=True)
+    await are(local_a=0.3, local_b=0.3, remote=0.4)
+    assert (await routing(client))["generation"] == 1
+
+    await written(client)
+    changes = [(r["level"], r["endpoint"], r["now"], r.get("reason")) for r in config.records("health.changed")]
+    assert changes[-4:] == [
+        ("warning", boxes["local-a"], "down", "status 503"),
+        ("warning", boxes["local-b"], "down", "status 503"),
+        ("info", boxes["local-a"], "up", None),
+        ("info", boxes["local-b"], "up", None),
+    ]
+    assert sorted(endpoint for _, endpoint, now, _ in changes[:-4] if now == "up") == sorted(boxes.values())
+
+
+async def test_a_strategy_that_cannot_follow_a_health_change_is_told(
+    serve: Serve,
+    config: Config,
+    boxes: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "fussy.py").write_text(
+        "class Fussy:\n    def assign(self, local, remote):\n        return {local[0]: 1, local[1]: 1}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    groups = {
+        "local_deployment": split([boxes["local-a"], boxes["local-b"]], "chat"),
+        "remote_deployment": split([boxes["remote"]], "chat"),
+    }
+    config.routing(routing_strategy="fussy:Fussy", health_check=FAST, **groups)
+    client = await serve()
+    await client.session.post(f"{boxes['local-b']}/simulator", json={"healthy": False})
+    await until(lambda: [r for r in config.records("health.changed") if r["now"] == "down"])
+    [problem] = [r["problem"] for r in config.records("health.changed") if r["now"] == "down"]
+    assert re.fullmatch(r".*Fussy\.assign .*raised IndexError: tuple index out of range", problem)
+    assert await weights(client) == {"local-a": 0.5, "local-b": 0.5, "remote": 0}
+
+    # the next configuration is one that this strategy cannot weigh with local-b down
+    config.routing(routing_strategy="fussy:Fussy", health_check=FAST, timeout=3, **groups)
+    await until(lambda: config.records("config.rejected"))
+    state = await routing(client)
+    assert state["generation"] == 1
+    assert [fault["message"] for fault in state["reload"]["faults"]] == [problem]
+
+
+async def test_an_accepted_reload_tells_what_changed(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    share(config, boxes)
+    client = await serve()
+    share(config, boxes, 0.8, timeout=5)
+    await reaches(client, 2)
+    await written(client)
+    [record] = config.records("config.reloaded")
+    assert record["generation"] == 2
+    assert record["hash"] == (await routing(client))["hash"]
+    assert record["weights"] == ["chat/local-a: 0.3 -> 0.4", "chat/local-b: 0.3 -> 0.4", "chat/remote: 0.4 -> 0.2"]
+    assert record["settings"] == [
+        "timeout: 2 -> 5",
+        "routing_parameter.local_fraction: 0.6 -> 0.8",
+    ]
+
+
+async def test_a_save_that_changes_nothing_is_silent(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    share(config, boxes)
+    client = await serve()
+    before = (await routing(client))["hash"]
+    text = (config.path / "routing.yaml").read_text()
+    config.save("routing.yaml", f"# a comment\n{text}")
+
+    async def read() -> bool:
+        return bool((await routing(client))["hash"] != before)
+
+    await until(read)
+    assert (await routing(client))["generation"] == 1
+    await written(client)
+    assert config.records("config.reloaded") == []
+
+
+async def test_bad_contents_are_rejected_once_each_and_change_nothing(
+    serve: Serve, config: Config, boxes: dict[str, str]
+) -> None:
+    share(config, boxes)
+    client = await serve()
+    good = (config.path / "routing.yaml").read_text()
+    bad = [good.replace('"routing_parameter"', '"routing_paramter"'), good.replace("0.6", "-0.6")]
+    for count, text in enumerate(bad, 1):
+        config.save("routing.yaml", text)
+        await until(lambda: len(config.records("config.rejected")) == count)  # noqa: B023 - it is called in this turn
+        config.save("routing.yaml", text)  # the same content under another inode
+        assert await ask(client) in boxes
+
+    state = await routing(client)
+    assert (state["generation"], await weights(client)) == (1, {"local-a": 0.3, "local-b": 0.3, "remote": 0.4})
+    [fault] = state["reload"]["faults"]
+    assert (fault["file"], fault["path"]) == (
+        str(config.path / "routing.yaml"),
+        "routing_parameter.local_fraction",
+    )
+    assert good.splitlines()[fault["line"] - 1].strip().startswith('"local_fraction"')
+    assert state["reload"]["rejected_at"] >= state["reload"]["accepted_at"]
+
+    share(config, boxes, 0.5)
+    await reaches(client, 2)
+    state = (await routing(client))["reload"]
+    assert (state["faults"], state["rejected_at"]) == ([], None)
+    await written(client)
+    rejected = config.records("config.rejected")
+    assert [(record["level"], record["generation"], len(record["faults"])) for record in rejected] == [
+        ("error", 1, 1),
+        ("error", 1, 1),
+    ]
+    assert rejected[0]["faults"][0]["message"] == "unknown key 'routing_paramter', did you mean 'routing_parameter'?"
+    assert rejected[1]["faults"] == [fault]
+
+
+async def test_the_log_moves_live_and_loses_no_line(
+    serve: Serve, config: Config, boxes: dict[str, str], tmp_path: Path
+) -> None:
+    share(config, boxes)
+    client = await serve()
+    moved = tmp_path / "logs" / "moved.log"
+    share(config, boxes, logging={"output": str(moved)})
+    asked = 0
+    while (await routing(client))["generation"] == 1 or asked < 20:
+        await ask(client)
+        asked += 1
+    await ask(client)
+    await written(client)
+    old, new = config.records("request"), config.records("request", moved)
+    assert len(old) + len(new) == asked + 1
+    assert len(new) > 0
+    assert config.records("config.reloaded") == []
+    [record] = config.records("config.reloaded", moved)
+    assert record["settings"] == [f"logging.output: {config.log} -> {moved}"]
+
+
+async def test_the_level_changes_live(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    share(config, boxes)
+    client = await serve()
+    await ask(client)
+    share(config, boxes, logging={"level": "warning"})
+    await reaches(client, 2)
+    await ask(client)
+    share(config, boxes)
+    await reaches(client, 3)
+    await ask(client)
+    await written(client)
+    assert len(config.records("request")) == 2
+    assert [record["generation"] for record in config.records("config.reloaded")] == [3]
+
+
+async def test_an_output_that_cannot_be_opened_is_a_fault(
+    serve: Serve, config: Config, boxes: dict[str, str], tmp_path: Path
+) -> None:
+    share(config, boxes)
+    client = await serve()
+    share(config, boxes, 0.9, logging={"output": str(tmp_path)})
+    await until(lambda: config.records("config.rejected"))
+    state = await routing(client)
+    [fault] = state["reload"]["faults"]
+    assert (fault["path"], fault["message"]) == ("logging.output", f"cannot log there: {tmp_path}: is a folder")
+    assert fault["line"] > 0
+    assert (state["generation"], (await weights(client))["remote"]) == (1, 0.4)
+    await ask(client)
+    await written(client)
+    assert len(config.records("request")) == 1
+
+
+async def test_lines_for_a_full_disk_are_dropped_and_counted(
+    serve: Serve, config: Config, boxes: dict[str, str]
+) -> None:
+    share(config, boxes, logging={"output": "/dev/full"})
+    client = await serve()
+    app = client.app
+    assert app is not None
+    await until(lambda: app[GATEWAY].sink._failing)
+    for number in range(12_000):
+        app[GATEWAY].log.info("filler", number=number)
+    assert await ask(client) in boxes
+    dropped = (await routing(client))["log"]["dropped"]
+    assert dropped > 1_000
+    share(config, boxes)
+    await reaches(client, 2)
+    await until(lambda: config.records("log.dropped"))
+    await written(client)
+    [told] = config.records("log.dropped")
+    assert told["count"] >= dropped
+    assert len(config.records("filler")) + len(config.records("request")) + told["count"] >= 12_001
+
+
+async def test_without_a_configuration_it_serves_errors_and_takes_the_first_good_one(
+    serve: Serve, config: Config, make_box: MakeBox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = await serve()
+    async with client.post("/v1/chat/completions", json={"model": "chat"}) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (503, "no_configuration")
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.headers["x-gateway-generation"] == "0"
+    async with client.get("/health/ready") as answer:
+        assert (answer.status, await answer.json()) == (503, {"status": "no_configuration"})
+    async with client.get("/health") as answer:
+        assert (answer.status, (await answer.json())["status"]) == (200, "degraded")
+    state = await routing(client)
+    assert (state["generation"], state["models"], state["reload"]["accepted_at"]) == (0, [], None)
+    assert "models.yaml" in state["reload"]["faults"][0]["file"]
+
+    config.routing(local_deployment=[])
+    config.models(chat={"local": await make_box(Box("local"))})
+    await reaches(client, 1)
+    assert await ask(client) == "local"
+    async with client.get("/health/ready") as answer:
+        assert (answer.status, await answer.json()) == (200, {"status": "ready"})
+    await written(client)
+    assert [record["generation"] for record in config.records("config.reloaded")] == [1]
+    said = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
+    assert said[:2] == ["config.rejected", "gateway.started"]
+
+
+async def test_warnings_are_logged_and_shown(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    config.models(chat={**boxes, "cloud": "${CLOUD_URL}"})
+    share(config, boxes)
+    client = await serve()
+    await written(client)
+    [record] = config.records("config.warning")
+    [warning] = (await routing(client))["reload"]["warnings"]
+    assert record["message"] == warning["message"]
+    assert warning["message"].startswith("CLOUD_URL is not set")
+    assert (await routing(client))["models"][0]["inactive"] == [{"group": "unlisted", "waits_for": "CLOUD_URL"}]
+
+
+async def test_what_the_reloader_notices_is_logged(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    share(config, boxes)
+    client = await serve()
+    app = client.app
+    assert app is not None
+    app[GATEWAY]._notice("reload.polling", {"reason": "no more watches"})
+    await written(client)
+    assert [record["reason"] for record in config.records("reload.polling")] == ["no more watches"]
+
+
+async def test_starts_and_stops_are_logged(door: OpenDoor, config: Config, boxes: dict[str, str]) -> None:
+    share(config, boxes)
+    opened = await door(Options(config.path, environ={}))
+    await opened.close(1)
+    started, *_, stopped = config.records()
+    assert (started["event"], stopped["event"], stopped["cut"]) == ("gateway.started", "gateway.stopped", 0)
+    assert started | {"generation": 1, "models": 1, "deployments": 3, "urls": list(opened.urls)} == started
+    assert (started["version"], started["config"]) == (__version__, str(config.path))
+
+
+async def test_keys_are_masked_in_the_log(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    config.models(chat={"local-a": {"base_url": boxes["local-a"], "api_key": "canary-key-1"}})
+    config.routing()
+    client = await serve()
+    app = client.app
+    assert app is not None
+    app[GATEWAY].log.info("told", text="Bearer canary-key-1")
+    await written(client)
+    assert [record["text"] for record in config.records("told")] == ["Bearer ***"]
+
+
+async def test_every_answer_is_stamped_whatever_it_was(door: OpenDoor, config: Config, boxes: dict[str, str]) -> None:
+    share(config, boxes)
+    opened = await door(Options(config.path, environ={}))
+    for request, status in [
+        (get("/health", [("x-request-id", "mine")]), 200),
+        (get("/nowhere", [("x-request-id", "mine")]), 404),
+        # used to end in a KeyError and a closed connection: aiohttp refuses it before any middleware
+        (get("/health", [("x-request-id", "mine"), ("expect", "the-unexpected")]), 417),
+    ]:
+        async with RawClient(opened.urls[0]) as raw:
+            await raw.send(request)
+            answer = await raw.read_answer()
+            assert answer.status == status
+            assert (answer.head.get("x-request-id"), answer.head.get("x-gateway-generation")) == ("mine", "1")
+            assert answer.head.get("server") == "hybrid-inference-gateway"
+
+
+def test_options_show_no_environment() -> None:
+    assert "canary" not in repr(Options(environ={"KEY": "canary"}))
