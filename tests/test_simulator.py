@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolPara
 from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
 from gateway.simulator import STATE, Box, State, create_simulator
+from gateway.simulator.box import Prefill
 from tests.fakes.client import RawClient, post
 
 BOX = Box("local-a", models=("qwen", "bge"), tokens=6)
+SLOW = replace(BOX, first_token=1)
 TEXT = "I am local-a. This text is"
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "what is this"}]
 TOOLS: list[ChatCompletionToolParam] = [
@@ -154,6 +157,100 @@ async def test_a_text_completion(aiohttp_server: AiohttpServer) -> None:
     assert last.usage.total_tokens == 8
 
 
+CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+
+
+def said(begun: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "who?"}, {"role": "assistant", "content": begun}]
+
+
+async def content(client: TestClient[Any, Any], **body: Any) -> tuple[str, str]:
+    async with client.post("/v1/chat/completions", json={"model": "qwen", **body}) as answer:
+        assert answer.status == 200, await answer.text()
+        [choice] = (await answer.json())["choices"]
+    return choice["message"]["content"], choice["finish_reason"]
+
+
+@pytest.mark.parametrize("text", ["I am local-a. This text is", "I am remote-7. This text is"])
+async def test_a_text_is_continued_where_it_stops(aiohttp_client: AiohttpClient, text: str) -> None:
+    client = await aiohttp_client(create_simulator(BOX))
+    opening = len(text) - len(" This text is")
+    for end in range(opening, len(text) + 1):
+        assert await content(client, messages=said(text[:end]), **CONTINUE) == (text[end:], "stop")
+
+
+async def test_a_box_knows_its_own_beginnings(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(create_simulator(BOX))
+    for end in range(len(TEXT)):
+        assert await content(client, messages=said(TEXT[:end]), **CONTINUE) == (TEXT[end:], "stop")
+
+
+async def test_a_strange_text_is_continued_somehow(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(create_simulator(BOX))
+    for strange in ("Once", "I am local-a. Really"):
+        assert await content(client, messages=said(strange), **CONTINUE) == (
+            " This text is simulated, one word",
+            "stop",
+        )
+
+
+async def test_a_continued_text_is_bounded_and_calls_no_tool(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(create_simulator(BOX))
+    body = {"messages": said("I am local-a. Th"), "tools": TOOLS, "max_tokens": 2, **CONTINUE}
+    assert await content(client, **body) == ("is text", "length")
+    told = await events(client, "/v1/chat/completions", **body, stream_options={"include_usage": True})
+    deltas = [event["choices"][0]["delta"] for event in told[:-1]]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "is"}, {"content": " text"}, {}]
+    assert told[-1]["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("prefill", "body", "text"),
+    [
+        ("asked", {}, TEXT),
+        ("ignored", CONTINUE, TEXT),
+        ("ignored", {}, TEXT),
+        ("always", {}, " is"),
+        ("always", CONTINUE, " is"),
+    ],
+)
+async def test_who_does_not_ask_gets_what_the_box_does(
+    aiohttp_client: AiohttpClient, prefill: Prefill, body: Any, text: str
+) -> None:
+    client = await aiohttp_client(create_simulator(replace(BOX, prefill=prefill)))
+    assert await content(client, messages=said("I am local-a. This text"), **body) == (text, "stop")
+
+
+@pytest.mark.parametrize(
+    ("prefill", "body", "told"),
+    [
+        ("refused", CONTINUE, "does not support assistant message prefill"),
+        ("refused", {}, "does not support assistant message prefill"),
+        ("asked", {"continue_final_message": True}, "are not compatible"),
+    ],
+)
+async def test_a_prefill_is_refused(aiohttp_client: AiohttpClient, prefill: str, body: Any, told: str) -> None:
+    client = await aiohttp_client(create_simulator(BOX))
+    async with client.post("/simulator", json={"prefill": prefill}) as answer:
+        assert answer.status == 200
+    json = {"model": "qwen", "messages": said("I am"), **body}
+    async with client.post("/v1/chat/completions", json=json) as answer:
+        assert (answer.status, told in (await answer.json())["error"]["message"]) == (400, True)
+    assert (await content(client, messages=ASK, **body))[0] == TEXT
+
+
+async def test_deterministic_boxes_say_the_same(aiohttp_client: AiohttpClient) -> None:
+    boxes = [await aiohttp_client(create_simulator(Box(name, deterministic=True))) for name in ("a", "b")]
+    texts = [await content(client, messages=ASK) for client in boxes]
+    assert texts[0] == texts[1]
+    assert texts[0] != await content(boxes[0], messages=said("anything else"))
+    whole, _ = texts[0]
+    continued = [*ASK, {"role": "assistant", "content": whole[:30]}]
+    assert [(await content(client, messages=continued, **CONTINUE))[0] for client in boxes] == [whole[30:]] * 2
+    async with boxes[0].post("/simulator", json={"deterministic": False}):
+        assert (await content(boxes[0], messages=ASK))[0].startswith("I am a.")
+
+
 async def test_embeddings_depend_on_the_text_alone(aiohttp_server: AiohttpServer) -> None:
     async with sdk(aiohttp_server) as client:
         many = await client.embeddings.create(model="bge", input=["one", "two words"])
@@ -216,6 +313,7 @@ async def test_health_needs_no_key(aiohttp_client: AiohttpClient) -> None:
         ("/v1/embeddings", b'{"model": "qwen", "encoding_format": "hex"}', "Invalid enum value"),
         ("/simulator", b'{"first_token": -1}', ">= 0"),
         ("/simulator", b'{"speed": 1}', "unknown field `speed`"),
+        ("/simulator", b'{"prefill": "maybe"}', "Invalid enum value"),
     ],
 )
 async def test_a_bad_body_is_refused(aiohttp_client: AiohttpClient, target: str, body: bytes, told: str) -> None:
@@ -264,6 +362,10 @@ async def test_requests_are_counted_by_model(aiohttp_client: AiohttpClient) -> N
         "requests": 3,
         "streams": 0,
         "requests_by_model": {"qwen": 2, "bge": 1},
+        "deterministic": False,
+        "prefill": "asked",
+        "faults": [],
+        "faults_by_kind": {},
     }
 
 
@@ -294,7 +396,7 @@ async def test_a_client_that_leaves_ends_its_stream(aiohttp_server: AiohttpServe
         finally:
             left.set()
 
-    app = create_simulator(BOX, sleep=sleep)
+    app = create_simulator(SLOW, sleep=sleep)
     box = app[STATE]
     server = await aiohttp_server(app)
     async with RawClient(server.make_url("/")) as client:
@@ -305,7 +407,10 @@ async def test_a_client_that_leaves_ends_its_stream(aiohttp_server: AiohttpServe
     assert box.streams == 0
 
 
-async def test_a_client_that_leaves_unnoticed_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("model", "mark"), [("qwen", b'"role"'), ("qwen+comments?count=1", b": ping")])
+async def test_a_client_that_leaves_unnoticed_is_no_error(
+    caplog: pytest.LogCaptureFixture, model: str, mark: bytes
+) -> None:
     over = asyncio.Event()
     asked: list[web.Request] = []
 
@@ -321,15 +426,15 @@ async def test_a_client_that_leaves_unnoticed_is_no_error(caplog: pytest.LogCapt
         finally:
             over.set()
 
-    app = create_simulator(BOX, sleep=sleep)
+    app = create_simulator(SLOW, sleep=sleep)
     app.middlewares.append(watch)
     runner = web.AppRunner(app, handler_cancellation=False)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     async with RawClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
-        await client.send(post("/v1/chat/completions", {"model": "qwen", "stream": True}))
-        await client.read_until(b'"role"')
+        await client.send(post("/v1/chat/completions", {"model": model, "stream": True}))
+        await client.read_until(mark)
     async with asyncio.timeout(10):
         await over.wait()
     await runner.cleanup()
