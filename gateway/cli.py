@@ -159,6 +159,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     trying = command("demo", _demo, "serve three simulated boxes, and say what to try")
     _Flags(trying, environ).listen()
     trying.add_argument("--dir", type=Path, help="where to write the demo's configuration, by default a new folder")
+    trying.add_argument("--chaos", action="store_true", help="add a model for each fault that a box can have")
     return parser
 
 
@@ -185,7 +186,7 @@ async def _announce(door: Door) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    run(demo(_listen(arguments), Limits(body=arguments.max_body), arguments.dir))
+    run(demo(_listen(arguments), Limits(body=arguments.max_body), arguments.dir, chaos=arguments.chaos))
     return 0
 
 

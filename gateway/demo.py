@@ -7,9 +7,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from aiohttp import web
 
@@ -22,7 +22,58 @@ MODEL: Final = "demo-chat"
 BOXES: Final = (
     Box("local-a", (MODEL, "demo-embed"), first_token=0.15, token_rate=25, tokens=24),
     Box("local-b", (MODEL,), first_token=0.15, token_rate=25, tokens=24),
-    Box("remote", (MODEL, "demo-embed"), first_token=0.4, token_rate=60, tokens=24),
+    Box("remote", (MODEL, "demo-embed"), first_token=0.4, token_rate=60, tokens=24, prefill="refused"),
+)
+CHAOS_BOXES: Final = tuple(replace(box, deterministic=True) for box in BOXES)
+
+
+@dataclass(frozen=True, slots=True)
+class Chaos:
+    """A fault to be tried: the model `chaos-NAME`, whose first box has that fault and whose second has none.
+
+    `fault` is written as in a model's name; `box` is the second one's number. `ends` tells what comes of it: the second
+    box answers, the first one's answer is whole after all, it is a refusal, or it breaks off.
+    """
+
+    name: str
+    fault: str
+    told: str
+    ends: Literal["elsewhere", "whole", "refused", "broken"]
+    stream: bool = True
+    box: int = 1
+
+
+CHAOS: Final = (
+    Chaos("reset", "reset", "reset before the head", "elsewhere"),
+    Chaos("close", "close", "closed before the head", "elsewhere"),
+    Chaos("silence", "silence?seconds=10", "no answer for ten seconds", "elsewhere"),
+    Chaos("trickle", "trickle?seconds=0.1", "a head that comes byte by byte", "elsewhere"),
+    Chaos("head", "head_only?seconds=10", "a head, and nothing for ten seconds", "elsewhere"),
+    Chaos("comments", "comments?count=10&seconds=0", "comments for ten seconds, and nothing else", "elsewhere"),
+    Chaos("late", "late?seconds=10", "the first token after ten seconds", "elsewhere"),
+    Chaos("limit", "status?status=429&retry_after=30", "429: come back after 30 seconds", "elsewhere"),
+    Chaos("error", "status?status=500", "500", "elsewhere"),
+    Chaos("unavailable", "status?status=503", "503", "elsewhere"),
+    Chaos("overloaded", "status?status=529", "529", "elsewhere"),
+    Chaos("loading", "loading", "503 from a box that loads its model", "elsewhere"),
+    Chaos("key", "status?status=401", "401: the gateway's key is wrong", "elsewhere"),
+    Chaos("credit", "status?status=402", "402: the gateway's credit is spent", "elsewhere"),
+    Chaos("missing", "status?status=404", "404: the box does not have the model", "elsewhere"),
+    Chaos("error-body", "error_body", "200, and an error for a body", "elsewhere"),
+    Chaos("error-event", "error_event", "200, and an error for the first event", "elsewhere"),
+    Chaos("empty", "empty_body", "200, and nothing", "elsewhere"),
+    Chaos("half", "cut?end=clean", "200, and half a JSON text", "elsewhere", stream=False),
+    Chaos("page", "wrong_type", "200, and a page for people", "elsewhere"),
+    Chaos("once", "status?status=429&retry_after=1&times=1", "429, once: come back after a second", "whole"),
+    Chaos("malformed", "malformed", "an event that is no JSON, in mid-stream", "whole"),
+    Chaos("no-done", "no_done", "no [DONE]", "whole"),
+    Chaos("held-open", "held_open?seconds=10", "no [DONE], and ten seconds until the end", "whole"),
+    Chaos("context", "context_length", "the prompt is too long", "refused"),
+    Chaos("filter", "content_filter", "the prompt is against the provider's policy", "refused"),
+    Chaos("cut", "cut", "reset after five tokens", "broken"),
+    Chaos("truncated", "cut?end=clean", "a clean end after five tokens, without a finish reason", "broken"),
+    Chaos("stall", "stall?seconds=10", "silence after five tokens", "broken"),
+    Chaos("replay", "cut", "reset after five tokens, and the next box refuses to continue a text", "broken", box=2),
 )
 
 _OURS: Final = b"# gateway demo: "
@@ -42,6 +93,20 @@ models:
     route:
       - {{name: local-a, kind: vllm, base_url: "{0}"}}
       - {{name: remote, kind: openai_compatible, base_url: "{2}"}}
+"""
+
+_CHAOS_MODEL: Final = """\
+  - id: chaos-{chaos.name}
+    description: "{chaos.told}"
+    route:
+      - {{name: faulty, kind: vllm, base_url: "{faulty}", provider_model_id: "demo-chat+{chaos.fault}"}}
+      - {{name: healthy, kind: {kind}, base_url: "{healthy}", provider_model_id: demo-chat, weight: 0}}
+"""
+
+_CHAOS_ROUTING: Final = """\
+timeouts:
+  first_token: 3
+  idle: 3
 """
 
 _ROUTING: Final = """\
@@ -85,15 +150,33 @@ See what it does:
 Take a box down (its siblings take its share within two seconds):
   curl -s {box}/simulator -d '{{"healthy": false}}'
 
-Stop it with Ctrl-C.
 """
 
+_CHAOS_HEADINGS: Final = {
+    "elsewhere": "Let a box fail before it has said anything. The next one answers:",
+    "whole": "Let it fail once, or where no harm is done. Its answer is whole:",
+    "refused": "Let it refuse what was asked. Its reason comes back:",
+    "broken": "Let it fail after its first words. The client is told, and never gets a [DONE]:",
+}
+_CHAOS_CURL: Final = """\
+- {chaos.told}
+  curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "chaos-{chaos.name}", {stream}"messages": [{{"role": "user", "content": "who are you?"}}]}}'
+"""
+_CHAOS_CONTROL: Final = """\
+Let the next ten answers of local-a fail, whatever the model; an empty list heals it (docs/demo.md lists the faults):
+  curl -s {box}/simulator -d '{{"fault": {{"kind": "cut", "tokens": 5, "times": 10}}}}'
+  curl -s {box}/simulator -d '{{"fault": []}}'
 
-async def demo(listen: Listen, limits: Limits, directory: Path | None) -> None:
+"""
+_STOP: Final = "Stop it with Ctrl-C.\n"
+
+
+async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos: bool = False) -> None:
     """Serve the demo until a signal says to stop.
 
     A port that is taken gives way to a free one; `directory` holds the configuration, a new folder by default, which
-    goes with the demo.
+    goes with the demo. With `chaos`, the boxes also fail in every way they know, when they are asked to.
 
     Raises:
         CannotServeError: the address is not ours, or the directory holds somebody else's configuration.
@@ -101,13 +184,15 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None) -> None:
     """
     async with AsyncExitStack() as stack:
         folder = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-demo-")))
-        urls = [await _box(stack, box) for box in BOXES]
+        urls = [await _box(stack, box) for box in (CHAOS_BOXES if chaos else BOXES)]
         log = folder / "output.log"
-        write_config(folder, urls, log)
+        write_config(folder, urls, log, chaos=chaos)
 
         async def opened(door: Door) -> None:
             paths = {"routing": folder / "routing.yaml", "log": shlex.quote(str(log))}
-            print(_TOLD.format(url=_reachable(door.urls[0]), box=urls[0], **paths), flush=True)
+            told = _TOLD.format(url=_reachable(door.urls[0]), box=urls[0], **paths)
+            more = chaos_told(_reachable(door.urls[0]), urls[0]) if chaos else ""
+            print(told + more + _STOP, flush=True)
 
         options = Options(folder, env_file=folder / ".env", limits=limits, environ={})
         try:
@@ -120,8 +205,18 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None) -> None:
         print("stopped", file=sys.stderr)
 
 
-def write_config(folder: Path, urls: Sequence[str], log: Path) -> None:
-    """Write models.yaml and routing.yaml for the boxes at these URLs.
+def chaos_told(url: str, box: str) -> str:
+    """Say what to try of all that may go wrong; `url` is the gateway's, `box` the first box's."""
+    parts = []
+    for ends, heading in _CHAOS_HEADINGS.items():
+        of_it = [chaos for chaos in CHAOS if chaos.ends == ends]
+        curls = [_CHAOS_CURL.format(chaos=chaos, url=url, stream='"stream": true, ' * chaos.stream) for chaos in of_it]
+        parts.append("\n".join((heading, *curls)))
+    return "\n".join((*parts, _CHAOS_CONTROL.format(box=box)))
+
+
+def write_config(folder: Path, urls: Sequence[str], log: Path, *, chaos: bool = False) -> None:
+    """Write models.yaml and routing.yaml for the boxes at these URLs, with a model for each fault if it is `chaos`.
 
     Raises:
         CannotServeError: one of them is there and is not a demo's.
@@ -129,6 +224,9 @@ def write_config(folder: Path, urls: Sequence[str], log: Path) -> None:
     """
     output = json.dumps(str(log)).replace("$", "$$")  # the gateway reads ${VAR} in any string
     texts = {"models.yaml": _MODELS.format(*urls), "routing.yaml": _ROUTING.format(*urls, log=output)}
+    if chaos:
+        texts["models.yaml"] += "".join(_chaos_model(each, urls) for each in CHAOS)
+        texts["routing.yaml"] += _CHAOS_ROUTING
     for name in texts:
         file = folder / name
         if file.exists() and not file.read_bytes().startswith(_OURS):
@@ -136,6 +234,11 @@ def write_config(folder: Path, urls: Sequence[str], log: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _chaos_model(chaos: Chaos, urls: Sequence[str]) -> str:
+    kind = ("vllm", "vllm", "openai_compatible")[chaos.box]
+    return _CHAOS_MODEL.format(chaos=chaos, faulty=urls[0], healthy=urls[chaos.box], kind=kind)
 
 
 async def _box(stack: AsyncExitStack, box: Box) -> str:

@@ -31,7 +31,7 @@ from gateway.observe.sink import LogSink
 from gateway.observe.traffic import Traffic
 from gateway.reload import Reloader
 from gateway.routing.health import ProbeResult
-from gateway.routing.manager import Plan, RoutingManager, plan
+from gateway.routing.manager import BreakerChange, Change, HealthChange, Plan, RoutingManager, plan
 from gateway.routing.selector import Selector
 from gateway.routing.strategies import StrategyError
 
@@ -42,6 +42,7 @@ HANDLER_ARGS: Final[Mapping[str, object]] = {
     "keepalive_timeout": 75.0,
     "lingering_time": 5.0,
 }
+_RAMP_SECONDS: Final = 1.0
 _FLUSH_SECONDS: Final = 2.0
 
 
@@ -116,7 +117,7 @@ class Gateway:
         self.files = ConfigFiles.of(options.config_dir, options.environ, options.env_file)
         self.sink = LogSink(options.log_output)
         self.log = make_logger(self.sink, "info")
-        self.manager = RoutingManager()
+        self.manager = RoutingManager(time.time() - time.monotonic())
         self.traffic = Traffic()
         self.state = ReloadState()
         self.draining = False
@@ -125,13 +126,22 @@ class Gateway:
         self.urls: tuple[str, ...] = ()
         self.selector = Selector(random.random)
         self.upstream = Upstream(time.monotonic)
-        self.executor = Executor(self.upstream, self.selector, (RequestLog(self.log), self.traffic), time.monotonic)
+        self.executor = Executor(
+            upstream=self.upstream,
+            selector=self.selector,
+            manager=self.manager,
+            observers=(RequestLog(self.log), self.traffic),
+            changed=self._changed,
+            clock=time.monotonic,
+            dice=random.random,
+        )
         self.prober = Prober(self.upstream, self._probed, random.random)
         self.reloader: Reloader[Plan] = Reloader(
             self.files, build=self._build, adopt=self._adopt, reject=self._reject, notice=self._notice
         )
         self._following: asyncio.Task[None] | None = None
         self._release_stdlib: Callable[[], None] | None = None
+        self._ramp: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Read the configuration, follow it, probe, and log."""
@@ -155,6 +165,9 @@ class Gateway:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
+        if self._ramp is not None:
+            self._ramp.cancel()
+            await asyncio.gather(self._ramp, return_exceptions=True)
         await self.prober.close()
         await self.upstream.close()
         self.log.info("gateway.stopped", cut=self.cut)
@@ -206,19 +219,56 @@ class Gateway:
 
     def _probed(self, endpoint: str, result: ProbeResult) -> None:
         change = self.manager.probed(endpoint, result, time.time())
-        if change is None:
-            return
+        if change is not None:
+            self._changed(change)
+
+    def _changed(self, change: Change) -> None:
+        """Follow a change of health or of a breaker, and tell of it."""
         snapshot = self.manager.snapshot
+        revision = snapshot.revision if snapshot else 0
         if snapshot is not None:
             self.selector.adopt(snapshot)
-        say = self.log.warning if change.new.state == "down" else self.log.info
+        if isinstance(change, HealthChange):
+            self._tell_health(change, revision)
+        else:
+            self._tell_breaker(change, revision)
+        if self.manager.ramping and self._ramp is None:
+            self._ramp = asyncio.create_task(self._ramped(), name="slow start")
+
+    async def _ramped(self) -> None:
+        """Give deployments that are back their part step by step."""
+        try:
+            while self.manager.ramping:
+                await asyncio.sleep(_RAMP_SECONDS)
+                for change in self.manager.tick(time.monotonic()):
+                    self._changed(change)
+        finally:
+            self._ramp = None
+
+    def _tell_health(self, change: HealthChange, revision: int) -> None:
+        say = self.log.info if change.new.usable else self.log.warning
+        if change.new.state == "loading":
+            self.prober.hurry(change.endpoint)
         said = {"reason": change.new.reason, "problem": change.problem}
         say(
             "health.changed",
-            endpoint=endpoint,
+            endpoint=change.endpoint,
             was=change.old.state,
             now=change.new.state,
-            revision=snapshot.revision if snapshot else 0,
+            revision=revision,
+            **{name: text for name, text in said.items() if text},
+        )
+
+    def _tell_breaker(self, change: BreakerChange, revision: int) -> None:
+        say = self.log.error if change.lasting else self.log.warning if change.new == "open" else self.log.info
+        said = {"reason": change.reason, "problem": change.problem}
+        say(
+            "breaker.changed",
+            model=change.deployment.model,
+            deployment=change.deployment.name,
+            was=change.old,
+            now=change.new,
+            revision=revision,
             **{name: text for name, text in said.items() if text},
         )
 

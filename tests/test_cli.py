@@ -68,7 +68,8 @@ def test_flags_have_defaults() -> None:
     listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
     assert parsed("serve") == config | listen
     assert parsed("check") == config | {"json": False, "schema": None}
-    assert parsed("demo") == listen | {"dir": None}
+    assert parsed("demo") == listen | {"dir": None, "chaos": False}
+    assert parsed("demo", "--chaos")["chaos"] is True
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "demo"])

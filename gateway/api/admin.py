@@ -53,11 +53,15 @@ class Admin:
         ]
 
     async def health(self, _: web.Request) -> web.Response:
-        """Answer 200 while the process serves, with what is down."""
+        """Answer 200 while the process serves, with what is down, loading, or out."""
         snapshot = self._manager.snapshot
-        down = sorted(snapshot.down) if snapshot else []
-        state = "degraded" if down or snapshot is None else "ok"
-        return _json({"status": state, "down": down, "version": __version__})
+        unusable = sorted(snapshot.down) if snapshot else []
+        loading = [endpoint for endpoint in unusable if self._manager.health(endpoint).state == "loading"]
+        out = [f"{model}/{name}" for model, name in sorted(snapshot.out)] if snapshot else []
+        state = "degraded" if unusable or out or snapshot is None else "ok"
+        down = [endpoint for endpoint in unusable if endpoint not in loading]
+        more = {name: found for name, found in (("loading", loading), ("out", out)) if found}
+        return _json({"status": state, "down": down, **more, "version": __version__})
 
     async def ready(self, _: web.Request) -> web.Response:
         """Answer 503 while draining or without a configuration."""
@@ -86,6 +90,7 @@ class Admin:
         return {
             "id": model,
             "selection": route.selection,
+            "fallbacks": route.fallbacks,
             "deployments": [
                 self._deployment(route, place, deployment, served[deployment.name])
                 for place, deployment in enumerate(route.chain)
@@ -99,6 +104,7 @@ class Admin:
 
     def _deployment(self, route: Route, place: int, deployment: Deployment, served: Served) -> dict[str, object]:
         health = self._manager.health(deployment.endpoint.identity)
+        breaker = self._manager.breaker(deployment)
         return {
             "name": deployment.name,
             "group": deployment.group,
@@ -112,6 +118,7 @@ class Admin:
             "failures": served.failures,
             "in_flight": self._executor.in_flight[deployment.identity],
             "health": {"state": health.state, "since": _time(health.since), "reason": health.reason},
+            "breaker": {"state": breaker.state, "since": _time(breaker.since), "reason": breaker.reason},
         }
 
 

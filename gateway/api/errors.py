@@ -13,7 +13,6 @@ from aiohttp import web
 from gateway.config.faults import nearest
 from gateway.execution.executor import Unanswered
 
-_RETRY_AFTER: Final = {"Retry-After": "1"}
 _TYPES: Final = {
     500: "internal_error",
     502: "upstream_error",
@@ -74,5 +73,5 @@ def unanswered_response(unanswered: Unanswered, model: str) -> web.Response:
         message = f"no deployment of {model!r} answered, {unanswered.tried} attempt{plural} made"
         code = "all_deployments_failed"
     if unanswered.status == 503:  # noqa: PLR2004 - RFC 9110 15.6.4
-        headers |= _RETRY_AFTER
+        headers["Retry-After"] = str(unanswered.retry_after)
     return error_response(unanswered.status, message, code=code, headers=headers)

@@ -13,8 +13,10 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.fields import (
     KINDS,
+    Attempts,
     BaseUrl,
     Count,
+    Failures,
     Flag,
     HealthPath,
     Interval,
@@ -23,6 +25,7 @@ from gateway.config.fields import (
     Parameters,
     Pricing,
     Prose,
+    Share,
     Text,
     Texts,
     Timeout,
@@ -35,14 +38,17 @@ from gateway.config.fields import (
 
 __all__ = [
     "KINDS",
+    "BreakerEntry",
     "HealthCheck",
     "Kind",
     "Logging",
     "ModelEntry",
     "ModelsDocument",
+    "Retries",
     "RouteEntry",
     "RoutingDocument",
     "SplitEntry",
+    "Timeouts",
     "Unset",
 ]
 
@@ -72,6 +78,17 @@ def _settled(field: FieldInfo | None, value: object) -> object:
         return None
     is_collection = field.default == () or field.default_factory is not None
     return _DEFAULT if is_collection or is_nothing(value) else value
+
+
+class Timeouts(Document):
+    """How long an attempt may take, in seconds; 0 stands for no limit. Defaults are routing.yaml's, then these."""
+
+    connect: Timeout | None = Field(None, description="Until there is a connection. Default: 2.")
+    first_token: Interval | None = Field(
+        None, description="From the request's last byte to the answer's first content. Default: 120."
+    )
+    idle: Interval | None = Field(None, description="From one content of a stream to the next. Default: 60.")
+    total: Interval | None = Field(None, description="The whole request, all its attempts together. Default: 0.")
 
 
 class RouteEntry(Document):
@@ -109,6 +126,12 @@ class ModelEntry(Document):
     api_key: Key = Field(None, description="What route entries on the same origin inherit. Write it as ${VARIABLE}.")
     provider_model_id: Text | None = Field(None, description="What the endpoints call the model; default: the id.")
     route: tuple[RouteEntry, ...] | None = Field(None, min_length=1, description="The model's deployments.")
+    timeouts: Timeouts = Field(
+        default_factory=Timeouts, description="The model's own clocks; those it leaves out are routing.yaml's."
+    )
+    fallbacks: Texts = Field(
+        (), description="Models (ids or aliases) to turn to, in order, when all of its deployments have failed."
+    )
     context_length: Count | None = Field(None, description="The tokens that fit, prompt and answer together.")
     max_output_length: Count | None = Field(None, description="The tokens that an answer can have.")
     quantization: Text | None = Field(None, description="Such as bf16, fp8, int4.")
@@ -176,6 +199,25 @@ class Logging(Document):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is told.")
 
 
+class Retries(Document):
+    """What bounds the attempts of a request, and the second tries of a model's requests."""
+
+    attempts: Attempts = Field(6, description="Attempts a request may make in all.")
+    ratio: Share = Field(
+        0.2,
+        description="Second tries, as a share of a model's requests; 10 in 10 s in any case. 0: none.",
+    )
+    retry_after_max: Interval = Field(3.0, description="The longest Retry-After that is waited for, in seconds.")
+
+
+class BreakerEntry(Document):
+    """When a deployment is left out for its failures, and for how long."""
+
+    failures: Failures = Field(5, description="Failures in a row that open it.")
+    hold: Timeout = Field(15.0, description="Seconds until a request may try again.")
+    longest_hold: Timeout = Field(60.0, description="What the hold doubles to at most, while trials fail.")
+
+
 class RoutingDocument(Document):
     """routing.yaml."""
 
@@ -184,7 +226,14 @@ class RoutingDocument(Document):
         default_factory=no_parameters,
         description="The strategy's own parameters. fixed: local_fraction (0 to 1), selection (random or smooth).",
     )
-    timeout: Timeout = Field(2.0, description="Seconds to open a connection, and for a whole health probe.")
+    timeout: Timeout = Field(
+        2.0, description="Seconds to open a connection, and for a whole health probe. Short for timeouts.connect."
+    )
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="How long the parts of an attempt may take.")
+    retries: Retries = Field(default_factory=Retries, description="What bounds the attempts of a request.")
+    breaker: BreakerEntry = Field(
+        default_factory=BreakerEntry, description="When a deployment is left out for its failures."
+    )
     health_check: HealthCheck = Field(
         default_factory=HealthCheck, description="Seconds between health probes (0: none), or a mapping."
     )

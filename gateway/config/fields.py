@@ -44,6 +44,8 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 LARGEST_WEIGHT = 1e9
 LONGEST_SECONDS = 86_400.0
+MOST_ATTEMPTS = 100
+MOST_FAILURES = 1_000
 
 _REGISTERED_NAME = re.compile(r"[\w.-]+")
 _KEY = re.compile(r"[!-~]+")
@@ -181,6 +183,9 @@ HealthPath = Annotated[str, Strict(), AfterValidator(_path), Field(json_schema_e
 Texts = tuple[Text, ...]
 Flag = Annotated[bool, Strict(), _READ]
 Count = Annotated[int, Strict(), Field(ge=1), _READ]
+Attempts = Annotated[int, Strict(), Field(ge=1, le=MOST_ATTEMPTS), _READ]
+Failures = Annotated[int, Strict(), Field(ge=1, le=MOST_FAILURES), _READ]
+Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False), _READ]
 Weight = Annotated[float, Strict(), Field(ge=0, le=LARGEST_WEIGHT, allow_inf_nan=False), _READ]
 Interval = Annotated[float, Strict(), Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False), _READ]
 Timeout = Annotated[float, Strict(), Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False), _READ]

@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from gateway.config.compose import UnreadableError, decode
 from gateway.config.documents import Document, ModelsDocument, RoutingDocument
 from gateway.config.environment import read_env
+from gateway.config.fallbacks import check_fallbacks
 from gateway.config.faults import Fault
 from gateway.config.interpolate import interpolate
 from gateway.config.messages import explain
 from gateway.config.names import Names
+from gateway.config.relations import unrelated
 from gateway.config.schema import schema
 from gateway.config.shown import Path
 from gateway.config.sources import ConfigFiles, Sources, is_legacy, read
@@ -61,11 +63,12 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
     variables = _Variables({**env.values, **environ}, environ, tuple(env.values))
     models = _models(sources.models, str(files.models), variables)
     names = Names.of(models.tree)
+    among = (*names.faults, *check_fallbacks(models.tree, names))
     routing = _routing(sources, files, variables, names)
     return Loaded(
         models=models.document,
         routing=routing.document,
-        faults=(*env.faults, *_in_order((*models.faults, *names.faults)), *_in_order(routing.faults)),
+        faults=(*env.faults, *_in_order((*models.faults, *among)), *_in_order(routing.faults)),
         notices=(*env.notices, *_notices(sources, files)),
         _trees={"models": models.tree, "routing": routing.tree},
     )
@@ -121,7 +124,7 @@ def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names:
     if _is_deprecated(tree.data, files.routing.name):
         return _File(tree, None, (tree.fault((), _deprecated(names)),))
     read = _validated(RoutingDocument, tree, faults)
-    return replace(read, faults=(*read.faults, *names.check(tree)))
+    return replace(read, faults=(*read.faults, *names.check(tree), *unrelated(tree)))
 
 
 def _without_routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> Iterator[Fault]:

@@ -41,7 +41,7 @@ class Names:
     @property
     def example(self) -> str | None:
         """The first name that is written out in the file."""
-        return next(self._written(), None)
+        return next(self.written(), None)
 
     def check(self, routing: Tree) -> Iterator[Fault]:
         """Give the faults of the models that a routing.yaml lists."""
@@ -57,12 +57,13 @@ class Names:
             here = (*path, place)
             model = self.models.get(name) if self.readable else name
             if model is None:
-                offered = nearest(name, self._written()) if type(name) is str else ""
+                offered = nearest(name, self.written()) if type(name) is str else ""
                 yield routing.fault(here, f"found {shown(name, here)}, expected a model of {self.file}{offered}")
             elif (first := seen.setdefault(model, here)) != here:
                 yield routing.fault(here, f"found {shown(name, here)}, expected each model once: see {dotted(first)}")
 
-    def _written(self) -> Iterator[str]:
+    def written(self) -> Iterator[str]:
+        """Give the names that are written out in the file."""
         return (name for name in self.models if type(name) is str)
 
 

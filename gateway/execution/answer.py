@@ -70,19 +70,21 @@ class Answer:
         response.ended.add_done_callback(self._cut)
 
     async def chunk(self) -> bytes:
-        """Give the next bytes as they came, `b""` at the end.
+        """Give the next bytes as they came, `b""` at the end and after it.
 
         Raises:
             AttemptFailedError: the answer broke off.
 
         """
+        if self._done is None:
+            return b""
         try:
             chunk = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise AttemptFailedError(Failure(Cause.BROKEN, "the body was cut short")) from unquoting(error)
+            raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body was cut short")) from unquoting(error)
         if not chunk:
             if self._to_the_end and self._was_reset():
-                raise AttemptFailedError(Failure(Cause.BROKEN, "the connection was reset inside the body"))
+                raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the connection was reset inside the body"))
             self.close()
         return chunk
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.execution.upstream import AttemptFailedError, Upstream
-from gateway.routing.failures import Cause
-from gateway.routing.health import ProbeResult
+from gateway.routing.failures import Cause, says_loading
+from gateway.routing.health import LOADING_INTERVAL, ProbeResult
 from gateway.routing.snapshot import Endpoint, Snapshot
 
 _JITTER: Final = 0.1
@@ -48,6 +48,13 @@ class Prober:
         for watched in wanted - self._tasks.keys():
             self._tasks[watched] = asyncio.create_task(self._watch(*watched), name=f"probe {watched[0].identity}")
 
+    def hurry(self, endpoint: str) -> None:
+        """Ask an endpoint again soon: it said that it is loading."""
+        for watched, task in list(self._tasks.items()):
+            if watched[0].identity == endpoint and task is not asyncio.current_task():
+                task.cancel()
+                self._tasks[watched] = asyncio.create_task(self._watch(*watched, delay=LOADING_INTERVAL))
+
     async def close(self) -> None:
         """Stop every probe."""
         tasks = list(self._tasks.values())
@@ -56,19 +63,24 @@ class Prober:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, endpoint: Endpoint, interval: float, timeout: float) -> None:  # noqa: ASYNC109 - a setting
+    async def _watch(self, endpoint: Endpoint, interval: float, timeout: float, delay: float = 0.0) -> None:  # noqa: ASYNC109 - a setting
+        if delay:
+            await self._sleep(delay)
         while True:
             result = await self._probe(endpoint, timeout)
             if result is not None:
                 self._report(endpoint.identity, result)
-            await self._sleep(interval * (1 - _JITTER * self._dice()))
+            soon = result is not None and result.loading
+            await self._sleep(LOADING_INTERVAL if soon else interval * (1 - _JITTER * self._dice()))
 
     async def _probe(self, endpoint: Endpoint, timeout: float) -> ProbeResult | None:  # noqa: ASYNC109 - a setting
         try:
-            status = await self._upstream.probe(endpoint.health_url, timeout=timeout)
+            status, body = await self._upstream.probe(endpoint.health_url, timeout=timeout)
         except AttemptFailedError as error:
             cause = error.failure.cause
             if cause is Cause.LOCAL_FAULT:
                 return None
             return ProbeResult("timeout" if cause is Cause.CONNECT_TIMEOUT else cause.value)
+        if status == 503 and says_loading(body):  # noqa: PLR2004 - RFC 9110 15.6.4
+            return ProbeResult("loading", loading=True)
         return ProbeResult(f"status {status}") if status >= 500 else ProbeResult()  # noqa: PLR2004 - RFC 9110 15.6

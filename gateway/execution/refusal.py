@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
@@ -44,7 +48,7 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
         async with asyncio.timeout(seconds):
             body = await answer.read(_LIMIT)
     except TimeoutError as error:
-        raise AttemptFailedError(Failure(Cause.BROKEN, "the error's body stalled", answer.status)) from error
+        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the error's body stalled", answer.status)) from error
     fields = safe_fields(answer, deployment)
     if body is None or answer.encoded:
         kept = [(name, value) for name, value in fields if not name.lower().startswith("content-")]
@@ -73,3 +77,17 @@ def _masked(body: bytes, spellings: Iterable[str]) -> bytes:
     for form in spellings:
         body = body.replace(form.encode(), _MASK)
     return body
+
+
+def retry_after(headers: Iterable[tuple[str, str]]) -> float | None:
+    """Read how many seconds an answer asks to wait (RFC 9110 10.2.3; OpenAI's `retry-after-ms`)."""
+    named = {name.lower(): value for name, value in headers}
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        with suppress(ValueError):
+            seconds = float(named.get(name, "")) / unit
+            if 0 <= seconds < math.inf:
+                return seconds
+    with suppress(ValueError, TypeError):
+        date = parsedate_to_datetime(named.get("retry-after", ""))
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    return None

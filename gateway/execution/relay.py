@@ -10,7 +10,6 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, web
@@ -22,6 +21,9 @@ from gateway.routing.failures import Cause, Failure
 
 EVENT_STREAM: Final = "text/event-stream"
 _TAIL: Final = 4096
+_AFTERMATH: Final = 2.0
+_LAST_WORDS: Final = 1.0
+_DONE: Final = b"data: [DONE]\n\n"
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 
@@ -66,15 +68,17 @@ class Watch:
         self._stream = ChatStream() if events else None
         self._tail = b""
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes; tell whether content was in them."""
         self.size += len(chunk)
         if self._stream:
-            self._stream.feed(chunk)
+            content = self._stream.feed(chunk)
         else:
             self._tail = (self._tail + chunk)[-_TAIL:]
-        if self.first_content is None and (self._stream is None or self._stream.has_content):
+            content = True
+        if content and self.first_content is None:
             self.first_content = self._clock()
+        return content
 
     @property
     def usage(self) -> Usage | None:
@@ -86,6 +90,21 @@ class Watch:
         """Whether an end here would hide a loss."""
         return self._stream.truncated if self._stream else False
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the stream that counts has come: its finish reason, or its `[DONE]`."""
+        return self._stream is not None and (self._stream.finished or self._stream.done)
+
+    @property
+    def lacks_done(self) -> bool:
+        """Whether everything has come but the stream's `[DONE]`."""
+        return self._stream is not None and self._stream.finished and not self._stream.done
+
+    def end(self) -> None:
+        """Note that the answer is over."""
+        if self._stream:
+            self._stream.end()
+
     def last_words(self, event: bytes) -> bytes:
         """Give what may be said when the answer breaks here: the event, set apart from what was cut, or nothing."""
         if self._stream is None:
@@ -93,21 +112,43 @@ class Watch:
         return event if self._stream.at_boundary else b"\n\n" + event
 
 
-async def relay(answer: Answer, first: bytes, client: Client, watch: Watch) -> None:
+async def relay(answer: Answer, first: bytes, client: Client, watch: Watch, idle: float) -> None:
     """Pass a whole body on, `first` being its beginning.
 
+    The upstream may be silent for `idle` seconds (0: without limit). What breaks its silence is content; comments do
+    not. The time that a slow client takes is not counted. A complete stream is given a moment for what may follow, and
+    then ended well, however the upstream ends it.
+
     Raises:
-        AttemptFailedError: the upstream broke off; what came before has been sent.
+        AttemptFailedError: the upstream broke off or fell silent; what came before has been sent.
         ClientLeftError: the client is gone.
 
     """
+    loop = asyncio.get_running_loop()
     chunk = first
-    while chunk:
-        watch.feed(chunk)
-        await client.send(chunk)
-        chunk = await answer.chunk()
+    deadline: float | None = None
+    ends: float | None = None
+    try:
+        while chunk:
+            content = watch.feed(chunk)
+            await client.send(chunk)
+            if watch.complete:
+                deadline = ends = ends or loop.time() + _AFTERMATH
+            elif idle and (content or deadline is None):
+                deadline = loop.time() + idle
+            async with asyncio.timeout_at(deadline):
+                chunk = await answer.chunk()
+    except TimeoutError:
+        if not watch.complete:
+            raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {idle:g} s")) from None
+    except AttemptFailedError:
+        if not watch.complete:
+            raise
+    watch.end()
     if watch.truncated:
-        raise AttemptFailedError(Failure(Cause.BROKEN, "the stream ended without a finish reason"))
+        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the stream ended without a finish reason"))
+    if watch.lacks_done:
+        await client.send(watch.last_words(_DONE))
     await client.finish()
 
 
@@ -153,14 +194,20 @@ class WebClient:
             raise ClientLeftError from error
 
     async def break_off(self, last_words: bytes) -> None:
-        """Say the last words, if any, and close without ending the message."""
+        """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
+        heard = True
         if last_words:
-            with suppress(ClientLeftError):
-                await self.send(last_words)
+            try:
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self.send(last_words)
+            except TimeoutError:
+                heard = False
+            except ClientLeftError:
+                pass
         transport = self._request.transport
         if transport is None:
             return
-        if self._request.version < HttpVersion11:
+        if self._request.version < HttpVersion11 or not heard:
             _reset(transport)
         else:
             transport.close()

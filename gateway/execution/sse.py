@@ -4,15 +4,14 @@ The grammar is the WHATWG HTML standard's, 9.2.6: an event ends at an empty line
 stream may open with a byte order mark; a line that starts with a colon is a comment; the `data` fields of an event are
 joined with line feeds. Chunks may be cut anywhere, in a CRLF or in a character too.
 
-`ChatStream` knows what the events of a chat or completion stream mean. It decodes them up to the first content and then
-looks at the stream's tail only: the answer to 'did it end whole, and what did it cost' is in the last events. There it
-looks for JSON members without parsing: inside a JSON string their quotes would be escaped, so that only a real member
-matches.
+`ChatStream` knows what the events of a chat or completion stream mean: content feeds the clock of silence, a finish
+reason or `[DONE]` tells a whole stream from a cut one. What it cost stands in the last events; there `usage` is looked
+for without parsing: inside a JSON string its quotes would be escaped, so that only a real member matches.
 """
 
 import json
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -52,6 +51,12 @@ class EventScanner:
             lines[0] = lines[0].removeprefix(_BOM)
         return [event for line in lines if (event := self._end_line(line)) is not None]
 
+    @property
+    def rest(self) -> bytes:
+        """The data of the event that has begun and not ended."""
+        name, _, value = b"".join(self._line).partition(b":")
+        return b"\n".join([*self._data, *([value.removeprefix(b" ")] if name == b"data" else [])])
+
     def _end_line(self, line: bytes) -> bytes | None:
         if line:
             name, _, value = line.partition(b":")
@@ -77,22 +82,43 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: object = None
+    finish_reason: object = None
 
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
+    error: object = None
 
 
 _chunk: Final = msgspec.json.Decoder(_Chunk)
 
 
-def has_content(event: bytes) -> bool:
-    """Tell whether an event carries content: text, reasoning, a refusal, audio or a tool call."""
+class Meaning(NamedTuple):
+    """What an event carries.
+
+    `content` is text, reasoning, a refusal, audio or a tool call. `finished` stands for a finish reason, `done` for
+    `[DONE]`, `failed` for an error in place of an answer. Anything else, a malformed event too, is nothing yet.
+    """
+
+    content: bool = False
+    finished: bool = False
+    done: bool = False
+    failed: bool = False
+
+
+def meaning(event: bytes) -> Meaning:
+    """Tell what an event carries."""
+    if event.strip() == b"[DONE]":
+        return Meaning(done=True)
     try:
-        choices = _chunk.decode(event).choices
+        chunk = _chunk.decode(event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return any(choice.text or (choice.delta is not None and _says(choice.delta)) for choice in choices)
+        return Meaning()
+    return Meaning(
+        content=any(choice.text or (choice.delta is not None and _says(choice.delta)) for choice in chunk.choices),
+        finished=any(choice.finish_reason for choice in chunk.choices),
+        failed=chunk.error is not None,
+    )
 
 
 def _says(delta: _Delta) -> bool:
@@ -104,24 +130,37 @@ _TAIL: Final = 4096
 _LONGEST: Final = 1 << 20
 _START: Final = b"\n\n"
 _BOUNDARY: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}\Z")
-_END: Final = re.compile(rb'[\r\n]data: ?\[DONE\]|"finish_reason"\s*:\s*"[^"]|"error"\s*:\s*[{"]')
 
 
 class ChatStream:
-    """What is known of one answer stream while it passes: whether content has come, and how the stream ends."""
+    """What is known of one answer stream while it passes: whether content comes, and how the stream ends."""
 
     def __init__(self) -> None:
         """Start at the stream's first byte."""
-        self.has_content = False
+        self.finished = False
+        self.done = False
+        self._failed = False
         self._scanner = EventScanner()
         self._tail = _START  # a stream begins where an event may begin
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes. An event that does not end within a MiB is content: nothing else is so long."""
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes; tell whether content was in them. An event beyond a MiB is content: nothing else is."""
         self._tail = (self._tail + chunk)[-_TAIL:]
-        if not self.has_content:
-            events = self._scanner.feed(chunk)
-            self.has_content = any(map(has_content, events)) or self._scanner.waiting > _LONGEST
+        content = self._scanner.waiting > _LONGEST
+        for event in self._scanner.feed(chunk):
+            content = self._take(event) or content
+        return content
+
+    def end(self) -> None:
+        """Note that the stream is over: a last event that lacks its empty line is read too, as clients do."""
+        self._take(self._scanner.rest)
+
+    def _take(self, event: bytes) -> bool:
+        told = meaning(event)
+        self.finished = self.finished or told.finished
+        self.done = self.done or told.done
+        self._failed = self._failed or told.failed
+        return told.content
 
     @property
     def at_boundary(self) -> bool:
@@ -131,7 +170,7 @@ class ChatStream:
     @property
     def truncated(self) -> bool:
         """Whether an end here would hide a loss: something came, but no `[DONE]`, finish reason or error after it."""
-        return self._tail != _START and not _END.search(self._tail)
+        return self._tail != _START and not (self.finished or self.done or self._failed)
 
     @property
     def usage(self) -> Usage | None:

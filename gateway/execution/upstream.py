@@ -31,6 +31,7 @@ __all__ = ["USER_AGENT", "Answer", "AttemptFailedError", "Call", "Upstream", "fa
 USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
 _KEEPALIVE: Final = 4.0
 _SESSION_AGE: Final = 300.0
+_PROBED: Final = 4096
 _LARGE_BODY: Final = 1 << 20
 
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -52,10 +53,15 @@ class Call:
     headers: dict[str, str] = field(repr=False)
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(slots=True)
 class _Trace:
-    """Filled by aiohttp while a request is made: whether its connection came out of the pool."""
+    """Filled by aiohttp while a request is made: whether its connection came out of the pool; `sent` is called on."""
 
+    sent: Callable[[], None] = _nothing
     reused: bool = False
 
 
@@ -81,10 +87,19 @@ class Upstream:
         self._retired: set[_Era] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def open(self, deployment: Deployment, call: Call, *, connect_timeout: float, fresh: bool = False) -> Answer:
+    async def open(
+        self,
+        deployment: Deployment,
+        call: Call,
+        *,
+        connect_timeout: float,
+        fresh: bool = False,
+        sent: Callable[[], None] = _nothing,
+    ) -> Answer:
         """Send the call to a deployment and wait for the head of its answer; there is no limit on that wait.
 
-        `connect_timeout` (seconds) covers name, connection and TLS. `fresh` insists on a new connection.
+        `connect_timeout` (seconds) covers name, connection and TLS. `fresh` insists on a new connection. `sent` is
+        called whenever a part of the request has been sent, the last one included.
 
         Raises:
             AttemptFailedError: no head came.
@@ -92,7 +107,7 @@ class Upstream:
         """
         era = self._era(fresh=fresh)
         era.open += 1
-        trace = _Trace()
+        trace = _Trace(sent)
         try:
             response: Response = await era.session.post(  # type: ignore[assignment] # the session's response_class
                 deployment.urls[call.operation],
@@ -114,8 +129,8 @@ class Upstream:
             raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", response.status))
         return answer
 
-    async def probe(self, url: str, *, timeout: float) -> int:  # noqa: ASYNC109 - aiohttp takes it as a value
-        """Ask a URL on a connection of its own, without a key; give the answer's status.
+    async def probe(self, url: str, *, timeout: float) -> tuple[int, bytes]:  # noqa: ASYNC109 - aiohttp's own
+        """Ask a URL on a connection of its own, without a key; give the answer's status and its body's beginning.
 
         Raises:
             AttemptFailedError: no answer came within `timeout` seconds.
@@ -126,7 +141,7 @@ class Upstream:
         era.open += 1
         try:
             async with era.session.get(url, timeout=limit, allow_redirects=False, trace_request_ctx=_Trace()) as answer:
-                return answer.status
+                return answer.status, await answer.content.read(_PROBED)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             raise AttemptFailedError(failure_of(error, reused=False)) from unquoting(error)
         finally:
@@ -172,6 +187,8 @@ def _session(*, fresh: bool) -> aiohttp.ClientSession:
     )
     tracing = aiohttp.TraceConfig()
     tracing.on_connection_reuseconn.append(_reused)
+    tracing.on_request_headers_sent.append(_sent)
+    tracing.on_request_chunk_sent.append(_sent)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -185,6 +202,10 @@ def _session(*, fresh: bool) -> aiohttp.ClientSession:
 
 async def _reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     context.trace_request_ctx.reused = True
+
+
+async def _sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.sent()
 
 
 def failure_of(error: Exception, *, reused: bool) -> Failure:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from operator import attrgetter
 from typing import Final
 
 import msgspec
 
-from gateway.routing.snapshot import Deployment, Model, Settings, Snapshot
+from gateway.routing.snapshot import Clocks, Deployment, Model, Settings, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def diff(old: Snapshot | None, new: Snapshot) -> Diff:
     return Diff(
         models_added=tuple(id_ for id_ in now if id_ not in was),
         models_removed=tuple(id_ for id_ in was if id_ not in now),
-        models_changed=tuple(line for id_ in now if id_ in was for line in _model_changes(was[id_], now[id_])),
+        models_changed=tuple(_models_changed(old, new)) if old else (),
         deployments_added=tuple(_added(*after[identity]) for identity in after if identity not in before),
         deployments_removed=tuple("/".join(identity) for identity in before if identity not in after),
         deployments_changed=tuple(line for each in kept for line in _changes(before[each][0], after[each][0])),
@@ -79,6 +80,26 @@ def _model_changes(old: Model, new: Model) -> Iterator[str]:
         yield f"{new.id}: {', '.join(changed)} changed"
 
 
+def _models_changed(old: Snapshot, new: Snapshot) -> Iterator[str]:
+    was = _models(old)
+    for model in new.models:
+        if model.id in was:
+            yield from _model_changes(was[model.id], model)
+            yield from _route_changes(old, new, model.id)
+
+
+def _route_changes(old: Snapshot, new: Snapshot, model: str) -> Iterator[str]:
+    """Tell of the clocks that a model has of its own, and of its fallbacks."""
+    was, now = old.routes[model], new.routes[model]
+    for part in fields(Clocks):
+        clock = attrgetter(part.name)
+        change = clock(was.clocks), clock(now.clocks)
+        if len(set(change)) > 1 and change != (clock(old.settings.clocks), clock(new.settings.clocks)):
+            yield f"{model}: timeouts.{part.name} {_text(change[0])} -> {_text(change[1])}"
+    if was.fallbacks != now.fallbacks:
+        yield f"{model}: fallbacks {', '.join(was.fallbacks) or 'none'} -> {', '.join(now.fallbacks) or 'none'}"
+
+
 def _added(deployment: Deployment, weight: Fraction) -> str:
     place = f"{deployment.group} at {deployment.endpoint.identity}"
     return f"{'/'.join(deployment.identity)}: {place}, weight {_number(weight)}"
@@ -106,7 +127,16 @@ def _changes(old: Deployment, new: Deployment) -> Iterator[str]:
 
 _WRITTEN: Final[Mapping[str, str]] = {
     "strategy": "routing_strategy",
-    "connect_timeout": "timeout",
+    "clocks.connect": "timeout",
+    "clocks.first_token": "timeouts.first_token",
+    "clocks.idle": "timeouts.idle",
+    "clocks.total": "timeouts.total",
+    "bounds.attempts": "retries.attempts",
+    "retry_ratio": "retries.ratio",
+    "bounds.retry_after_max": "retries.retry_after_max",
+    "breaker.failures": "breaker.failures",
+    "breaker.hold": "breaker.hold",
+    "breaker.longest_hold": "breaker.longest_hold",
     "health_interval": "health_check.interval",
     "unhealthy_after": "health_check.unhealthy_after",
     "healthy_after": "health_check.healthy_after",
@@ -120,7 +150,7 @@ def _settings(old: Settings, new: Settings) -> Iterator[str]:
     if old.split != new.split:
         yield "routing.yaml: " + ("added" if new.split else "removed")
     for part, name in _WRITTEN.items():
-        was, now = getattr(old, part), getattr(new, part)
+        was, now = map(attrgetter(part), (old, new))
         if was != now:
             yield f"{name}: {_text(was)} -> {_text(now)}"
     for name in {**old.parameters, **new.parameters}:

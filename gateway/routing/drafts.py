@@ -87,6 +87,7 @@ class Draft:
     name: str | None = None
     health_path: str | None = None
     group: Group = "unlisted"
+    context_length: int | None = None
 
     @property
     def called(self) -> str:
@@ -178,6 +179,7 @@ def _draft(model: ModelEntry, target: Target, place: Place, target_place: Place)
         served_model=model.provider_model_id or model.id,
         key=None,
         key_place=place,
+        context_length=model.context_length,
     )
 
 

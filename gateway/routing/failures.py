@@ -1,14 +1,13 @@
 """Why an attempt failed, and what to do about it.
 
-A failure is a value: a cause, and what is known beside it. The table says what follows from each cause while nothing
-of an answer has gone to the client. After that point there is no table: what was begun can only be finished or broken
-off.
+A failure is a value: a cause, and what is known beside it. `TABLE` says what follows from each cause while nothing of
+an answer has gone to the client. After that point there is no table: what was begun is rescued, or broken off.
 
 'We erred' and 'the endpoint erred' are different causes: `LOCAL_FAULT` blames nobody and is not tried elsewhere,
 because the next endpoint would need the same file descriptor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -27,16 +26,30 @@ class Cause(Enum):
     DISCONNECTED = "disconnected"
     MALFORMED_ANSWER = "malformed_answer"
     REDIRECTED = "redirected"
-    STATUS = "status"
+    RATE_LIMITED = "rate_limited"
+    SEND_AGAIN = "send_again"
+    SERVER_ERROR = "server_error"
+    LOADING = "loading"
+    KEY_REFUSED = "key_refused"
+    MODEL_MISSING = "model_missing"
+    NOT_SERVED = "not_served"
+    CONTEXT_LENGTH = "context_length"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a clock's name
+    TOTAL_TIMEOUT = "total_timeout"
+    STALLED = "stalled"
+    ERROR_ANSWER = "error_answer"
+    EMPTY_ANSWER = "empty_answer"
+    CUT_ANSWER = "cut_answer"
+    WRONG_TYPE = "wrong_content_type"
     LOCAL_FAULT = "local_fault"
-    BROKEN = "broken"
 
 
 class Verdict(Enum):
-    """What the executor does after a failure, while nothing has gone to the client."""
+    """What follows from a failure, while nothing has gone to the client."""
 
-    RETRY_HERE = "retry here"
+    RETRY_HERE = "once more on a fresh connection"
     NEXT = "next deployment"
+    LARGER = "next deployment with a larger context"
     CLIENT = "tell the client"
 
 
@@ -44,62 +57,201 @@ class Verdict(Enum):
 class Failure:
     """One attempt's failure.
 
-    `status` is the upstream's HTTP status where one came. `stale` tells that a pooled connection turned out to be
-    closed before a byte of an answer arrived: nobody's fault, and safe to repeat on a fresh one. `detail` is for the
-    log: no URL, no key.
+    `status` is the upstream's HTTP status where one came, `retry_after` the seconds it asked to wait. `stale` tells
+    that a pooled connection turned out to be closed before a byte of an answer arrived: nobody's fault, and safe to
+    repeat on a fresh one. `detail` is for the log: no URL, no key.
     """
 
     cause: Cause
     detail: str = ""
     status: int | None = None
+    retry_after: float | None = None
     stale: bool = False
 
 
-VERDICTS: Final[Mapping[Cause, Verdict]] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What follows from a cause.
+
+    `passes`: it may be over in a moment, so that its deployment gets one more try before its tier is left. `blames`: it
+    counts against the deployment's breaker. `out`: the deployment is out at once, for so many seconds.
+    """
+
+    verdict: Verdict = Verdict.NEXT
+    passes: bool = False
+    blames: bool = True
+    out: float | None = None
+
+
+KEY_OUT: Final = 600.0
+MODEL_OUT: Final = 60.0
+
+TABLE: Final[Mapping[Cause, Rule]] = MappingProxyType(
     {
-        Cause.CONNECT_REFUSED: Verdict.NEXT,
-        Cause.CONNECT_RESET: Verdict.NEXT,
-        Cause.CONNECT_TIMEOUT: Verdict.NEXT,
-        Cause.UNREACHABLE: Verdict.NEXT,
-        Cause.DNS: Verdict.NEXT,
-        Cause.TLS: Verdict.NEXT,
-        Cause.DISCONNECTED: Verdict.NEXT,
-        Cause.MALFORMED_ANSWER: Verdict.NEXT,
-        Cause.REDIRECTED: Verdict.NEXT,
-        Cause.STATUS: Verdict.NEXT,
-        Cause.LOCAL_FAULT: Verdict.CLIENT,
-        Cause.BROKEN: Verdict.NEXT,
+        Cause.CONNECT_REFUSED: Rule(),
+        Cause.CONNECT_RESET: Rule(passes=True),
+        Cause.CONNECT_TIMEOUT: Rule(),
+        Cause.UNREACHABLE: Rule(),
+        Cause.DNS: Rule(),
+        Cause.TLS: Rule(),
+        Cause.DISCONNECTED: Rule(passes=True),
+        Cause.MALFORMED_ANSWER: Rule(),
+        Cause.REDIRECTED: Rule(),
+        Cause.RATE_LIMITED: Rule(passes=True),
+        Cause.SEND_AGAIN: Rule(passes=True),
+        Cause.SERVER_ERROR: Rule(passes=True),
+        Cause.LOADING: Rule(blames=False),
+        Cause.KEY_REFUSED: Rule(out=KEY_OUT),
+        Cause.MODEL_MISSING: Rule(out=MODEL_OUT),
+        Cause.NOT_SERVED: Rule(blames=False),
+        Cause.CONTEXT_LENGTH: Rule(Verdict.LARGER, blames=False),
+        Cause.FIRST_TOKEN_TIMEOUT: Rule(),
+        Cause.TOTAL_TIMEOUT: Rule(Verdict.CLIENT, blames=False),
+        Cause.STALLED: Rule(),
+        Cause.ERROR_ANSWER: Rule(),
+        Cause.EMPTY_ANSWER: Rule(),
+        Cause.CUT_ANSWER: Rule(),
+        Cause.WRONG_TYPE: Rule(),
+        Cause.LOCAL_FAULT: Rule(Verdict.CLIENT, blames=False),
     }
 )
 
-TRANSIENT_CLIENT_STATUSES: Final = frozenset({408, 425, 429})
+_KEY_STATUSES: Final = frozenset({401, 402, 403})
+_SEND_AGAIN_STATUSES: Final = frozenset({408, 425})
+_CONTEXT_STATUSES: Final = frozenset({400, 413, 422, 500})
+_SILENT: Final = frozenset({Cause.CONNECT_TIMEOUT, Cause.FIRST_TOKEN_TIMEOUT, Cause.TOTAL_TIMEOUT, Cause.STALLED})
+_OURS: Final = frozenset({Cause.LOCAL_FAULT, Cause.LOADING})
+
+# What the servers say when a prompt does not fit, lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
+# "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
+# "is longer than the model's context length", "exceeds the model's maximum context length"; llama.cpp:
+# `exceed_context_size_error`, "exceeds the available context size", for embeddings (status 500) "input is too large to
+# process"; Ollama: "input length exceeds the context length"; LM Studio: "greater than the context length";
+# Anthropic: "prompt is too long", "exceed context limit"; Gemini: "exceeds the maximum number of tokens".
+_CONTEXT_LENGTH: Final = (
+    b"context_length_exceeded",
+    b"exceed_context_size",
+    b"context length",
+    b"context size",
+    b"context window",
+    b"context limit",
+    b"maximum model length",
+    b"prompt is too long",
+    b"input is too large to process",
+    b"input is too long",
+    b"exceeds the maximum number of tokens",
+)
+# llama.cpp: "Loading model"; others while they start: "Model is loading", "is currently loading", "server is starting".
+_LOADING: Final = (b"loading model", b"is loading", b"currently loading", b"is starting", b"not ready", b"warming up")
+# A refusal of what was asked: OpenAI `content_policy_violation`, `content_filter`; Azure "content management policy";
+# OpenRouter (403) "requires moderation ... your input was flagged"; Anthropic "content filtering policy".
+_POLICY: Final = (
+    b"content_policy",
+    b"content_filter",
+    b"content management policy",
+    b"content filtering policy",
+    b"moderation",
+    b"flagged",
+    b"safety system",
+)
 
 
-def status_failure(status: int) -> Failure | None:
-    """Give the failure that an upstream's status means, if it means one.
+def status_failure(status: int, body: bytes = b"", retry_after: float | None = None) -> Failure | None:
+    """Give the failure that an upstream's error answer means, if it means one; every other is the client's answer.
 
-    408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). A redirect
-    is never followed: it would carry the key to where the configuration did not send it. Every other status is the
-    client's answer.
+    408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402 and
+    403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about its
+    model where it says so, else about its address or what it can do, as 501 is. A redirect is never followed: it would
+    carry the key to where the configuration did not send it. `body` is the beginning of the answer's body,
+    `retry_after` the seconds it asks to wait.
     """
-    if status >= 500 or status in TRANSIENT_CLIENT_STATUSES:  # noqa: PLR2004 - RFC 9110 15: the class's first number
-        return Failure(Cause.STATUS, f"status {status}", status=status)
-    if 300 <= status < 400:  # noqa: PLR2004 - as above
-        return Failure(Cause.REDIRECTED, f"status {status}: check the base URL", status=status)
+    told = body.lower()
+    cause = _cause_of(status, told)
+    if cause is None:
+        return None
+    advice = _ADVICE.get(cause)
+    return Failure(cause, f"status {status}: {advice}" if advice else f"status {status}", status, retry_after)
+
+
+_ADVICE: Final[Mapping[Cause, str]] = MappingProxyType(
+    {
+        Cause.REDIRECTED: "check the base URL",
+        Cause.KEY_REFUSED: "check the deployment's key",
+        Cause.MODEL_MISSING: "check provider_model_id",
+        Cause.NOT_SERVED: "check the base URL, and what the endpoint can do",
+        Cause.CONTEXT_LENGTH: "the prompt does not fit",
+        Cause.LOADING: "it is loading its model",
+    }
+)
+
+
+def _cause_of(status: int, told: bytes) -> Cause | None:
+    policy = _says(told, _POLICY)
+    match status:
+        case 429:
+            return Cause.RATE_LIMITED
+        case 404:
+            return Cause.MODEL_MISSING if b"model" in told else Cause.NOT_SERVED
+        case 501:
+            return Cause.NOT_SERVED
+        case 503 if says_loading(told):
+            return Cause.LOADING
+        case _ if status in _SEND_AGAIN_STATUSES:
+            return Cause.SEND_AGAIN
+        case _ if status in _CONTEXT_STATUSES and _says(told, _CONTEXT_LENGTH) and not policy:
+            return Cause.CONTEXT_LENGTH
+        case _ if status in _KEY_STATUSES and not policy:
+            return Cause.KEY_REFUSED
+        case _ if status >= 500:  # noqa: PLR2004 - RFC 9110 15: the class's first number
+            return Cause.SERVER_ERROR
+        case _ if 300 <= status < 400:  # noqa: PLR2004 - as above
+            return Cause.REDIRECTED
     return None
+
+
+def error_failure(error: bytes) -> Failure:
+    """Give the failure that an error object under a good status means, as the answer or as its first event."""
+    if _says(error.lower(), _CONTEXT_LENGTH) and not _says(error.lower(), _POLICY):
+        return Failure(Cause.CONTEXT_LENGTH, _ADVICE[Cause.CONTEXT_LENGTH])
+    return Failure(Cause.ERROR_ANSWER, "an error object in place of an answer")
+
+
+def says_loading(body: bytes) -> bool:
+    """Tell whether the body of a 503 says that the box is loading its model."""
+    return _says(body.lower(), _LOADING)
+
+
+def _says(told: bytes, phrases: Sequence[bytes]) -> bool:
+    return any(phrase in told for phrase in phrases)
 
 
 def verdict(failure: Failure) -> Verdict:
     """Say what follows from a failure before the commit point."""
-    return Verdict.RETRY_HERE if failure.stale else VERDICTS[failure.cause]
+    return Verdict.RETRY_HERE if failure.stale else TABLE[failure.cause].verdict
 
 
-def status_for_client(failures: tuple[Failure, ...]) -> int:
-    """Give the status for a client when every attempt has failed.
+_TELLING: Final = (Cause.CONTEXT_LENGTH, Cause.LOCAL_FAULT, Cause.TOTAL_TIMEOUT, Cause.RATE_LIMITED)
 
-    503 when the fault was ours or nothing could be tried, 504 when every attempt ran out of time, 502 otherwise
-    (RFC 9110 15.6.3-15.6.5).
+
+def most_telling(failures: Sequence[Failure]) -> Failure | None:
+    """Choose the failure that a client is told of: its own 4xx, what ended the request, a rate limit, the first one."""
+    for cause in _TELLING:
+        for failure in failures:
+            if failure.cause is cause:
+                return failure
+    return failures[0] if failures else None
+
+
+def status_for_client(failure: Failure | None) -> int:
+    """Give the status for a client whose request failed like this.
+
+    Its own 4xx where it is the client's; 429 for a rate limit (RFC 6585 4); 503 when the fault was ours, the box is
+    loading, or nothing could be tried; 504 when time ran out; 502 otherwise (RFC 9110 15.6.3-15.6.5).
     """
-    if not failures or failures[-1].cause is Cause.LOCAL_FAULT:
+    if failure is None or failure.cause in _OURS:
         return 503
-    return 504 if all(failure.cause is Cause.CONNECT_TIMEOUT for failure in failures) else 502
+    if failure.cause is Cause.RATE_LIMITED:
+        return 429
+    if failure.cause is Cause.CONTEXT_LENGTH:
+        return 400
+    return 504 if failure.cause in _SILENT else 502

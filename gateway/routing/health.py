@@ -4,15 +4,22 @@
     unknown  --dead, unhealthy_after times---->  down
     up       --dead, unhealthy_after times---->  down
     down     --alive, healthy_after times----->  up
+    any      --it says that it loads---------->  loading
+    loading  --alive-------------------------->  up
+    loading  --dead, unhealthy_after times---->  down
 
-Unknown counts as healthy: an endpoint is innocent until probes say otherwise. Only probes in a row count. The machine
-knows neither the time nor the network; both are told to it.
+A box that loads its model is neither up nor down: it gets no requests, and it is asked again soon. Unknown counts as
+healthy: an endpoint is innocent until probes say otherwise. Only probes in a row count. The machine knows neither the
+time nor the network; both are told to it.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
-State = Literal["unknown", "up", "down"]
+State = Literal["unknown", "up", "down", "loading"]
+
+LOADING_INTERVAL: Final = 2.0
+"""Seconds until a box that loads is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +27,7 @@ class Health:
     """What the probes of one endpoint have said.
 
     `since` is when the state was entered (seconds since the epoch; absent while unknown), `reason` what the last
-    failed probe said while it is down, `streak` how many probes in a row have disagreed with the state.
+    failed probe said while it is down or loading, `streak` how many probes in a row have disagreed with the state.
     """
 
     state: State = "unknown"
@@ -31,14 +38,18 @@ class Health:
     @property
     def usable(self) -> bool:
         """Whether requests should be sent there first."""
-        return self.state != "down"
+        return self.state not in {"down", "loading"}
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one probe found: `reason` is absent when the endpoint is alive, and says why it is not otherwise."""
+    """What one probe found: `reason` is absent when the endpoint is alive, and says why it is not otherwise.
+
+    `loading` tells that it answered, but only that it is still loading its model.
+    """
 
     reason: str | None = None
+    loading: bool = False
 
     @property
     def alive(self) -> bool:
@@ -51,11 +62,17 @@ UNKNOWN = Health()
 
 def observe(health: Health, result: ProbeResult, *, now: float, unhealthy_after: int, healthy_after: int) -> Health:
     """Give the state after one more probe; `now` is in seconds since the epoch."""
-    other = Health("up" if result.alive else "down", since=now, reason=result.reason)
+    other = Health(_told(result), since=now, reason=result.reason)
     if health.state == other.state:
         return replace(health, reason=result.reason, streak=0)
-    if result.alive and health.state == "unknown":
+    if result.loading or (result.alive and health.state in {"unknown", "loading"}):
         return other
     streak = health.streak + 1
     needed = healthy_after if result.alive else unhealthy_after
     return other if streak >= needed else replace(health, streak=streak)
+
+
+def _told(result: ProbeResult) -> State:
+    if result.loading:
+        return "loading"
+    return "up" if result.alive else "down"

@@ -1,21 +1,28 @@
-"""The decision layer's head: a plan and what is known of health become snapshots.
+"""The decision layer's head: a plan, what is known of health, and what requests have met become snapshots.
 
-`RoutingManager` holds the one current snapshot. It builds a new one when a plan is adopted (generation + 1) and when an
-endpoint's health changes (revision + 1); each swap is one assignment. A health change re-weighs only the routes it
-touches, and no request computes any of it.
+`RoutingManager` holds the one current snapshot. It builds a new one when a plan is adopted (generation + 1), and when
+an endpoint's health, a deployment's breaker or its part on a slow start changes (revision + 1); each swap is one
+assignment. A change re-weighs only the routes it touches, and no request computes any of it.
+
+Health and breakers are two opinions, and neither changes the other: a box may answer probes and fail requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from types import MappingProxyType
 
+from gateway.routing.breaker import State
+from gateway.routing.breakers import Breakers, BreakerView
 from gateway.routing.diff import Diff, diff
-from gateway.routing.health import UNKNOWN, Health, ProbeResult, observe
-from gateway.routing.plan import Plan, plan
-from gateway.routing.snapshot import Model, Route, Snapshot
+from gateway.routing.failures import TABLE, Cause, Failure
+from gateway.routing.health import LOADING_INTERVAL, UNKNOWN, Health, ProbeResult, observe
+from gateway.routing.itinerary import RetryBudget
+from gateway.routing.plan import Plan, Standing, plan
+from gateway.routing.snapshot import Deployment, Model, Route, Settings, Snapshot
 from gateway.routing.strategies import StrategyError
 
-__all__ = ["HealthChange", "Plan", "RoutingManager", "plan"]
+__all__ = ["BreakerChange", "Change", "HealthChange", "Plan", "RoutingManager", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +35,58 @@ class HealthChange:
     problem: str | None = None
 
 
-class RoutingManager:
-    """Holds the current snapshot, the plan behind it, and what is known of each endpoint's health by its identity."""
+@dataclass(frozen=True, slots=True)
+class BreakerChange:
+    """A breaker opened or closed.
 
-    def __init__(self) -> None:
-        """Start without a configuration."""
+    `lasting` tells that it opened for a failure that passes only when somebody acts: a refused key, an unknown model.
+    `problem` is set when the strategy could not follow.
+    """
+
+    deployment: Deployment
+    old: State
+    new: State
+    reason: str | None = None
+    lasting: bool = False
+    problem: str | None = None
+
+
+Change = HealthChange | BreakerChange
+
+
+class RoutingManager:
+    """Holds the current snapshot, and what it is made of.
+
+    Mutable: the snapshot and the plan behind it; health by endpoint, with the time until which one that loads is left
+    alone where nobody probes; the breakers; and each model's retry budget.
+    """
+
+    def __init__(self, epoch: float = 0.0) -> None:
+        """Start without a configuration; `epoch` plus a monotonic time gives seconds since the epoch, to be shown."""
         self.snapshot: Snapshot | None = None
+        self._epoch = epoch
         self._plan: Plan | None = None
         self._health: dict[str, Health] = {}
+        self._left_alone: dict[str, float] = {}
+        self._breakers = Breakers(Settings().breaker)
+        self._budgets: dict[str, RetryBudget] = {}
 
     def health(self, endpoint: str) -> Health:
         """Say what is known of an endpoint."""
         return self._health.get(endpoint, UNKNOWN)
 
+    def breaker(self, deployment: Deployment) -> BreakerView:
+        """Say how a deployment's breaker stands."""
+        found = self._breakers.of(deployment)
+        if found is None or found.since is None:
+            return BreakerView()
+        return BreakerView(found.state, found.since + self._epoch, found.reason)
+
     def adopt(self, new: Plan) -> Diff | None:
         """Put a plan in force; nothing comes back when it means what the last one meant.
 
         Raises:
-            StrategyError: the strategy fails for the endpoints that are healthy now; the old snapshot stays.
+            StrategyError: the strategy fails for the deployments that are usable now; the old snapshot stays.
 
         """
         old = self.snapshot
@@ -53,18 +94,23 @@ class RoutingManager:
             self.snapshot = replace(old, digest=new.digest)
             return None
         health = self._kept(new)
-        down = _down(health)
+        deployments = (deployment for weights in new.configured.values() for deployment in weights)
+        breakers = Breakers(new.settings.breaker, deployments, self._breakers)
+        standing = _standing(health, breakers)
         snapshot = Snapshot(
             generation=old.generation + 1 if old else 1,
             revision=0,
             digest=new.digest,
-            routes=_named(new.models, {model.id: new.route(model.id, down) for model in new.models}),
+            routes=_named(new.models, {model.id: new.route(model.id, standing) for model in new.models}),
             models=new.models,
             inactive=new.inactive,
-            down=down,
+            down=standing.down,
             settings=new.settings,
+            out=standing.out,
         )
-        self._plan, self._health, self.snapshot = new, health, snapshot
+        self._plan, self._health, self._breakers, self.snapshot = new, health, breakers, snapshot
+        self._left_alone.clear()
+        self._budgets = {model.id: self._budgets.get(model.id) or RetryBudget() for model in new.models}
         return diff(old, snapshot)
 
     def _kept(self, new: Plan) -> dict[str, Health]:
@@ -81,40 +127,148 @@ class RoutingManager:
         if self.snapshot is None or self._plan is None or endpoint not in self._plan.endpoints:
             return None
         settings = self.snapshot.settings
-        old = self.health(endpoint)
         new = observe(
-            old,
+            self.health(endpoint),
             result,
             now=now,
             unhealthy_after=settings.unhealthy_after,
             healthy_after=settings.healthy_after,
         )
-        self._health[endpoint] = new
+        return self._is_now(endpoint, new)
+
+    def _is_now(self, endpoint: str, new: Health) -> HealthChange | None:
+        old, self._health[endpoint] = self.health(endpoint), new
         if new.state == old.state:
             return None
         problem = None
         if new.usable != old.usable:
-            self.snapshot, problem = _reweighed(self.snapshot, self._plan, endpoint, _down(self._health))
+            problem = self._reweigh(lambda deployment: deployment.endpoint.identity == endpoint)
         return HealthChange(endpoint, old, new, problem)
 
+    def requested(self, model: str, now: float) -> None:
+        """Count a request of a model; `now` is monotonic, in seconds, here and below."""
+        if budget := self._budgets.get(model):
+            budget.requested(now)
 
-def _down(health: Mapping[str, Health]) -> frozenset[str]:
-    return frozenset(endpoint for endpoint, known in health.items() if not known.usable)
+    def may_retry(self, model: str, now: float) -> bool:
+        """Tell whether there is room for one more second try among a model's requests, and take it."""
+        budget, snapshot = self._budgets.get(model), self.snapshot
+        return budget is not None and snapshot is not None and budget.allows(snapshot.settings.retry_ratio, now)
+
+    def probe_due(self, route: Route, now: float) -> Deployment | None:
+        """Name the weighted deployment of a route whose breaker's hold is over, if there is one: it goes first.
+
+        It is let through by `admits`, once.
+        """
+        if self.snapshot is None or not self.snapshot.out:
+            return None
+        for deployment, configured in zip(route.chain, route.configured, strict=True):
+            if configured and deployment.endpoint.identity not in self.snapshot.down:
+                breaker = self._breakers.of(deployment)
+                if breaker is not None and breaker.due(now):
+                    return deployment
+        return None
+
+    def admits(self, deployment: Deployment, now: float) -> bool:
+        """Tell whether a deployment takes a request; one whose breaker's hold is over takes one, and it has to be made.
+
+        To each request that is let through belongs one call of `succeeded`, `failed` or `left`.
+        """
+        if self.snapshot is not None and deployment.endpoint.identity in self.snapshot.down:
+            return False
+        breaker = self._breakers.of(deployment)
+        return breaker is None or breaker.admits(now)
+
+    def succeeded(self, deployment: Deployment, now: float) -> BreakerChange | None:
+        """Note a first content; closing the breaker builds a new snapshot and comes back."""
+        old = self._breakers.succeeded(deployment, now)
+        if old is None:
+            return None
+        problem = self._reweigh(lambda each: each.identity == deployment.identity)
+        return BreakerChange(deployment, old, "closed", problem=problem)
+
+    def failed(self, deployment: Deployment, failure: Failure, now: float, *, again: bool = False) -> Change | None:
+        """Note a failed attempt, or an answer that broke off; what changes by it builds a new snapshot and comes back.
+
+        `again` marks a request's second try of the deployment.
+        """
+        rule = TABLE[failure.cause]
+        if not rule.blames:
+            self.left(deployment, now)
+            return self._loads(deployment.endpoint.identity, now) if failure.cause is Cause.LOADING else None
+        if not self._breakers.failed(deployment, failure, now, again=again):
+            return None
+        problem = self._reweigh(lambda each: each.identity == deployment.identity)
+        reason = self.breaker(deployment).reason
+        return BreakerChange(deployment, "closed", "open", reason, rule.out is not None, problem)
+
+    def left(self, deployment: Deployment, now: float) -> None:
+        """Note an attempt that says nothing of its deployment: the client went away, or was told what it did wrong."""
+        breaker = self._breakers.of(deployment)
+        if breaker is not None:
+            breaker.left(now)
+
+    def _loads(self, endpoint: str, now: float) -> HealthChange | None:
+        if self.snapshot is None or self._plan is None or endpoint not in self._plan.endpoints:
+            return None
+        if not self.snapshot.settings.health_interval:
+            self._left_alone[endpoint] = now + LOADING_INTERVAL
+        old = self.health(endpoint)
+        return self._is_now(
+            endpoint, old if old.state == "loading" else Health("loading", now + self._epoch, "loading")
+        )
+
+    def retry_after(self, route: Route, now: float) -> int:
+        """Say in how many whole seconds to ask again: when the first of a route's breakers lets a request through."""
+        found = (self._breakers.of(deployment) for deployment in route.chain)
+        return max(1, ceil(min((breaker.remaining(now) for breaker in found if breaker), default=1.0)))
+
+    @property
+    def ramping(self) -> bool:
+        """Whether there is something for `tick` to do as time goes by."""
+        return bool(self._left_alone) or self._breakers.ramping
+
+    def tick(self, now: float) -> tuple[Change, ...]:
+        """Let time go by, each second while `ramping`: slow starts go on, and a box that loads is asked again."""
+        over = [endpoint for endpoint, until in self._left_alone.items() if now >= until]
+        for endpoint in over:
+            del self._left_alone[endpoint]
+        changes = [self._is_now(endpoint, UNKNOWN) for endpoint in over]
+        if more := self._breakers.tick(now):
+            self._reweigh(lambda deployment: deployment.identity in more)
+        return tuple(change for change in changes if change)
+
+    def _reweigh(self, touched: Callable[[Deployment], bool]) -> str | None:
+        """Re-weigh the routes with a touched deployment; one that the strategy fails for stays as it is, which is told.
+
+        A snapshot is built where this changes anything.
+        """
+        old, current = self.snapshot, self._plan
+        if old is None or current is None:
+            return None
+        standing = _standing(self._health, self._breakers)
+        routes: dict[str, Route] = {}
+        problems: list[str] = []
+        for model in old.models:
+            routes[model.id] = route = old.routes[model.id]
+            if any(map(touched, route.chain)):
+                try:
+                    routes[model.id] = current.route(model.id, standing)
+                except StrategyError as error:
+                    problems.append(str(error))
+        self.snapshot = replace(
+            old,
+            revision=old.revision + 1,
+            down=standing.down,
+            out=standing.out,
+            routes=_named(old.models, routes),
+        )
+        return "; ".join(problems) or None
 
 
-def _reweighed(old: Snapshot, current: Plan, endpoint: str, down: frozenset[str]) -> tuple[Snapshot, str | None]:
-    """Re-weigh the routes that an endpoint is in; one that the strategy fails for stays as it is, which is told."""
-    routes: dict[str, Route] = {}
-    problems: list[str] = []
-    for model in old.models:
-        routes[model.id] = route = old.routes[model.id]
-        if any(deployment.endpoint.identity == endpoint for deployment in route.chain):
-            try:
-                routes[model.id] = current.route(model.id, down)
-            except StrategyError as error:
-                problems.append(str(error))
-    new = replace(old, revision=old.revision + 1, down=down, routes=_named(old.models, routes))
-    return new, "; ".join(problems) or None
+def _standing(health: Mapping[str, Health], breakers: Breakers) -> Standing:
+    down = frozenset(endpoint for endpoint, known in health.items() if not known.usable)
+    return Standing(down, breakers.out, breakers.returning)
 
 
 def _named(models: tuple[Model, ...], routes: Mapping[str, Route]) -> Mapping[str, Route]:

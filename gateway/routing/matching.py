@@ -166,4 +166,5 @@ def _deployment(draft: Draft, health_path: str | None) -> Deployment | None:
         key=key,
         urls=address.operation_urls(),
         headers=authorization(key.get_secret_value() if key else None),
+        context_length=draft.context_length,
     )

@@ -1,16 +1,16 @@
 """A plan: everything about a configuration that can be worked out without knowing who is healthy.
 
-Making one may take its time, in a thread. It can tell a route for any state of health.
+Making one may take its time, in a thread. It can tell a route for however things stand.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from operator import attrgetter
 from types import MappingProxyType
 from typing import cast
 
-from gateway.config.documents import ModelEntry, ModelsDocument, RoutingDocument
+from gateway.config.documents import ModelEntry, ModelsDocument, RoutingDocument, Timeouts
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.fields import freeze
@@ -18,7 +18,17 @@ from gateway.config.load import Loaded
 from gateway.config.shown import Path, is_secret
 from gateway.routing.contract import ResolvedStrategy, resolve
 from gateway.routing.matching import Matched, match
-from gateway.routing.snapshot import Deployment, Inactive, Model, Route, Settings
+from gateway.routing.snapshot import (
+    Bounds,
+    BreakerLimits,
+    Clocks,
+    Deployment,
+    Identity,
+    Inactive,
+    Model,
+    Route,
+    Settings,
+)
 from gateway.routing.strategies import StrategyError
 
 Weights = Mapping[Deployment, Fraction]
@@ -26,8 +36,34 @@ Weights = Mapping[Deployment, Fraction]
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Who is not to have all of its weight now.
+
+    `down` are endpoints, `out` deployments; both have none. `returning` are deployments, each with the part of its
+    weight that it has while it comes back.
+    """
+
+    down: frozenset[str] = frozenset()
+    out: frozenset[Identity] = frozenset()
+    returning: Mapping[Identity, Fraction] = field(default_factory=lambda: MappingProxyType({}))
+
+    def allows(self, deployment: Deployment) -> bool:
+        """Tell whether a deployment is usable."""
+        return deployment.endpoint.identity not in self.down and deployment.identity not in self.out
+
+    def scaled(self, shares: Weights) -> Weights:
+        """Scale shares down for those that come back; the sum stays 1, so that the others get what these do not."""
+        if not any(deployment.identity in self.returning for deployment in shares):
+            return shares
+        whole = Fraction(1)
+        parts = {each: share * self.returning.get(each.identity, whole) for each, share in shares.items()}
+        total = sum(parts.values())
+        return {each: part / total for each, part in parts.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """A configuration worked out, but for health.
+    """A configuration worked out, but for who is usable.
 
     By model id: `configured` are the weights, and `routes` the routes, with everything healthy; `split` are the models
     that routing.yaml lists. `endpoints` are identities. `notices` are what the author of the files should know.
@@ -45,19 +81,33 @@ class Plan:
     inactive: tuple[Inactive, ...]
     notices: tuple[Fault, ...]
 
-    def route(self, model: str, down: frozenset[str]) -> Route:
-        """Give a model's route while some endpoints are down; with all of its own down, it is as with none.
+    def route(self, model: str, standing: Standing) -> Route:
+        """Give a model's route as things stand; with none of its deployments usable, it is as with all of them.
 
         Raises:
             StrategyError: the strategy fails for the deployments that are left.
 
         """
-        configured = self.configured[model]
-        usable = tuple(deployment for deployment in configured if deployment.endpoint.identity not in down)
-        if not usable or len(usable) == len(configured):
-            return self.routes[model]
-        effective = _filled(_shares(self.strategy, usable, split=model in self.split), configured, usable)
-        return Route.of(model, self.strategy.selection, configured, effective, down)
+        configured, healthy = self.configured[model], self.routes[model]
+        usable = tuple(deployment for deployment in configured if standing.allows(deployment))
+        if not usable:
+            return healthy
+        all_of_them = len(usable) == len(configured)
+        shares = configured if all_of_them else _shares(self.strategy, usable, split=model in self.split)
+        scaled = standing.scaled(shares)
+        if scaled is configured:
+            return healthy
+        effective = _filled(scaled, configured, usable)
+        out = frozenset(deployment.identity for deployment in configured if not standing.allows(deployment))
+        return Route.of(
+            model,
+            healthy.selection,
+            configured,
+            effective,
+            out,
+            clocks=healthy.clocks,
+            fallbacks=healthy.fallbacks,
+        )
 
 
 def plan(loaded: Loaded, digest: str) -> Plan:
@@ -87,7 +137,7 @@ def plan(loaded: Loaded, digest: str) -> Plan:
         models=tuple(Model(entry.id, entry.aliases, _metadata(entry)) for entry in loaded.models.models),
         split=matched.split,
         configured=MappingProxyType(configured),
-        routes=MappingProxyType({model: _healthy(strategy, model, configured[model]) for model in configured}),
+        routes=MappingProxyType(_healthy(loaded.models, loaded.routing, strategy, configured)),
         endpoints=frozenset(deployment.endpoint.identity for deployment in members),
         inactive=matched.inactive,
         notices=(*loaded.notices, *_in_order(matched.notices)),
@@ -151,8 +201,51 @@ def _filled(shares: Weights, members: Iterable[Deployment], usable: Sequence[Dep
     return MappingProxyType({deployment: chosen.get(deployment, Fraction(0)) for deployment in members})
 
 
-def _healthy(strategy: ResolvedStrategy, model: str, weights: Weights) -> Route:
-    return Route.of(model, strategy.selection, weights, weights, frozenset())
+def _healthy(
+    models: ModelsDocument,
+    routing: RoutingDocument | None,
+    strategy: ResolvedStrategy,
+    configured: Mapping[str, Weights],
+) -> dict[str, Route]:
+    clocks, fallbacks = _clocks(routing), _fallbacks(models)
+    return {
+        entry.id: Route.of(
+            entry.id,
+            strategy.selection,
+            configured[entry.id],
+            configured[entry.id],
+            frozenset(),
+            clocks=_with(clocks, entry.timeouts),
+            fallbacks=fallbacks[entry.id],
+        )
+        for entry in models.models
+    }
+
+
+def _fallbacks(models: ModelsDocument) -> Mapping[str, tuple[str, ...]]:
+    """Give the models to turn to for each: those that it names itself, then those that they name, and so on."""
+    ids = {name: entry.id for entry in models.models for name in (entry.id, *entry.aliases)}
+    named = {entry.id: [ids[name] for name in entry.fallbacks] for entry in models.models}
+    found: dict[str, tuple[str, ...]] = {}
+    for model, level in named.items():
+        reached: dict[str, None] = {}
+        while level := [each for each in level if each not in reached]:
+            reached |= dict.fromkeys(level)
+            level = [further for each in level for further in named[each]]  # noqa: PLW2901 - the next level
+        found[model] = tuple(reached)
+    return found
+
+
+def _clocks(routing: RoutingDocument | None) -> Clocks:
+    if routing is None:
+        return Clocks()
+    connect = routing.timeout if routing.timeouts.connect is None else routing.timeouts.connect
+    return _with(Clocks(connect=connect), routing.timeouts)
+
+
+def _with(clocks: Clocks, timeouts: Timeouts) -> Clocks:
+    """Put the clocks that are set over others."""
+    return replace(clocks, **timeouts.model_dump(exclude_none=True))
 
 
 def _metadata(entry: ModelEntry) -> Mapping[str, object]:
@@ -167,7 +260,10 @@ def _settings(routing: RoutingDocument | None) -> Settings:
         strategy=routing.routing_strategy,
         parameters=MappingProxyType(parameters),
         split=True,
-        connect_timeout=routing.timeout,
+        clocks=_clocks(routing),
+        bounds=Bounds(routing.retries.attempts, routing.retries.retry_after_max),
+        retry_ratio=routing.retries.ratio,
+        breaker=BreakerLimits(routing.breaker.failures, routing.breaker.hold, routing.breaker.longest_hold),
         health_interval=routing.health_check.interval,
         unhealthy_after=routing.health_check.unhealthy_after,
         healthy_after=routing.health_check.healthy_after,

@@ -17,6 +17,43 @@ from gateway.adapters.openai_compatible import Operation
 
 Group = Literal["local", "remote", "unlisted"]
 Selection = Literal["random", "smooth"]
+Identity = tuple[str, str]
+"""What a deployment is known by: its model, and its name, which is unique within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """How long an attempt may take, in seconds; 0 stands for no limit.
+
+    `connect`: until there is a connection. `first_token`: from the request's last byte to the answer's first content.
+    `idle`: from one content to the next. `total`: the whole request, all its attempts together.
+    """
+
+    connect: float = 2.0
+    first_token: float = 120.0
+    idle: float = 60.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a request may take: `attempts` in all, a Retry-After of at most `retry_after_max` seconds waited for."""
+
+    attempts: int = 6
+    retry_after_max: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerLimits:
+    """When a breaker opens, and for how long.
+
+    It opens on so many `failures` in a row. It stays open for `hold` seconds, and for twice as long after each trial
+    that fails, `longest_hold` at most.
+    """
+
+    failures: int = 5
+    hold: float = 15.0
+    longest_hold: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +69,8 @@ class Deployment:
     """One model on one endpoint.
 
     `served_model` is the name the endpoint knows the model by. `weight` is the one written for it: what that comes to
-    beside its siblings, the route says. `urls` and `headers` are what a request needs, ready made; `headers` carry the
-    key and show in no repr.
+    beside its siblings, the route says. `context_length` is its model's, in tokens, where that is known. `urls` and
+    `headers` are what a request needs, ready made; `headers` carry the key and show in no repr.
     """
 
     model: str
@@ -46,9 +83,10 @@ class Deployment:
     key: SecretStr | None = field(repr=False)
     urls: Mapping[Operation, str] = field(repr=False, compare=False)
     headers: Mapping[str, str] = field(repr=False, compare=False)
+    context_length: int | None = None
 
     @property
-    def identity(self) -> tuple[str, str]:
+    def identity(self) -> Identity:
         """What lives on across snapshots is known by this: the model, and the name, which is unique within it."""
         return (self.model, self.name)
 
@@ -74,8 +112,9 @@ class Route:
     """One model's deployments with their weights, in the order they are tried.
 
     `chain` holds the weighted deployments by falling weight, then those of weight 0 in the order written, then those
-    known to be down. `weights` go with the chain and sum to 1; `configured` are the weights with everything healthy.
+    that are out. `weights` go with the chain and sum to 1; `configured` are the weights with everything healthy.
     `cumulative` are the running sums over the weighted head of the chain, for the draw; the last one is exactly 1.
+    `fallbacks` are the ids of the models to turn to when all of the chain has failed, in order.
     """
 
     model: str
@@ -84,6 +123,8 @@ class Route:
     weights: tuple[Fraction, ...]
     configured: tuple[Fraction, ...]
     cumulative: tuple[float, ...] = field(repr=False)
+    clocks: Clocks = field(default=Clocks(), repr=False)
+    fallbacks: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
@@ -92,21 +133,25 @@ class Route:
         selection: Selection,
         configured: Mapping[Deployment, Fraction],
         effective: Mapping[Deployment, Fraction],
-        down: frozenset[str],
+        out: frozenset[Identity],
+        *,
+        clocks: Clocks = Clocks(),
+        fallbacks: tuple[str, ...] = (),
     ) -> "Route":
         """Order a model's deployments into a chain.
 
-        Both mappings hold all of them, `configured` in the order written; `down` are the identities of the endpoints
-        known to be down, whose deployments have no effective weight.
+        Both mappings hold all of them, `configured` in the order written; `out` are those that are not usable, which
+        have no effective weight.
         """
 
         def rank(deployment: Deployment) -> tuple[bool, Fraction]:
-            return (deployment.endpoint.identity in down, -effective[deployment])
+            return (deployment.identity in out, -effective[deployment])
 
         chain = tuple(sorted(configured, key=rank))
         weights = tuple(effective[deployment] for deployment in chain)
         sums = tuple(float(total) for total in accumulate(weight for weight in weights if weight))
-        return cls(model, selection, chain, weights, tuple(configured[d] for d in chain), sums)
+        written = tuple(configured[deployment] for deployment in chain)
+        return cls(model, selection, chain, weights, written, sums, clocks, fallbacks)
 
     def __repr__(self) -> str:
         shares = ", ".join(
@@ -130,26 +175,37 @@ class Settings:
     """What routing.yaml sets beside the split.
 
     `parameters` are to be shown: frozen JSON, what came out of a variable as the variable's name. `split` tells whether
-    there is a routing.yaml. Times are in seconds; a health interval of 0 means no active checks.
+    there is a routing.yaml. Times are in seconds; a health interval of 0 means no active checks. `clocks` are those of
+    the models that have none of their own. `retry_ratio` is the share of a model's requests that may be tried again
+    where they failed.
     """
 
     strategy: str = "fixed"
     parameters: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     split: bool = False
-    connect_timeout: float = 2.0
+    clocks: Clocks = Clocks()
+    bounds: Bounds = Bounds()
+    retry_ratio: float = 0.2
+    breaker: BreakerLimits = BreakerLimits()
     health_interval: float = 0.0
     unhealthy_after: int = 1
     healthy_after: int = 1
     log_output: str = "stdout"
     log_level: str = "info"
 
+    @property
+    def connect_timeout(self) -> float:
+        """How long a health probe may take, in seconds."""
+        return self.clocks.connect
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One configuration in force.
 
-    `routes` are by id and by alias. `generation` counts accepted configurations, `revision` the health changes within
-    one. `down` holds the identities of the endpoints known to be down. `digest` names the files' content.
+    `routes` are by id and by alias. `generation` counts accepted configurations, `revision` the changes within one of
+    who gets how much. `down` holds the identities of the endpoints that are down or loading, `out` those of the
+    deployments whose breaker is not closed. `digest` names the files' content.
     """
 
     generation: int
@@ -160,6 +216,7 @@ class Snapshot:
     inactive: tuple[Inactive, ...]
     down: frozenset[str]
     settings: Settings
+    out: frozenset[Identity] = frozenset()
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
@@ -174,4 +231,5 @@ class Snapshot:
     def __repr__(self) -> str:
         routes = ", ".join(repr(self.routes[model.id]) for model in self.models)
         down = f" down={sorted(self.down)}" if self.down else ""
-        return f"<Snapshot {self.generation}.{self.revision}{down} {routes}>"
+        out = f" out={sorted(map('/'.join, self.out))}" if self.out else ""
+        return f"<Snapshot {self.generation}.{self.revision}{down}{out} {routes}>"

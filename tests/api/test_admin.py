@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from gateway import __version__
-from tests.execution.support import Running, ask, chain, read_broken, running
+from tests.execution.support import CONTENT, Running, ask, chain, read_broken, running
 from tests.fakes.client import get
 from tests.fakes.upstream import (
     Close,
@@ -118,6 +118,7 @@ async def test_routing_tells_how_requests_are_routed(config: Config) -> None:
                 "failures": 0,
                 "in_flight": 0,
                 "health": {"state": "unknown", "since": None, "reason": None},
+                "breaker": {"state": "closed", "since": None, "reason": None},
             }
             assert (far["name"], far["group"], far["kind"], far["requests"]) == ("far", "remote", "openai", 2)
             assert KEY not in json.dumps([told, reload, model])
@@ -125,7 +126,7 @@ async def test_routing_tells_how_requests_are_routed(config: Config) -> None:
 
 async def test_routing_tells_of_health_failures_and_requests_under_way(config: Config) -> None:
     def script(_: int, request: Request) -> list[Step]:
-        return [Send(sse_head() + chunk(b"data: a\n\n")), Hang()] if request.target != "/health" else [Hang()]
+        return [Send(sse_head() + chunk(CONTENT)), Hang()] if request.target != "/health" else [Hang()]
 
     async with (
         ScriptedUpstream(box) as a,
@@ -148,7 +149,7 @@ async def test_routing_tells_of_health_failures_and_requests_under_way(config: C
 
 async def test_a_failed_attempt_counts_against_its_deployment(config: Config) -> None:
     async with (
-        ScriptedUpstream([Send(sse_head() + chunk(b"data: a\n\n")), Close()]) as a,
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Close()]) as a,
         running(config, {"m": chain("http://127.0.0.1:1", a.url)}) as gate,
         gate.client() as client,
     ):

@@ -34,12 +34,13 @@ def found(*pages: str) -> list[Example]:
     return [example for page in pages for example in examples(page)]
 
 
-@pytest.mark.parametrize(("models", "routing", "shown"), found("configuration.md", "migration.md"))
+@pytest.mark.parametrize(("models", "routing", "shown"), found("configuration.md", "failover.md", "migration.md"))
 def test_an_example_is_what_the_docs_say(models: str, routing: str | None, shown: str) -> None:
     assert "\n".join(faults(models, routing)) == shown
 
 
 def test_the_examples_are_found() -> None:
     assert len(found("configuration.md")) == 13
+    assert len(found("failover.md")) == 5
     assert len(found("migration.md")) == 5
     assert len([shown for _, _, shown in found("configuration.md") if shown]) == 2

@@ -5,7 +5,18 @@ from types import MappingProxyType
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from gateway.config.documents import KINDS, HealthCheck, Logging, RouteEntry, RoutingDocument, SplitEntry, Unset
+from gateway.config.documents import (
+    KINDS,
+    BreakerEntry,
+    HealthCheck,
+    Logging,
+    Retries,
+    RouteEntry,
+    RoutingDocument,
+    SplitEntry,
+    Timeouts,
+    Unset,
+)
 from tests.config.loading import faults, load, models, split
 
 
@@ -43,6 +54,10 @@ from tests.config.loading import faults, load, models, split
         ("route: [{wieght: 2}]", "models[0].route[0].wieght: unknown key 'wieght', did you mean 'weight'?"),
         ("route: [{health_path: health}]", "found 'health', expected a path such as /health"),
         ("route: [{health_path: '/a b'}]", "found '/a b', expected a path such as /health"),
+        ("timeouts: {first_token: x}", "models[0].timeouts.first_token: found 'x', expected a number"),
+        ("timeouts: {conect: 1}", "models[0].timeouts.conect: unknown key 'conect', did you mean 'connect'?"),
+        ("fallbacks: other", "models[0].fallbacks: found 'other', expected a list"),
+        ("fallbacks: [3]", "models[0].fallbacks[0]: found 3, expected text: quote it"),
         ("context_length: 0", "found 0, expected a number of at least 1"),
         ("context_length: 1.5", "found 1.5, expected a whole number"),
         ("context_length: '4096'", "found '4096', expected a whole number: leave out the quotes"),
@@ -85,6 +100,25 @@ def test_a_models_field_refuses(field: str, message: str) -> None:
             "health_check.unhealthy_after: found 0, expected a number of at least 1",
         ),
         ("health_check: {path: x}", "health_check.path: found 'x', expected a path such as /health"),
+        ("timeouts: 3", "timeouts: found 3, expected a mapping"),
+        ("timeouts: {connect: 0}", "timeouts.connect: found 0, expected a number above 0"),
+        ("timeouts: {first_token: -1}", "timeouts.first_token: found -1, expected a number of at least 0"),
+        (
+            "timeouts: {first_token: 1e9}",
+            "timeouts.first_token: found 1000000000.0, expected a number of at most 86400",
+        ),
+        ("timeouts: {idle: 60s}", "timeouts.idle: found '60s', expected a number"),
+        ("timeouts: {first_tokn: 1}", "timeouts.first_tokn: unknown key 'first_tokn', did you mean 'first_token'?"),
+        ("retries: {attempts: 0}", "retries.attempts: found 0, expected a number of at least 1"),
+        ("retries: {attempts: 101}", "retries.attempts: found 101, expected a number of at most 100"),
+        ("retries: {ratio: 1.5}", "retries.ratio: found 1.5, expected a number of at most 1"),
+        ("retries: {ratio: -0.1}", "retries.ratio: found -0.1, expected a number of at least 0"),
+        ("retries: {retry_after_max: -1}", "retries.retry_after_max: found -1, expected a number of at least 0"),
+        ("breaker: {failures: 0}", "breaker.failures: found 0, expected a number of at least 1"),
+        ("breaker: {failures: 1001}", "breaker.failures: found 1001, expected a number of at most 1000"),
+        ("breaker: {hold: 0}", "breaker.hold: found 0, expected a number above 0"),
+        ("breaker: {longest_hold: 0}", "breaker.longest_hold: found 0, expected a number above 0"),
+        ("breaker: off", "breaker: found off, which YAML 1.1 reads as true or false"),
         ("logging: output.log", "found 'output.log', expected a mapping"),
         ("logging: {output: 3}", "logging.output: found 3, expected text: quote it"),
         (
@@ -175,7 +209,10 @@ def test_long_values_are_shortened() -> None:
 
 def test_nothing_below_a_list_or_mapping_is_its_default() -> None:
     fields = ["local_deployment", "routing_parameter", "health_check", "logging", "remote_deployment"]
-    loaded = load(models("aliases:\nroute:"), "timeout: 3\n" + "".join(f"{field}:\n" for field in fields))
+    fields += ["timeouts", "retries", "breaker"]
+    loaded = load(
+        models("aliases:\nroute:\ntimeouts:\nfallbacks:"), "timeout: 3\n" + "".join(f"{field}:\n" for field in fields)
+    )
     assert not loaded.faults
     assert loaded.routing == RoutingDocument(timeout=3)
 
@@ -193,6 +230,9 @@ def test_the_defaults_are_those_of_the_design() -> None:
         routing_strategy="fixed",
         routing_parameter={},
         timeout=2,
+        timeouts=Timeouts(connect=None, first_token=None, idle=None, total=None),
+        retries=Retries(attempts=6, ratio=0.2, retry_after_max=3),
+        breaker=BreakerEntry(failures=5, hold=15, longest_hold=60),
         health_check=HealthCheck(interval=0, path=None, unhealthy_after=1, healthy_after=1),
         logging=Logging(output="stdout", level="info"),
         local_deployment=(),

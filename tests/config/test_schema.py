@@ -96,7 +96,7 @@ def test_the_shipped_file_points_at_its_schema_and_fits_it(which: Literal["model
 def test_every_field_is_described_and_no_other_is_allowed(which: Literal["models", "routing"]) -> None:
     assert schema(which)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     described = [node for node in objects(schema(which)) if "properties" in node]
-    assert len(described) == {"models": 3, "routing": 4}[which]
+    assert len(described) == {"models": 4, "routing": 7}[which]
     for node in described:
         assert node["additionalProperties"] is False
         assert node["description"]
@@ -134,6 +134,10 @@ MODEL = "models: [{id: a, %s}]"
         ("models", MODEL % "pricing: {prompt: 1, completion: '2'}", True),
         ("models", MODEL % "pricing: {prompt: -1}", False),
         ("models", MODEL % "wieght: 1", False),
+        ("models", MODEL % "timeouts: {idle: 5}", True),
+        ("models", MODEL % "timeouts: {idle: -5}", False),
+        ("models", MODEL % "fallbacks: ", True),
+        ("models", MODEL % "fallbacks: b", False),
         ("models", "models: []", False),
         ("routing", "health_check: 30", True),
         ("routing", "health_check: '${H}'", True),
@@ -143,6 +147,14 @@ MODEL = "models: [{id: a, %s}]"
         ("routing", "health_check: {every: 30}", False),
         ("routing", "timeout: 0", False),
         ("routing", "timeout: '${T}'", True),
+        ("routing", "timeouts: {connect: 1, first_token: 0, idle: '${T}', total: }", True),
+        ("routing", "timeouts: {connect: 0}", False),
+        ("routing", "timeouts: 3", False),
+        ("routing", "retries: {attempts: 3, ratio: 0.5, retry_after_max: 0}", True),
+        ("routing", "retries: {ratio: 2}", False),
+        ("routing", "breaker: {failures: '${T}', hold: 1}", True),
+        ("routing", "breaker: ", True),
+        ("routing", "breaker: {failures: 0}", False),
         ("routing", "logging: {level: info}", True),
         ("routing", "logging: {level: warn}", False),
         ("routing", "routing_parameter: {anything: [1]}", True),

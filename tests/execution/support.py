@@ -43,11 +43,12 @@ def ask(model: str = "m", **fields: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway under test; `outcomes` are those it told its observers."""
+    """A gateway under test; `outcomes` are those it told its observers, `delays` the seconds it did not sleep."""
 
     door: Door
     config: Config
     outcomes: list[Outcome]
+    delays: list[float]
 
     @property
     def gateway(self) -> Gateway:
@@ -168,8 +169,14 @@ async def running(
     options = Options(config.path, log_output=str(config.log), limits=limits or Limits(), environ=environ or {})
     door = await open_door(options, Listen(port=0))
     outcomes: list[Outcome] = []
+    delays: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+
     door.gateway.executor._observers += (outcomes.append,)
+    door.gateway.executor._sleep = sleep
     try:
-        yield Running(door, config, outcomes)
+        yield Running(door, config, outcomes, delays)
     finally:
         await door.close(PATIENCE)

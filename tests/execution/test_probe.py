@@ -7,7 +7,7 @@ import pytest
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Upstream
 from gateway.routing.health import ProbeResult
-from gateway.routing.snapshot import Model, Route, Settings, Snapshot
+from gateway.routing.snapshot import Clocks, Model, Route, Settings, Snapshot
 from tests.execution.support import deployment, no_descriptors
 from tests.fakes.upstream import Hang, ScriptedUpstream, Send, Step, refused_url, status
 from tests.running import until
@@ -26,7 +26,7 @@ def snapshot(*urls: str, interval: float = 60, timeout: float = 5, path: str = "
         models=tuple(Model(url, (), MappingProxyType({})) for url in urls),
         inactive=(),
         down=frozenset(),
-        settings=Settings(health_interval=interval, connect_timeout=timeout),
+        settings=Settings(health_interval=interval, clocks=Clocks(connect=timeout)),
     )
 
 
@@ -97,6 +97,29 @@ async def test_everything_else_is_dead(watch: Watch, steps: list[Step], reason: 
         watch.prober.follow(snapshot(a.url, timeout=0.05 if reason == "timeout" else 5))
         assert await watch.finds(1) == ProbeResult(reason)
         await a.closed_by_peer()
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error":{"message":"Loading model","code":503}}', b"the model is currently loading"]
+)
+async def test_a_box_that_loads_is_asked_again_soon(watch: Watch, body: bytes) -> None:
+    async with ScriptedUpstream(lambda index, _: [Send(status(200 if index else 503, "So", body))]) as a:
+        watch.prober.follow(snapshot(a.url))
+        assert await watch.finds(1) == ProbeResult("loading", loading=True)
+        watch.turn.set()
+        assert await watch.finds(2) == ProbeResult()
+        assert watch.slept == [2, 57]
+
+
+async def test_a_probe_is_brought_forward_for_its_endpoint_alone(watch: Watch) -> None:
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a, ScriptedUpstream([Send(status(200, "OK"))]) as b:
+        watch.prober.follow(snapshot(a.url, b.url))
+        await watch.finds(2)
+        watch.prober.hurry(a.url)
+        await until(lambda: len(watch.slept) == 3)
+        watch.turn.set()
+        await until(lambda: len(a.requests) == 2)
+        assert watch.slept[:3] == [57, 57, 2]
 
 
 async def test_a_refused_connection_is_dead(watch: Watch) -> None:

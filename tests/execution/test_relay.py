@@ -9,7 +9,7 @@ import pytest
 from gateway.execution.outcome import Usage
 from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, read_broken, running
 from tests.fakes.client import RawClient
-from tests.fakes.connection import Connection
+from tests.fakes.connection import Connection, Cut
 from tests.fakes.upstream import (
     Close,
     Hang,
@@ -31,6 +31,7 @@ SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 USAGE = sse('{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"details":{"cached":1}}}')
 ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
+LARGE = b'{"choices": ["' + b"x" * (2 << 20)
 BROKEN = (
     b'event: error\ndata: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
     b'"param":null,"code":"stream_broken"}}\n\n'
@@ -49,10 +50,15 @@ async def test_a_stream_passes_chunk_by_chunk(config: Config) -> None:
         gate.client() as client,
     ):
         await client.send(ask(stream=True))
+        await a.arrived()
+        assert client.raw == b""
+        turns[0].set()
         head = await client.read_head()
         assert (head.status, head.get("content-type")) == (200, "text/event-stream")
         assert (head.get("cache-control"), head.get("x-accel-buffering")) == ("no-cache", "no")
-        for event, turn in zip(events, turns, strict=True):
+        assert await client.read_chunk() == ROLE + CONTENT
+        turns[1].set()
+        for event, turn in list(zip(events, turns, strict=True))[2:]:
             assert await client.read_chunk() == event
             turn.set()
         assert await client.read_chunk() == b""
@@ -126,7 +132,12 @@ async def test_a_coded_answer_passes_with_its_coding(config: Config, kind: str) 
 @pytest.mark.parametrize("end", [Close(), Reset(), Send(b"no chunk size\r\n")])
 @pytest.mark.parametrize(
     ("before", "blank"),
-    [(CONTENT, b""), (b"data: a\r\n\r\n", b""), (CONTENT + b"data: {", b"\n\n"), (CONTENT + b"data: x\n", b"\n\n")],
+    [
+        (CONTENT, b""),
+        (CONTENT + b"data: a\r\n\r\n", b""),
+        (CONTENT + b"data: {", b"\n\n"),
+        (CONTENT + b"data: x\n", b"\n\n"),
+    ],
 )
 async def test_a_stream_that_breaks_ends_with_one_visible_error(
     config: Config, end: Step, before: bytes, blank: bytes
@@ -142,51 +153,83 @@ async def test_a_stream_that_breaks_ends_with_one_visible_error(
         go_on.set()
         assert await read_broken(client) == (before + blank + BROKEN, "fin")
         outcome = await gate.outcome()
-        assert (outcome.status, outcome.failure, outcome.served_model) == (200, "broken", "m")
-        assert [(attempt.status, attempt.failure) for attempt in outcome.attempts] == [(200, "broken")]
+        assert (outcome.status, outcome.failure, outcome.served_model) == (200, "cut_answer", "m")
+        assert [(attempt.status, attempt.failure) for attempt in outcome.attempts] == [(200, "cut_answer")]
         await a.all_closed()
 
 
-@pytest.mark.parametrize("before", [CONTENT, ROLE, b": keep-alive\n\n"])
 @pytest.mark.parametrize("framing", [b"transfer-encoding: chunked\r\n\r\n", b"\r\n"])
-async def test_a_stream_that_ends_without_a_reason_is_broken(config: Config, before: bytes, framing: bytes) -> None:
-    body = chunk(before) + last_chunk() if b"chunked" in framing else before
+async def test_a_stream_that_ends_without_a_reason_is_broken(config: Config, framing: bytes) -> None:
+    body = chunk(CONTENT) + last_chunk() if b"chunked" in framing else CONTENT
     async with (
         ScriptedUpstream([Send(SSE + framing + body), Close()]) as a,
         running(config, {"m": chain(a.url)}) as gate,
     ):
-        assert await gate.broken(ask(stream=True)) == (before + BROKEN, "fin")
-        assert (await gate.outcome()).failure == "broken"
+        assert await gate.broken(ask(stream=True)) == (CONTENT + BROKEN, "fin")
+        assert (await gate.outcome()).failure == "cut_answer"
 
 
-@pytest.mark.parametrize("end", [DONE, FINISH, sse('{"error":{"message":"overloaded"}}')])
-async def test_a_stream_that_ends_with_a_reason_is_whole(config: Config, end: bytes) -> None:
+@pytest.mark.parametrize(
+    ("end", "added"),
+    [
+        (DONE, b""),
+        (DONE[:-2], b""),
+        (FINISH, DONE),
+        (FINISH[:-2], b"\n\n" + DONE),
+        (sse('{"error":{"message":"overloaded"}}'), b""),
+    ],
+)
+async def test_a_stream_that_ends_with_a_reason_is_whole(config: Config, end: bytes, added: bytes) -> None:
     async with (
         ScriptedUpstream([Send(SSE + b"\r\n" + CONTENT + end), Close()]) as a,
         running(config, {"m": chain(a.url)}) as gate,
     ):
         answer = await gate.say(ask(stream=True))
-        assert answer.body == CONTENT + end
+        assert answer.body == CONTENT + end + added
         assert (await gate.outcome()).failure is None
 
 
 @pytest.mark.parametrize(
     ("framing", "end"),
-    [(b"content-length: 99\r\n\r\n", Close()), (b"content-length: 99\r\n\r\n", Reset()), (b"\r\n", Reset())],
+    [(b"content-length: 9999999\r\n\r\n", Close()), (b"content-length: 9999999\r\n\r\n", Reset()), (b"\r\n", Reset())],
 )
 async def test_a_json_answer_that_breaks_ends_uncleanly(config: Config, framing: bytes, end: Step) -> None:
     go_on = asyncio.Event()
     async with (
-        ScriptedUpstream([Send(JSON + framing + b'{"choices": ['), Pause(go_on), end]) as a,
+        ScriptedUpstream([Send(JSON + framing + LARGE), Pause(go_on), end]) as a,
         running(config, {"m": chain(a.url)}) as gate,
         gate.client() as client,
     ):
         await client.send(ask())
-        await until(lambda: b'{"choices": [' in client.raw)
+        await until(lambda: client.raw.count(b"x") >= LARGE.count(b"x"))
         go_on.set()
         await client.read_to_end()
-        assert client.raw.endswith((b'\r\n\r\n{"choices": [', b'\r\nd\r\n{"choices": [\r\n'))
-        assert (await gate.outcome()).failure == "broken"
+        assert client.raw.endswith((b"xx", b"xx\r\n"))
+        assert (await gate.outcome()).failure == "cut_answer"
+
+
+@pytest.mark.parametrize("end", [[Close()], [Reset()], [Send(last_chunk()), Close()]])
+async def test_a_stream_that_is_cut_anywhere_is_whole_or_visibly_broken(config: Config, end: list[Step]) -> None:
+    body = ROLE + CONTENT + FINISH + DONE
+    async with (
+        ScriptedUpstream(lambda index, _: [Send(sse_head() + chunk(body[: index + 1])), *end]) as a,
+        running(config, {"m": chain(a.url)}, retries={"attempts": 1}) as gate,
+    ):
+        for length in range(1, len(body) + 1):
+            async with gate.client() as client:
+                await client.send(ask(stream=True))
+                head = await client.read_head()
+                try:
+                    got = await client.read_body(head)
+                except Cut:
+                    assert (head.status, client.raw.count(BROKEN)) == (200, 1)
+                    assert length < len(body) - len(DONE)
+                else:
+                    if head.status == 200:
+                        assert got.startswith(ROLE + CONTENT + FINISH.rstrip(b"\n"))
+                        assert got.rstrip(b"\n").endswith(DONE.rstrip(b"\n"))
+                    else:
+                        assert length < len(ROLE + CONTENT) + len(FINISH)
 
 
 async def old_answer(client: RawClient, request: bytes) -> bytes:
@@ -206,8 +249,12 @@ async def test_an_http_1_0_client_gets_a_stream_to_the_end(config: Config) -> No
         assert client.ended == "fin"
 
 
-@pytest.mark.parametrize(("answer", "last"), [(sse_head() + chunk(CONTENT), BROKEN), (JSON + b"\r\n" + CONTENT, b"")])
-async def test_an_http_1_0_client_sees_a_break_by_the_reset(config: Config, answer: bytes, last: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "body", "last"), [(sse_head() + chunk(CONTENT), CONTENT, BROKEN), (JSON + b"\r\n" + LARGE, LARGE, b"")]
+)
+async def test_an_http_1_0_client_sees_a_break_by_the_reset(
+    config: Config, answer: bytes, body: bytes, last: bytes
+) -> None:
     go_on = asyncio.Event()
     async with (
         ScriptedUpstream([Send(answer), Pause(go_on), Reset()]) as a,
@@ -215,9 +262,9 @@ async def test_an_http_1_0_client_sees_a_break_by_the_reset(config: Config, answ
         gate.client() as client,
     ):
         answering = asyncio.create_task(old_answer(client, ask(stream=True)))
-        await until(lambda: client.raw.endswith(CONTENT))
+        await until(lambda: client.raw.endswith(body))
         go_on.set()
-        assert await answering == CONTENT + last
+        assert await answering == body + last
         assert client.ended == "reset"
 
 
@@ -264,7 +311,7 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_noticed(config: Co
 
 
 async def test_a_slow_reader_slows_the_upstream_and_loses_nothing(config: Config) -> None:
-    piece, count = CONTENT * ((1 << 16) // len(CONTENT)), 1024
+    piece, count = CONTENT.replace(b"hi", b"x" * (1 << 16)), 1024
     sent = 0
 
     class Counted(Send):

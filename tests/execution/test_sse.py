@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.execution.outcome import Usage
-from gateway.execution.sse import ChatStream, EventScanner, has_content, usage_in
+from gateway.execution.sse import ChatStream, EventScanner, meaning, usage_in
 
 ENDS = [b"\n", b"\r", b"\r\n"]
 DATA = [b"data: a", b"data:b", b"data", b"data: ", b"data:  c", b"data: a:b", "data: äö€😀".encode()]
@@ -91,7 +91,7 @@ def delta(**fields: object) -> bytes:
     ],
 )
 def test_content_is_seen(event: bytes) -> None:
-    assert has_content(event)
+    assert meaning(event).content
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_content_is_seen(event: bytes) -> None:
     ],
 )
 def test_no_content_is_seen(event: bytes) -> None:
-    assert not has_content(event)
+    assert not meaning(event).content
 
 
 def stream(*chunks: bytes) -> ChatStream:
@@ -127,15 +127,18 @@ CONTENT = b"data: " + delta(content="hi") + b"\n\n"
 
 
 def test_content_comes_with_its_event() -> None:
-    chat = stream(b": comment\n\ndata: " + delta(role="assistant") + b"\n\n", CONTENT[:-1])
-    assert not chat.has_content
-    chat.feed(b"\n")
-    assert chat.has_content
+    chat = ChatStream()
+    assert not chat.feed(b": comment\n\ndata: " + delta(role="assistant") + b"\n\n" + CONTENT[:-1])
+    assert chat.feed(b"\n")
+    assert not chat.feed(b": comment\n\n")
 
 
 def test_an_event_without_end_is_content() -> None:
-    assert stream(b"data: " + b"x" * (1 << 20)).has_content
-    assert not stream(*[b": ping\n\n" + b"x" * 60_000 + b"\n\n"] * 40).has_content
+    chat = stream(b"data: " + b"x" * (1 << 20))
+    assert chat.feed(b"x")
+    pings = [b": ping\n\n" + b"x" * 60_000 + b"\n\n"] * 40
+    chat = ChatStream()
+    assert not any(chat.feed(ping) for ping in pings)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,9 @@ def test_an_event_without_end_is_content() -> None:
     ],
 )
 def test_a_whole_stream_is_not_truncated(end: bytes) -> None:
-    assert not stream(CONTENT, end).truncated
+    chat = stream(CONTENT, end)
+    chat.end()
+    assert not chat.truncated
 
 
 @pytest.mark.parametrize(
@@ -164,8 +169,10 @@ def test_a_whole_stream_is_not_truncated(end: bytes) -> None:
     ],
 )
 def test_a_stream_that_hides_a_loss_is_truncated(end: bytes) -> None:
-    assert stream(CONTENT, end).truncated
-    assert stream(end).truncated == bool(end)
+    for before in (CONTENT, b""):
+        chat = stream(before, end)
+        chat.end()
+        assert chat.truncated == bool(before + end)
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r"])

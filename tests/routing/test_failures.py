@@ -1,59 +1,256 @@
+"""The table of failures: what each answer means, and what follows from it."""
+
+import json
+import re
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.routing.failures import VERDICTS, Cause, Failure, Verdict, status_failure, status_for_client, verdict
-
-REFUSED, TIMEOUT = Failure(Cause.CONNECT_REFUSED), Failure(Cause.CONNECT_TIMEOUT)
-OURS, BUSY = Failure(Cause.LOCAL_FAULT), Failure(Cause.STATUS, status=503)
-
-
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 529, 599])
-def test_a_status_that_may_pass_elsewhere_is_a_failure(status: int) -> None:
-    failure = status_failure(status)
-    assert failure == Failure(Cause.STATUS, f"status {status}", status)
-    assert verdict(Failure(Cause.STATUS, status=status)) is Verdict.NEXT
-
-
-@pytest.mark.parametrize(
-    "status", [200, 201, 204, 400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 424, 426, 428, 431]
+from gateway.routing.failures import (
+    KEY_OUT,
+    MODEL_OUT,
+    TABLE,
+    Cause,
+    Failure,
+    Rule,
+    Verdict,
+    error_failure,
+    most_telling,
+    says_loading,
+    status_failure,
+    status_for_client,
+    verdict,
 )
-def test_every_other_status_is_the_clients(status: int) -> None:
-    assert status_failure(status) is None
 
+PAGE = Path(__file__).parents[2] / "docs" / "failover.md"
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_a_failure_of_its_own(status: int) -> None:
-    assert status_failure(status) == Failure(Cause.REDIRECTED, f"status {status}: check the base URL", status)
-
-
-@pytest.mark.parametrize("cause", [cause for cause in Cause if cause is not Cause.LOCAL_FAULT])
-def test_the_next_deployment_is_tried_whatever_the_endpoint_did(cause: Cause) -> None:
-    assert verdict(Failure(cause)) is Verdict.NEXT
-
-
-def test_a_fault_of_our_own_is_told_to_the_client() -> None:
-    assert verdict(OURS) is Verdict.CLIENT
-
-
-def test_a_connection_that_was_closed_while_it_lay_idle_is_tried_again() -> None:
-    assert verdict(Failure(Cause.DISCONNECTED, stale=True)) is Verdict.RETRY_HERE
-
-
-def test_the_table_has_every_cause() -> None:
-    assert set(VERDICTS) == set(Cause)
+NEXT = Rule()
+MAY_PASS = Rule(passes=True)
+BLAMELESS = Rule(blames=False)
 
 
 @pytest.mark.parametrize(
-    ("failures", "status"),
+    ("cause", "rule"),
     [
-        ((), 503),
-        ((REFUSED,), 502),
-        ((BUSY,), 502),
-        ((TIMEOUT,), 504),
-        ((TIMEOUT, TIMEOUT), 504),
-        ((TIMEOUT, REFUSED), 502),
-        ((REFUSED, OURS), 503),
-        ((OURS, REFUSED), 502),
+        (Cause.CONNECT_REFUSED, NEXT),
+        (Cause.CONNECT_RESET, MAY_PASS),
+        (Cause.CONNECT_TIMEOUT, NEXT),
+        (Cause.UNREACHABLE, NEXT),
+        (Cause.DNS, NEXT),
+        (Cause.TLS, NEXT),
+        (Cause.DISCONNECTED, MAY_PASS),
+        (Cause.MALFORMED_ANSWER, NEXT),
+        (Cause.REDIRECTED, NEXT),
+        (Cause.RATE_LIMITED, MAY_PASS),
+        (Cause.SEND_AGAIN, MAY_PASS),
+        (Cause.SERVER_ERROR, MAY_PASS),
+        (Cause.LOADING, BLAMELESS),
+        (Cause.KEY_REFUSED, Rule(out=KEY_OUT)),
+        (Cause.MODEL_MISSING, Rule(out=MODEL_OUT)),
+        (Cause.NOT_SERVED, BLAMELESS),
+        (Cause.CONTEXT_LENGTH, Rule(Verdict.LARGER, blames=False)),
+        (Cause.FIRST_TOKEN_TIMEOUT, NEXT),
+        (Cause.TOTAL_TIMEOUT, Rule(Verdict.CLIENT, blames=False)),
+        (Cause.STALLED, NEXT),
+        (Cause.ERROR_ANSWER, NEXT),
+        (Cause.EMPTY_ANSWER, NEXT),
+        (Cause.CUT_ANSWER, NEXT),
+        (Cause.WRONG_TYPE, NEXT),
+        (Cause.LOCAL_FAULT, Rule(Verdict.CLIENT, blames=False)),
     ],
 )
-def test_the_status_for_the_client_tells_whose_fault_it_was(failures: tuple[Failure, ...], status: int) -> None:
-    assert status_for_client(failures) == status
+def test_what_follows_from_each_cause(cause: Cause, rule: Rule) -> None:
+    assert TABLE[cause] == rule
+    assert verdict(Failure(cause)) is rule.verdict
+    assert verdict(Failure(cause, stale=True)) is Verdict.RETRY_HERE
+
+
+def test_every_cause_has_its_rule() -> None:
+    assert set(TABLE) == set(Cause)
+
+
+def row(cause: Cause, rule: Rule) -> tuple[str, ...]:
+    return (
+        f"`{cause.value}`",
+        rule.verdict.value,
+        "yes" if rule.passes else "no",
+        "yes" if rule.blames else "no",
+        f"{rule.out:g} s" if rule.out else "",
+    )
+
+
+def test_the_docs_print_the_table() -> None:
+    """The second column says in words when it happens; the others are compared."""
+    lines = re.findall(
+        r"^\| (`\w+`) \| .+? \| (.*?) \| (.*?) \| (.*?) \|(.*?)\|$", PAGE.read_text("utf-8"), re.MULTILINE
+    )
+    assert [tuple(cell.strip() for cell in line) for line in lines] == [row(*entry) for entry in TABLE.items()]
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (301, Cause.REDIRECTED),
+        (307, Cause.REDIRECTED),
+        (401, Cause.KEY_REFUSED),
+        (402, Cause.KEY_REFUSED),
+        (403, Cause.KEY_REFUSED),
+        (404, Cause.NOT_SERVED),
+        (408, Cause.SEND_AGAIN),
+        (425, Cause.SEND_AGAIN),
+        (429, Cause.RATE_LIMITED),
+        (500, Cause.SERVER_ERROR),
+        (501, Cause.NOT_SERVED),
+        (502, Cause.SERVER_ERROR),
+        (503, Cause.SERVER_ERROR),
+        (504, Cause.SERVER_ERROR),
+        (520, Cause.SERVER_ERROR),
+        (529, Cause.SERVER_ERROR),
+        (599, Cause.SERVER_ERROR),
+    ],
+)
+def test_what_a_status_means(status: int, cause: Cause) -> None:
+    failure = status_failure(status, b'{"error": {"message": "something"}}', 2.5)
+    assert failure is not None
+    assert (failure.cause, failure.status, failure.retry_after) == (cause, status, 2.5)
+    assert failure.detail.startswith(f"status {status}")
+
+
+@pytest.mark.parametrize("status", [200, 204, 400, 405, 406, 409, 410, 411, 413, 415, 418, 422, 431, 451])
+def test_every_other_status_is_the_clients_answer(status: int) -> None:
+    assert status_failure(status, b'{"error": {"message": "no"}}') is None
+
+
+CONTEXT_LENGTH = {
+    "openai": (400, "This model's maximum context length is 8192 tokens.", "context_length_exceeded"),
+    "openai, by its code": (400, "Too much.", "context_length_exceeded"),
+    "vllm": (400, "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens", 400),
+    "vllm, the prompt": (400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096.", 400),
+    "sglang": (400, "The input (9001 tokens) is longer than the model's context length (8192 tokens).", 400),
+    "llama.cpp": (400, "the request exceeds the available context size, try increasing it", 400),
+    "llama.cpp, by its type": (400, "too much", "exceed_context_size_error"),
+    "llama.cpp, embeddings": (500, "input is too large to process. increase the physical batch size", 500),
+    "ollama": (400, "the input length exceeds the context length", None),
+    "lm studio": (400, "tokens to keep is greater than the context length (4096)", None),
+    "anthropic": (400, "prompt is too long: 208310 tokens > 200000 maximum", None),
+    "anthropic, both": (400, "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000", None),
+    "gemini": (400, "The input token count (9) exceeds the maximum number of tokens allowed (8).", 400),
+    "openrouter": (400, "This endpoint's maximum context length is 32768 tokens.", 400),
+    "unprocessable": (422, "Context length exceeded", None),
+    "too large": (413, "CONTEXT WINDOW", None),
+}
+
+
+def error(message: str, code: str | int | None) -> bytes:
+    return json.dumps({"error": {"message": message, "code": code}}).encode()
+
+
+@pytest.mark.parametrize(("status", "message", "code"), CONTEXT_LENGTH.values(), ids=CONTEXT_LENGTH)
+def test_a_prompt_that_does_not_fit_is_recognised(status: int, message: str, code: str | int | None) -> None:
+    failure = status_failure(status, error(message, code))
+    assert failure is not None
+    assert failure.cause is Cause.CONTEXT_LENGTH
+    assert error_failure(error(message, code)).cause is Cause.CONTEXT_LENGTH
+    other = status_failure(502, error(message, code))
+    assert other is not None
+    assert other.cause is Cause.SERVER_ERROR
+
+
+POLICY = {
+    "openai": (400, "rejected by our safety system", "content_policy_violation"),
+    "azure": (400, "triggering Azure OpenAI's content management policy. The context length ...", "content_filter"),
+    "openrouter": (403, 'X requires moderation on Y. Your input was flagged for "Z"', 403),
+    "anthropic": (400, "Output blocked by content filtering policy", None),
+    "a 402 that is not about money": (402, "", "content_filter"),
+}
+
+
+@pytest.mark.parametrize(("status", "message", "code"), POLICY.values(), ids=POLICY)
+def test_a_rejection_of_what_was_asked_is_the_clients_answer(status: int, message: str, code: str | int | None) -> None:
+    assert status_failure(status, error(message, code)) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}',
+        b'{"error":"Model meta-llama/Llama-3 is currently loading","estimated_time":20.0}',
+        b"Server is starting",
+        b'{"detail":"The model is not ready yet"}',
+    ],
+)
+def test_a_box_that_loads_is_recognised(body: bytes) -> None:
+    assert says_loading(body)
+    failure = status_failure(503, body, 4.0)
+    assert failure is not None
+    assert (failure.cause, failure.retry_after) == (Cause.LOADING, 4.0)
+    other = status_failure(500, body)
+    assert other is not None
+    assert other.cause is Cause.SERVER_ERROR
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","code":404}}',
+        b'{"error":{"message":"model \\"x\\" not found, try pulling it first"}}',
+        b'{"error":{"code":"model_not_found"}}',
+    ],
+)
+def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: bytes) -> None:
+    missing, elsewhere = status_failure(404, body), status_failure(404, b'{"detail":"Not Found"}')
+    assert missing is not None
+    assert elsewhere is not None
+    assert (missing.cause, elsewhere.cause) == (Cause.MODEL_MISSING, Cause.NOT_SERVED)
+
+
+def test_an_error_under_a_good_status() -> None:
+    failure = error_failure(b'{"error":{"message":"Provider returned error","code":502}}')
+    assert failure == Failure(Cause.ERROR_ANSWER, "an error object in place of an answer")
+    assert error_failure(b'{"error":{"code":"content_filter","message":"context length"}}').cause is Cause.ERROR_ANSWER
+
+
+def test_nobodys_prompt_is_in_a_detail() -> None:
+    for status in range(300, 600):
+        failure = status_failure(status, b"canary context length model loading")
+        assert failure is None or "canary" not in failure.detail
+    assert "canary" not in error_failure(b"canary").detail
+
+
+FAILURES = st.lists(st.sampled_from(Cause).map(Failure), min_size=1, max_size=6)
+
+
+@given(FAILURES)
+def test_the_most_telling_failure_wins(failures: list[Failure]) -> None:
+    chosen = most_telling(failures)
+    causes = [failure.cause for failure in failures]
+    order = [Cause.CONTEXT_LENGTH, Cause.LOCAL_FAULT, Cause.TOTAL_TIMEOUT, Cause.RATE_LIMITED]
+    expected = next((cause for cause in order if cause in causes), causes[0])
+    assert chosen is failures[causes.index(expected)]
+
+
+def test_without_failures_there_is_nothing_to_tell() -> None:
+    assert most_telling(()) is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"),
+    [
+        (None, 503),
+        (Cause.LOCAL_FAULT, 503),
+        (Cause.LOADING, 503),
+        (Cause.RATE_LIMITED, 429),
+        (Cause.CONTEXT_LENGTH, 400),
+        (Cause.CONNECT_TIMEOUT, 504),
+        (Cause.FIRST_TOKEN_TIMEOUT, 504),
+        (Cause.TOTAL_TIMEOUT, 504),
+        (Cause.STALLED, 504),
+        (Cause.CONNECT_REFUSED, 502),
+        (Cause.SERVER_ERROR, 502),
+        (Cause.KEY_REFUSED, 502),
+    ],
+)
+def test_what_status_a_client_gets(cause: Cause | None, status: int) -> None:
+    assert status_for_client(Failure(cause) if cause else None) == status

@@ -3,6 +3,7 @@ import pytest
 from gateway.config.faults import ConfigError
 from gateway.config.load import Sources, parse
 from gateway.routing.manager import plan
+from gateway.routing.plan import Standing
 from tests.routing.planning import BOXES, DEAD, FILES, SPLIT, deployments, faults, make, probe, serve, snapshot
 
 
@@ -41,8 +42,8 @@ def test_a_plan_says_what_it_read() -> None:
 def test_a_route_that_nothing_of_is_down_is_the_one_of_the_plan() -> None:
     made = make(BOXES, SPLIT)
     everywhere = frozenset(deployment.endpoint.identity for deployment in deployments(made).values())
-    assert made.route("llama", frozenset({"http://elsewhere"})) is made.routes["llama"]
-    assert made.route("llama", everywhere) is made.routes["llama"]
+    assert made.route("llama", Standing(frozenset({"http://elsewhere"}))) is made.routes["llama"]
+    assert made.route("llama", Standing(everywhere)) is made.routes["llama"]
 
 
 def test_models_of_one_box_share_its_fate() -> None:

@@ -225,5 +225,5 @@ async def test_a_stream_that_breaks_is_an_error(connect: Callable[[Door], Sdk], 
 async def test_no_answer_at_all_is_an_error(connect: Callable[[Door], Sdk], door: OpenDoor, config: Config) -> None:
     async with ScriptedUpstream([Reset()]) as upstream:
         sdk = connect(await serving(door, config, upstream))
-        with pytest.raises(openai.InternalServerError, match="no deployment of 'chat' answered, 1 attempt made"):
+        with pytest.raises(openai.InternalServerError, match="no deployment of 'chat' answered, 2 attempts made"):
             await sdk.get(lambda client: client.chat.completions.create(model="chat", messages=ASKED))

@@ -19,7 +19,7 @@ MOMENTS: dict[str, tuple[list[Step], bytes]] = {
     "inside the head": ([Send(b"HTTP/1.1 200 OK\r\nserver: a\r\n"), Hang()], b""),
     "before the body": ([Send(sse_head()), Hang()], b""),
     "inside a stream": ([Send(sse_head() + chunk(CONTENT)), Hang()], CONTENT),
-    "inside a JSON answer": ([Send(HALF_JSON), Hang()], b'{"a": 1'),
+    "inside a JSON answer": ([Send(HALF_JSON), Hang()], b""),
     "inside an error": ([Send(HALF_JSON.replace(b"200 OK", b"400 No")), Hang()], b""),
 }
 

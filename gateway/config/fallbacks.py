@@ -1,0 +1,90 @@
+"""Fallbacks over all models: each is a model of the file, none leads back to where it began, and chains are short.
+
+Works on the raw data, so that these faults are found beside those of the schema.
+"""
+
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Final
+
+from gateway.config.faults import Fault, nearest
+from gateway.config.names import Names
+from gateway.config.shown import Path, dotted, shown
+from gateway.config.strict_yaml import Tree
+
+LONGEST_CHAIN: Final = 3
+
+_Edges = dict[int, dict[int, Path]]
+"""By a model's place in its list: the places of the models that it falls back to, and where each is named."""
+
+
+def check_fallbacks(tree: Tree, names: Names) -> Iterator[Fault]:
+    """Give the faults of the fallbacks in a models.yaml."""
+    edges: _Edges = {}
+    for path, name in _named(tree):
+        model = int(path[1])
+        target = names.models.get(name)
+        if target is None:
+            told = f"expected a model of this file{nearest(name, names.written()) if type(name) is str else ''}"
+        elif target == model:
+            told = "expected another model than this one"
+        elif (first := edges.setdefault(model, {}).setdefault(target, path)) != path:
+            told = f"expected each model once: see {dotted(first)}"
+        else:
+            continue
+        yield tree.fault(path, f"found {shown(name, path)}, {told}")
+    yield from _rings(tree, edges)
+    yield from _long_chains(tree, edges)
+
+
+def _named(tree: Tree) -> Iterator[tuple[Path, str]]:
+    models = tree.data.get("models") if isinstance(tree.data, dict) else None
+    for place, entry in enumerate(models if isinstance(models, list) else []):
+        listed = entry.get("fallbacks") if isinstance(entry, dict) else None
+        for at, name in enumerate(listed if isinstance(listed, list) else []):
+            if isinstance(name, str) and name:
+                yield ("models", place, "fallbacks", at), name
+
+
+def _rings(tree: Tree, edges: _Edges) -> Iterator[Fault]:
+    """Tell of each ring at the last of its models; what else its models are in is for when it is mended."""
+    while ring := _ring(edges):
+        last = ring.index(max(ring))
+        ring = [*ring[last:], *ring[:last]]
+        path = edges[ring[0]][ring[1]]
+        for model in ring:
+            edges[model].clear()
+        yield tree.fault(path, f"found {_shown(tree, path)}, which leads back here: {_through(tree, [*ring, ring[0]])}")
+
+
+def _ring(edges: Mapping[int, Mapping[int, Path]]) -> list[int]:
+    """Give the models of one ring, each followed by the one that it falls back to."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        backwards: list[int] = error.args[1]
+        return backwards[:0:-1]
+    return []
+
+
+def _long_chains(tree: Tree, edges: _Edges) -> Iterator[Fault]:
+    """Tell of each chain that is one too long, where it begins; what leads to one is not told of again."""
+    chains: dict[int, list[int]] = {}
+    for model in TopologicalSorter(edges).static_order():
+        longest = max((chains[target] for target in edges.get(model, ())), key=len, default=[])
+        chains[model] = [model, *longest[: LONGEST_CHAIN + 1]]
+    for targets in edges.values():
+        for target, path in targets.items():
+            if len(chains[target]) == LONGEST_CHAIN + 1:
+                through = _through(tree, chains[target])
+                told = f"found {_shown(tree, path)}, expected a chain of at most {LONGEST_CHAIN} fallbacks: {through}"
+                yield tree.fault(path, told)
+
+
+def _through(tree: Tree, models: list[int]) -> str:
+    paths: list[Path] = [("models", model, "id") for model in models]
+    return " -> ".join(_shown(tree, path) for path in paths)
+
+
+def _shown(tree: Tree, path: Path) -> str:
+    return shown(tree.at(path), path)

@@ -1,0 +1,58 @@
+"""What two values of routing.yaml have to be to each other.
+
+Works on the raw data, so that these faults are found beside those of the schema; a value that is no number has its own.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from gateway.config.documents import BreakerEntry
+from gateway.config.environment import Interpolated
+from gateway.config.faults import Fault
+from gateway.config.fields import is_nothing
+from gateway.config.scalars import resolve
+from gateway.config.shown import Path, shown
+from gateway.config.strict_yaml import Broken, Tree
+
+_CONNECT: Final[Path] = ("timeouts", "connect")
+_HOLD: Final[Path] = ("breaker", "hold")
+_LONGEST_HOLD: Final[Path] = ("breaker", "longest_hold")
+
+
+def unrelated(tree: Tree) -> Iterator[Fault]:
+    """Give the faults of a routing.yaml whose values are not what they have to be to each other."""
+    short, connect = _given(tree, ("timeout",)), _given(tree, _CONNECT)
+    if short is not None and connect is not None:
+        told = f"found {shown(connect, _CONNECT)} beside a timeout of {shown(short, ('timeout',))}"
+        yield tree.fault(_CONNECT, f"{told}, expected one of the two: they are the same")
+    yield from _holds(tree)
+
+
+def _holds(tree: Tree) -> Iterator[Fault]:
+    fields = BreakerEntry.model_fields
+    hold, longest = _given(tree, _HOLD), _given(tree, _LONGEST_HOLD)
+    first = _number(fields["hold"].default if hold is None else hold)
+    last = _number(fields["longest_hold"].default if longest is None else longest)
+    if first is None or last is None or first <= last:
+        return
+    if longest is None:
+        told = f"found {shown(hold, _HOLD)}, expected at most the longest_hold of {last:g}"
+        yield tree.fault(_HOLD, told)
+    else:
+        than = f"{first:g}" if hold is None else shown(hold, _HOLD)
+        yield tree.fault(_LONGEST_HOLD, f"found {shown(longest, _LONGEST_HOLD)}, expected at least the hold of {than}")
+
+
+def _given(tree: Tree, path: Path) -> object:
+    """Give the value at a path; nothing where it is left out, has a fault, or comes out of its variables empty."""
+    try:
+        value = tree.at(path)
+    except LookupError:
+        return None
+    return None if is_nothing(value) or isinstance(value, Broken) else value
+
+
+def _number(value: object) -> float | None:
+    """Read a positive number as the fields do; a value that is none has a fault of its own."""
+    read = resolve(value) if isinstance(value, Interpolated) else value
+    return read if isinstance(read, int | float) and not isinstance(read, bool) and read > 0 else None

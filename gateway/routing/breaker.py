@@ -1,0 +1,133 @@
+"""The circuit breaker of a deployment, as a state machine.
+
+    closed     --5 failures in a row, or half of at least 10 within 30 s--> open
+    open       --after its hold, a request asks--> half open: that one request may try
+    open       --its first content--> closed (it was tried because nothing else was left)
+    half open  --its first content--> closed; the hold is 15 s again
+    half open  --it fails--> open, for twice the hold, 60 s at most
+    half open  --it learned nothing--> open, its hold over
+
+It is passive: it learns from what requests meet. What the client did wrong, what went wrong with us, and a client that
+left are not told to it. A failure that will last (a refused key, an unknown model) opens it at once, for as long as is
+said. A request's second try of a deployment, a moment after its first, is no second piece of evidence: it counts
+neither way while it fails.
+
+The machine knows no clock: `now` is monotonic, in seconds, and goes back for nobody who asks later. The last 30 seconds
+are kept by the second, so that a request costs the same at any rate.
+"""
+
+from typing import Final, Literal
+
+from gateway.routing.snapshot import BreakerLimits
+
+State = Literal["closed", "open", "half_open"]
+
+WINDOW: Final = 30
+LEAST: Final = 10
+
+
+class Breaker:
+    """One deployment's.
+
+    Mutable: the state, since when and why, and whether for a failure that will last; the hold, and until when; the
+    failures in a row; and by the second, what the last 30 brought.
+    """
+
+    def __init__(self) -> None:
+        """Start closed."""
+        self.state: State = "closed"
+        self.reason: str | None = None
+        self.since: float | None = None
+        self.lasting = False
+        self._until = 0.0
+        self._hold = 0.0
+        self._row = 0
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"<{self.state}{f' {self.reason}' if self.reason else ''}>"
+
+    def succeeded(self, now: float) -> bool:
+        """Note a first content; tells whether that closed the breaker."""
+        self._row = 0
+        if self.state == "closed":
+            self._good[self._place(now)] += 1
+            return False
+        self._enter("closed", None, now)
+        self.lasting = False
+        self._hold = self._until = 0.0
+        self._forget()
+        return True
+
+    def failed(
+        self, reason: str, now: float, limits: BreakerLimits, *, lasts: float | None = None, again: bool = False
+    ) -> bool:
+        """Note a failure; tells whether that opened a closed breaker.
+
+        `lasts` opens it at once, for so many seconds. `again` marks the request's second try of this deployment.
+        """
+        was_closed = self.state == "closed"
+        if was_closed and not again:
+            self._row += 1
+            self._bad[self._place(now)] += 1
+        if lasts is not None:
+            self.lasting = True
+            self._open(reason, now, lasts)
+        elif self.state == "half_open":
+            self.lasting = False
+            self._hold = min(2 * self._hold, limits.longest_hold) or limits.hold
+            self._open(reason, now, self._hold)
+        elif was_closed and (self._row >= limits.failures or self._half_failed(now)):
+            self._hold = limits.hold
+            self._open(reason, now, self._hold)
+        return was_closed and self.state == "open"
+
+    def due(self, now: float) -> bool:
+        """Tell whether the hold is over and nobody has been let in yet."""
+        return self.state == "open" and now >= self._until
+
+    def admits(self, now: float) -> bool:
+        """Tell whether a request may try; when the hold is over, one may, and no other until that one is done."""
+        if self.due(now):
+            self._enter("half_open", self.reason, now)
+            return True
+        return self.state == "closed"
+
+    def left(self, now: float) -> None:
+        """Note that the request that was let in learned nothing (its client left): another may try."""
+        if self.state == "half_open":
+            self._enter("open", self.reason, now)
+            self._until = now
+
+    def remaining(self, now: float) -> float:
+        """Say how many seconds of its hold are left."""
+        return max(self._until - now, 0.0) if self.state == "open" else 0.0
+
+    def _open(self, reason: str, now: float, hold: float) -> None:
+        self._until = max(self._until, now + hold)
+        self._enter("open", reason, now)
+
+    def _enter(self, state: State, reason: str | None, now: float) -> None:
+        if state != self.state:
+            self.since = now
+        self.state, self.reason = state, reason
+
+    def _forget(self) -> None:
+        self._second = [-1] * WINDOW
+        self._good = [0] * WINDOW
+        self._bad = [0] * WINDOW
+
+    def _place(self, now: float) -> int:
+        """Give the place of this second in the window, emptied if it still holds an older one."""
+        second = int(now)
+        place = second % WINDOW
+        if self._second[place] != second:
+            self._second[place] = second
+            self._good[place] = self._bad[place] = 0
+        return place
+
+    def _half_failed(self, now: float) -> bool:
+        oldest = int(now) - WINDOW
+        recent = [place for place in range(WINDOW) if self._second[place] > oldest]
+        good, bad = sum(self._good[place] for place in recent), sum(self._bad[place] for place in recent)
+        return good + bad >= LEAST and bad >= good

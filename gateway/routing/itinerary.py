@@ -1,0 +1,177 @@
+"""Where a request goes next: tiers, one more try before a tier is left, and what bounds it.
+
+The first tier is the weighted deployments in the order drawn, the second those of weight 0. Then come those of the
+model's fallbacks, model by model, each in the same two tiers. Every deployment of a tier is tried before the next tier
+is entered. Before a tier is left, the first of its deployments whose failure may have passed gets one more try: after
+the upstream's Retry-After if that is short, after a jittered back-off otherwise.
+
+A deployment that is out is passed over; when its breaker's hold is over, one request is let through to it. What was
+passed over is the last tier, tried anyway, because trying something beats answering with nothing; nothing is tried
+twice there.
+
+Once a prompt was too long for a deployment, only those of models that are known to take more are tried.
+
+The attempts of a request are counted. Second tries are also bounded over all requests of a model, as a share of them,
+so that an outage is not multiplied.
+
+The walk is a generator: it yields steps and is sent the failure that each came to. It performs nothing: the caller
+waits and tries.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Final
+
+from gateway.routing.failures import TABLE, Failure, Verdict
+from gateway.routing.snapshot import Bounds, Deployment, Route, Snapshot
+
+BACKOFF: Final = 0.25
+_UNKNOWN_LENGTH: Final = 1 << 62
+
+Walk = Generator["Step", Failure, None]
+Draw = Callable[[Route], Iterator[Deployment]]
+"""Gives a route's deployments in the order to try them, as `Selector.order` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Deployments to be tried in this order, once; `anyway`: those that are out as well. To be iterated once."""
+
+    deployments: Iterable[Deployment]
+    anyway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Try `deployment` once `delay` seconds have passed.
+
+    `again`: this request has tried it before. `anyway`: it is out, and tried because nothing else is left; when a
+    request begins with such a step, everything is out.
+    """
+
+    deployment: Deployment
+    delay: float = 0.0
+    again: bool = False
+    anyway: bool = False
+
+
+class RetryBudget:
+    """How many second tries a model's requests may make: a share of them, and a few in any case.
+
+    What the last ten seconds brought is kept by the second. Mutable: those counts.
+    """
+
+    WINDOW: Final = 10
+    FLOOR: Final = 10
+
+    def __init__(self) -> None:
+        """Start with nothing asked."""
+        self._seconds = [(-1, 0, 0)] * self.WINDOW
+
+    def requested(self, now: float) -> None:
+        """Count a request; `now` is monotonic, in seconds."""
+        self._count(now, requests=1, tries=0)
+
+    def allows(self, ratio: float, now: float) -> bool:
+        """Tell whether there is room for one more try, and take it; a ratio of 0.2 allows one for five requests."""
+        oldest = int(now) - self.WINDOW
+        recent = [(requests, tries) for at, requests, tries in self._seconds if at > oldest]
+        requests, tries = sum(requests for requests, _ in recent), sum(tries for _, tries in recent)
+        if not ratio or tries >= max(self.FLOOR, ratio * requests):
+            return False
+        self._count(now, requests=0, tries=1)
+        return True
+
+    def _count(self, now: float, *, requests: int, tries: int) -> None:
+        second = int(now)
+        at, had_requests, had_tries = self._seconds[second % self.WINDOW]
+        if at != second:
+            had_requests = had_tries = 0
+        self._seconds[second % self.WINDOW] = (second, had_requests + requests, had_tries + tries)
+
+
+def tiers_of(snapshot: Snapshot, route: Route, draw: Draw, first: Deployment | None = None) -> Iterator[Tier]:
+    """Give a route's tiers and those of its fallbacks, each made when it is asked for.
+
+    `first` is put before everything: the deployment whose turn it is to show that it is back. A deployment stands in
+    its own tier and once more in the last; the walk tries it once.
+    """
+    met: list[Deployment] = []
+    ahead = [] if first is None else [first]
+    routes = [route, *(snapshot.routes[model] for model in route.fallbacks)]
+    for each in routes:
+        order = _noted(draw(each), met)
+        yield Tier(chain(ahead, islice(order, len(each.cumulative))))
+        yield Tier(order)
+        ahead = []
+    yield Tier(met, anyway=True)
+
+
+def _noted(deployments: Iterable[Deployment], met: list[Deployment]) -> Iterator[Deployment]:
+    for deployment in deployments:
+        met.append(deployment)
+        yield deployment
+
+
+def walk(
+    tiers: Iterable[Tier],
+    bounds: Bounds,
+    may_retry: Callable[[], bool],
+    dice: Callable[[], float],
+    admits: Callable[[Deployment], bool],
+) -> Walk:
+    """Walk the tiers.
+
+    `may_retry` asks the budget, `dice` gives a float in [0, 1). `admits` tells whether a deployment takes requests; it
+    is asked right before a step, and one that it lets through is tried.
+    """
+    progress = _Progress(bounds.attempts)
+    for tier in tiers:
+        again: tuple[Deployment, Failure] | None = None
+        for deployment in tier.deployments:
+            if not progress.wants(deployment) or not (tier.anyway or admits(deployment)):
+                continue
+            failure = yield Step(deployment, anyway=tier.anyway)
+            if progress.ends_with(deployment, failure):
+                return
+            if again is None and TABLE[failure.cause].passes and not tier.anyway:
+                again = deployment, failure
+        if again is not None and progress.fits(again[0]) and may_retry() and admits(again[0]):
+            failure = yield Step(again[0], _delay(again[1], bounds, dice), again=True)
+            if progress.ends_with(again[0], failure):
+                return
+
+
+class _Progress:
+    """How far a request has come. Mutable: the attempts left, who was tried, and the context that is too short."""
+
+    def __init__(self, attempts: int) -> None:
+        self._left = attempts
+        self._tried: set[Deployment] = set()
+        self._too_short = 0
+
+    def wants(self, deployment: Deployment) -> bool:
+        """Tell whether a deployment is worth a first try."""
+        return deployment not in self._tried and self.fits(deployment)
+
+    def fits(self, deployment: Deployment) -> bool:
+        """Tell whether the prompt may fit; one that was too long somewhere needs a context known to be larger."""
+        return not self._too_short or (deployment.context_length or 0) > self._too_short
+
+    def ends_with(self, deployment: Deployment, failure: Failure) -> bool:
+        """Take an attempt in; tells whether it is the last one."""
+        self._tried.add(deployment)
+        self._left -= 1
+        verdict = TABLE[failure.cause].verdict
+        if verdict is Verdict.LARGER:
+            self._too_short = max(self._too_short, deployment.context_length or _UNKNOWN_LENGTH)
+        return verdict is Verdict.CLIENT or not self._left
+
+
+def _delay(failure: Failure, bounds: Bounds, dice: Callable[[], float]) -> float:
+    """Wait as long as was asked, if that is short; else half to three halves of the back-off, at random."""
+    asked = failure.retry_after
+    if asked is not None and asked <= bounds.retry_after_max:
+        return asked
+    return BACKOFF * (0.5 + dice())

@@ -1,0 +1,76 @@
+import pytest
+
+from tests.config.loading import faults
+
+
+@pytest.mark.parametrize(
+    ("routing", "message"),
+    [
+        (
+            "timeout: 3\ntimeouts: {connect: 2}",
+            (
+                "config/routing.yaml:2:21: timeouts.connect: found 2 beside a timeout of 3, expected one of the two: "
+                "they are the same"
+            ),
+        ),
+        (
+            "breaker: {hold: 90}",
+            "config/routing.yaml:1:17: breaker.hold: found 90, expected at most the longest_hold of 60",
+        ),
+        (
+            "breaker: {longest_hold: 10}",
+            "config/routing.yaml:1:25: breaker.longest_hold: found 10, expected at least the hold of 15",
+        ),
+        (
+            "breaker: {hold: 20, longest_hold: 10}",
+            "config/routing.yaml:1:35: breaker.longest_hold: found 10, expected at least the hold of 20",
+        ),
+        (
+            "breaker: {hold: '${H}', longest_hold: 10}",
+            "config/routing.yaml:1:39: breaker.longest_hold: found 10, expected at least the hold of the value of ${H}",
+        ),
+    ],
+)
+def test_two_values_that_do_not_go_together_are_a_fault(routing: str, message: str) -> None:
+    assert faults(routing=routing, environ={"H": "77"}) == [message]
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [
+        "timeout: 3\ntimeouts: {idle: 2}",
+        "timeout: 3\ntimeouts:",
+        "timeout: '${EMPTY:-}'\ntimeouts: {connect: 2}",
+        "timeout: 3\ntimeouts: {connect: }",
+        "breaker: {hold: 60}",
+        "breaker: {hold: 15, longest_hold: 15}",
+        "breaker: {hold: 90, longest_hold: '${H}'}",
+    ],
+)
+def test_two_values_that_do_are_none(routing: str) -> None:
+    assert faults(routing=routing, environ={"H": "100"}) == []
+
+
+@pytest.mark.parametrize(
+    ("routing", "message"),
+    [
+        ("breaker: {hold: x, longest_hold: 1}", "breaker.hold: found 'x', expected a number"),
+        ("breaker: {hold: 20, longest_hold: true}", "breaker.longest_hold: found true, expected a number"),
+        ("breaker: {hold: 010}", "breaker.hold: found 010, which YAML 1.1 reads as octal"),
+        ("timeout: 1_0\ntimeouts: {connect: 3}", "timeout: found 1_0, which YAML 1.1 reads as a number"),
+        ("timeouts: [1]\ntimeout: 1", "timeouts: found a list, expected a mapping"),
+    ],
+)
+def test_a_value_with_a_fault_of_its_own_has_no_second_one(routing: str, message: str) -> None:
+    (fault,) = faults(routing=routing)
+    assert message in fault
+
+
+def test_they_are_told_beside_the_faults_of_fields() -> None:
+    routing = "timeout: 3\ntimeouts: {connect: 2, idle: x}\nbreaker: {hold: 90, failures: 0}"
+    assert [fault.split(": ")[1] for fault in faults(routing=routing)] == [
+        "timeouts.connect",
+        "timeouts.idle",
+        "breaker.hold",
+        "breaker.failures",
+    ]

@@ -1,0 +1,285 @@
+"""The four clocks, at the wire; each is short here, and nothing is said of how long a thing took."""
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, error_of, read_broken, running
+from tests.fakes.connection import Connection
+from tests.fakes.upstream import (
+    Hang,
+    Pause,
+    Reset,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    last_chunk,
+    sse,
+    sse_head,
+)
+from tests.running import Config
+
+OK: dict[str, object] = {"choices": []}
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+COMMENT = b": keep-alive\n\n"
+ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
+REASONING = sse('{"choices":[{"delta":{"reasoning_content":"hm"},"finish_reason":null}]}')
+BROKEN = b'"code":"stream_broken"}}\n\n'
+SHORT = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Drip(Step):
+    """Write the pieces one by one, a tenth of the short clock apart, until the peer is gone."""
+
+    pieces: Iterable[bytes]
+
+    async def run(self, connection: Connection) -> None:
+        for piece in self.pieces:
+            await connection.write(piece)
+            await asyncio.sleep(SHORT / 10)
+
+
+SILENT: list[list[Step]] = [
+    [Hang()],
+    [Send(HEAD), Hang()],
+    [Send(HEAD + b"content-length: 9\r\n\r\n"), Hang()],
+    [Send(sse_head()), Hang()],
+    [Send(sse_head() + chunk(ROLE)), Hang()],
+    [Send(sse_head()), Drip(itertools.repeat(chunk(COMMENT)))],
+    [Send(sse_head()), Drip(itertools.repeat(chunk(ROLE)))],
+    [Send(sse_head()), Drip(itertools.repeat(chunk(b":")))],
+    [Send(HEAD + b"x: "), Drip(itertools.repeat(b"y"))],
+]
+
+
+@pytest.mark.parametrize("steps", SILENT)
+async def test_a_box_without_content_is_given_up_once(config: Config, steps: list[Step]) -> None:
+    async with (
+        ScriptedUpstream(steps) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}, timeouts={"first_token": SHORT}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.json()) == (200, OK)
+        assert (await gate.failures(), len(a.requests), len(b.requests)) == (["first_token_timeout", None], 1, 1)
+        await a.closed_by_peer()
+
+
+async def test_a_silent_box_alone_is_a_504(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, error_of(answer)["code"]) == (504, "all_deployments_failed")
+        assert (await gate.failures(), len(a.requests), gate.delays) == (["first_token_timeout"], 1, [])
+        assert (await gate.outcome()).failure == "first_token_timeout"
+
+
+async def test_an_error_that_comes_too_late_is_silence(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(b"HTTP/1.1 400 No\r\ncontent-length: 9\r\n\r\nab"), Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT}) as gate,
+    ):
+        assert (await gate.post("m")).status == 504
+        assert await gate.failures() == ["first_token_timeout"]
+        await a.closed_by_peer()
+
+
+async def test_a_model_has_clocks_of_its_own(config: Config) -> None:
+    async with ScriptedUpstream([Hang()]) as a:
+        config.save(
+            "models.yaml",
+            f"models: [{{id: m, provider: vllm, base_url: '{a.url}', timeouts: {{first_token: {SHORT}}}}}]\n",
+        )
+        async with running(config) as gate:
+            assert (await gate.post("m")).status == 504
+
+
+async def test_the_first_content_ends_the_first_clock(config: Config) -> None:
+    steps = [Send(sse_head()), Drip([chunk(CONTENT)] * 25), Send(chunk(DONE) + last_chunk())]
+    async with (
+        ScriptedUpstream(steps) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT, "idle": 0}) as gate,
+    ):
+        assert (await gate.say(ask(stream=True))).body == CONTENT * 25 + DONE
+
+
+async def test_the_first_byte_of_a_json_body_ends_the_first_clock(config: Config) -> None:
+    body = b'{"choices": []}' + b" " * 10
+    steps = [Send(HEAD + b"content-length: %d\r\n\r\n" % len(body)), Drip(bytes([byte]) for byte in body)]
+    async with (
+        ScriptedUpstream(steps) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT, "idle": 5}) as gate,
+    ):
+        assert (await gate.post("m")).body == body
+
+
+async def test_a_json_body_that_stalls_is_asked_for_elsewhere(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(HEAD + b"content-length: 9\r\n\r\n{"), Hang()]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}, timeouts={"idle": SHORT}) as gate,
+    ):
+        assert (await gate.post("m")).json() == OK
+        assert (await gate.failures(), len(a.requests)) == (["stalled", None], 1)
+
+
+async def test_a_clock_of_zero_does_not_run(config: Config) -> None:
+    go_on = asyncio.Event()
+    steps = [Pause(go_on), Send(sse_head() + chunk(CONTENT)), Send(chunk(DONE) + last_chunk())]
+    clocks = {"first_token": 0, "idle": 0, "total": 0}
+    async with (
+        ScriptedUpstream(steps) as a,
+        running(config, {"m": chain(a.url)}, timeouts=clocks) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await a.arrived()
+        go_on.set()
+        assert (await client.read_answer()).body == CONTENT + DONE
+
+
+@pytest.mark.parametrize("stall", [Hang(), Drip(itertools.repeat(chunk(COMMENT))), Drip(itertools.repeat(chunk(ROLE)))])
+@pytest.mark.parametrize("content", [CONTENT, REASONING])
+async def test_a_stall_after_content_ends_as_an_error(config: Config, content: bytes, stall: Step) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(content)), stall]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+    ):
+        body, ended = await gate.broken(ask(stream=True))
+        assert (body.startswith(content), body.endswith(BROKEN), ended) == (True, True, "fin")
+        assert DONE not in body
+        assert (await gate.failures(), (await gate.outcome()).failure) == (["stalled"], "stalled")
+        await a.closed_by_peer()
+
+
+async def test_a_large_json_body_that_stalls_is_cut(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(HEAD + b"\r\n" + b'{"data": "' + b"x" * (2 << 20)), Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+    ):
+        body, _ = await gate.broken(ask())
+        assert (body.endswith(b"x"), await gate.failures()) == (True, ["stalled"])
+
+
+@pytest.mark.parametrize("content", [CONTENT, REASONING])
+async def test_content_feeds_the_idle_clock(config: Config, content: bytes) -> None:
+    steps = [Send(sse_head()), Drip([chunk(content)] * 25), Send(chunk(DONE) + last_chunk())]
+    async with (
+        ScriptedUpstream(steps) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+    ):
+        assert (await gate.say(ask(stream=True))).body == content * 25 + DONE
+
+
+async def test_a_slow_client_does_not_starve_the_idle_clock(config: Config) -> None:
+    piece = CONTENT.replace(b"hi", b"x" * (1 << 16))
+    async with (
+        ScriptedUpstream([Send(sse_head()), *[Send(chunk(piece))] * 256, Send(chunk(DONE) + last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        head = await client.read_head()
+        client.pause_reading()
+        await asyncio.sleep(3 * SHORT)
+        client.resume_reading()
+        assert await client.read_body(head) == piece * 256 + DONE
+
+
+@pytest.mark.parametrize("steps", [[Hang()], [Send(sse_head()), Drip(itertools.repeat(chunk(COMMENT)))]])
+async def test_the_whole_request_has_a_clock(config: Config, steps: list[Step]) -> None:
+    async with (
+        ScriptedUpstream(steps) as a,
+        ScriptedUpstream() as b,
+        running(config, {"m": chain(a.url, b.url)}, timeouts={"total": SHORT}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, error_of(answer)["code"]) == (504, "all_deployments_failed")
+        assert (await gate.failures(), b.requests) == (["total_timeout"], [])
+        assert (await gate.outcome()).failure == "total_timeout"
+        await a.closed_by_peer()
+
+
+async def test_the_whole_clock_cuts_a_stream(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head()), Drip(itertools.repeat(chunk(CONTENT)))]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"total": SHORT}) as gate,
+    ):
+        body, ended = await gate.broken(ask(stream=True))
+        assert (body.startswith(CONTENT), body.endswith(BROKEN), ended) == (True, True, "fin")
+        assert (await gate.failures(), gate.outcomes[0].status) == (["total_timeout"], 200)
+        await a.closed_by_peer()
+
+
+async def test_the_whole_clock_cuts_a_client_that_does_not_read(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.execution.relay._LAST_WORDS", 0.01)
+    async with (
+        ScriptedUpstream([Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 400, Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"total": 2 * SHORT}) as gate,
+        gate.client() as client,
+    ):
+        client.pause_reading()
+        await client.send(ask(stream=True))
+        await a.closed_by_peer()
+        assert (await gate.outcome()).failure == "total_timeout"
+        assert gate.gateway.active == 0
+
+
+@pytest.mark.parametrize(("sent", "added"), [(FINISH, DONE), (FINISH + DONE, b""), (DONE, b""), (FINISH[:-1], None)])
+async def test_a_complete_stream_that_is_kept_open_ends_well(
+    config: Config, monkeypatch: pytest.MonkeyPatch, sent: bytes, added: bytes | None
+) -> None:
+    monkeypatch.setattr("gateway.execution.relay._AFTERMATH", 0.01)
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT) + chunk(sent)), Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+    ):
+        if added is None:
+            body, _ = await gate.broken(ask(stream=True))
+            assert body.endswith(BROKEN)
+        else:
+            assert (await gate.say(ask(stream=True))).body == CONTENT + sent + added
+        assert (await gate.outcome()).failure == (None if added is not None else "stalled")
+        await a.closed_by_peer()
+
+
+async def test_a_complete_stream_that_is_reset_ends_well(config: Config) -> None:
+    go_on = asyncio.Event()
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT + FINISH)), Pause(go_on), Reset()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        head = await client.read_head()
+        go_on.set()
+        assert await client.read_body(head) == CONTENT + FINISH + DONE
+        assert (await gate.failures()) == [None]
+
+
+async def test_a_stream_with_a_length_may_still_be_finished(config: Config) -> None:
+    body = CONTENT + FINISH
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with ScriptedUpstream([Send(head + body)]) as a, running(config, {"m": chain(a.url)}) as gate:
+        assert (await gate.say(ask(stream=True))).body == body + DONE
+
+
+async def test_the_break_of_a_stream_is_read_by_a_client(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT + b"data: {")), Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        body, _ = await read_broken(client)
+        assert body.startswith(CONTENT + b"data: {\n\nevent: error\ndata: ")

@@ -1,0 +1,164 @@
+"""What is held back, so that failing over is still possible, and what is no answer at all."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, error_of, running
+from tests.fakes.upstream import (
+    Close,
+    Pause,
+    Reset,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    last_chunk,
+    sse,
+    sse_head,
+    status,
+)
+from tests.running import Config
+
+ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
+COMMENT = b": keep-alive\n\n"
+NO_CHOICE = sse('{"choices":[]}')
+NO_DELTA = sse('{"choices":[{"delta":{},"finish_reason":null}]}')
+FAILED = sse('{"error":{"message":"out of memory","code":500}}')
+WHOLE = CONTENT + FINISH + DONE
+GOOD = [Send(sse_head() + chunk(WHOLE) + last_chunk())]
+OK = {"choices": [{"message": {"content": "hi"}}]}
+
+
+@pytest.mark.parametrize("end", [Close(), Reset(), Send(last_chunk())])
+@pytest.mark.parametrize("held", [b"", COMMENT, ROLE, NO_CHOICE, NO_DELTA, sse("{"), COMMENT * 99 + ROLE, CONTENT[:-1]])
+async def test_a_stream_that_ends_before_its_content_is_asked_for_elsewhere(
+    config: Config, held: bytes, end: Step
+) -> None:
+    go_on = asyncio.Event()
+    begun = [Send(sse_head() + (chunk(held) if held else b"")), Pause(go_on), end]
+    async with (
+        ScriptedUpstream(begun) as a,
+        ScriptedUpstream(GOOD) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await a.arrived()
+        assert client.raw == b""
+        go_on.set()
+        answer = await client.read_answer()
+        assert (answer.status, answer.body) == (200, WHOLE)
+        assert (answer.head.get("x-gateway-deployment"), answer.head.get("x-gateway-attempts")) == ("b", "2")
+        told = "empty_answer" if not held and isinstance(end, Send) else "cut_answer"
+        assert await gate.failures() == [told, None]
+        assert (len(a.requests), len(b.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("before", [b"", COMMENT, ROLE])
+async def test_an_error_as_the_first_event_is_a_failure(config: Config, before: bytes) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(before + FAILED + DONE) + last_chunk())]) as a,
+        ScriptedUpstream(GOOD) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        answer = await gate.say(ask(stream=True))
+        assert (answer.status, answer.body) == (200, WHOLE)
+        assert (await gate.failures(), len(a.requests)) == (["error_answer", None], 1)
+
+
+@pytest.mark.parametrize("body", [ROLE + FINISH + DONE, DONE, COMMENT + DONE, FINISH + DONE])
+async def test_a_stream_that_ends_well_without_content_is_an_answer(config: Config, body: bytes) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(body) + last_chunk())]) as a,
+        ScriptedUpstream() as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        answer = await gate.say(ask(stream=True))
+        assert (answer.status, answer.body, b.requests) == (200, body, [])
+        assert await gate.failures() == [None]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_what_was_held_back_is_passed_on_whole(config: Config, size: int) -> None:
+    body = "\ufeff".encode() + COMMENT * 9 + ROLE + sse("{") + WHOLE
+    pieces = b"".join(chunk(body[place : place + size]) for place in range(0, len(body), size))
+    async with (
+        ScriptedUpstream([Send(sse_head() + pieces + last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        assert (await gate.say(ask(stream=True))).body == body
+
+
+@pytest.mark.parametrize("before", [(b": " + b"x" * 70_000 + b"\n\n") * 17, b": " + b"x" * (2 << 20) + b"\n\n"])
+async def test_not_more_than_a_mib_is_held_back(config: Config, before: bytes) -> None:
+    go_on = asyncio.Event()
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(before)), Pause(go_on), Send(chunk(WHOLE) + last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        head = await client.read_head()
+        go_on.set()
+        assert await client.read_body(head) == before + WHOLE
+
+
+def typed(kind: str | None, body: bytes) -> bytes:
+    return status(200, "OK", body, [] if kind is None else [("content-type", kind)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure"),
+    [
+        (typed("application/json", b""), "empty_answer"),
+        (typed("application/json", b" \r\n"), "empty_answer"),
+        (typed("application/json", json.dumps(OK).encode()[:-1]), "cut_answer"),
+        (typed("application/json", b'{"choices": [{"message": {"content": "\xff"}}]}'), "cut_answer"),
+        (typed("application/json", b'{"choices": ' + b"[" * 5000), "cut_answer"),
+        (typed("application/json", b"[]"), "cut_answer"),
+        (typed("application/json", b"no JSON"), "cut_answer"),
+        (json_answer({"error": {"message": "out of memory"}}), "error_answer"),
+        (json_answer({"error": "out of memory"}), "error_answer"),
+        (typed("text/html", b"<h1>It works!</h1>"), "wrong_content_type"),
+        (typed("text/plain", json.dumps(OK).encode()), "wrong_content_type"),
+        (typed(None, json.dumps(OK).encode()), "wrong_content_type"),
+        (status(200, "OK", b"", [("content-type", "application/json"), ("content-encoding", "gzip")]), "empty_answer"),
+    ],
+)
+async def test_a_body_that_is_no_answer_is_asked_for_elsewhere(config: Config, answer: bytes, failure: str) -> None:
+    async with (
+        ScriptedUpstream([Send(answer)]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url), "alone": chain(a.url)}) as gate,
+    ):
+        got = await gate.post("m")
+        assert (got.status, got.json(), got.head.get("x-gateway-deployment")) == (200, OK, "b")
+        assert (await gate.failures(), len(a.requests)) == ([failure, None], 1)
+        alone = await gate.post("alone")
+        assert (alone.status, error_of(alone)["code"]) == (502, "all_deployments_failed")
+        assert (await gate.outcome(2)).failure == failure
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", {"error": None, "choices": []}),
+        ("application/json", {"error": {"code": 1}, "choices": [{}]}),
+        ("application/json", {"error": {"code": 1}, "data": []}),
+        ("application/vnd.box+json; charset=utf-8", OK),
+        ("application/json", {"data": "x" * (3 << 20)}),
+    ],
+)
+async def test_every_other_json_is_an_answer(config: Config, kind: str, body: object) -> None:
+    raw = json.dumps(body).encode()
+    async with (
+        ScriptedUpstream([Send(typed(kind, raw))]) as a,
+        ScriptedUpstream() as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.body, answer.head.get("content-type")) == (200, raw, kind)
+        assert (answer.head.get("content-length"), b.requests) == (str(len(raw)), [])
