@@ -20,6 +20,8 @@ _TYPES: Final = {
     504: "upstream_error",
 }
 _SHOWN: Final = 100
+_COMPARED: Final = 200
+_ALIKE: Final = 3
 
 
 @dataclass(eq=False)
@@ -50,8 +52,16 @@ def error_response(
 def unknown_model(model: str, known: Iterable[str]) -> RequestError:
     """Say that a model is not served, and which name may have been meant."""
     shown = model if len(model) <= _SHOWN else model[:_SHOWN] + "..."
-    message = f"the model {shown!r} is not served here{nearest(model[:_SHOWN], known)}"
+    message = f"the model {shown!r} is not served here{nearest(model[:_SHOWN], _candidates(model, tuple(known)))}"
     return RequestError(404, message, code="model_not_found", param="model")
+
+
+def _candidates(model: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the names to compare with: of many, those that begin alike: each comparison costs the loop 30 us."""
+    if len(known) <= _COMPARED:
+        return known
+    beginning = model[:_ALIKE].casefold()
+    return tuple(name for name in known if name.casefold().startswith(beginning))[:_COMPARED]
 
 
 def unanswered_response(unanswered: Unanswered, model: str) -> web.Response:
