@@ -105,9 +105,17 @@ class Watch:
         if self._stream:
             self._stream.end()
 
+    @property
+    def failed(self) -> bool:
+        """Whether the stream told of an error, in an event of the upstream's own."""
+        return self._stream is not None and self._stream.failed
+
     def last_words(self, event: bytes) -> bytes:
-        """Give what may be said when the answer breaks here: the event, set apart from what was cut, or nothing."""
-        if self._stream is None:
+        """Give what may be said when the answer ends here: the event, set apart from what was cut, or nothing.
+
+        Nothing is added to an upstream's own error event: one is enough.
+        """
+        if self._stream is None or self._stream.failed:
             return b""
         return event if self._stream.at_boundary else b"\n\n" + event
 
@@ -144,7 +152,14 @@ async def relay(answer: Answer, first: bytes, client: Client, watch: Watch, idle
     except AttemptFailedError:
         if not watch.complete:
             raise
+    await _end(client, watch)
+
+
+async def _end(client: Client, watch: Watch) -> None:
+    """End an answer well of which nothing more comes, if it is whole."""
     watch.end()
+    if watch.failed:
+        raise AttemptFailedError(Failure(Cause.ERROR_ANSWER, "an error event in mid-stream"))
     if watch.truncated:
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the stream ended without a finish reason"))
     if watch.lacks_done:

@@ -139,7 +139,7 @@ class ChatStream:
         """Start at the stream's first byte."""
         self.finished = False
         self.done = False
-        self._failed = False
+        self.failed = False
         self._scanner = EventScanner()
         self._tail = _START  # a stream begins where an event may begin
 
@@ -159,7 +159,7 @@ class ChatStream:
         told = meaning(event)
         self.finished = self.finished or told.finished
         self.done = self.done or told.done
-        self._failed = self._failed or told.failed
+        self.failed = self.failed or told.failed
         return told.content
 
     @property
@@ -170,7 +170,7 @@ class ChatStream:
     @property
     def truncated(self) -> bool:
         """Whether an end here would hide a loss: something came, but no `[DONE]`, finish reason or error after it."""
-        return self._tail != _START and not (self.finished or self.done or self._failed)
+        return self._tail != _START and not (self.finished or self.done or self.failed)
 
     @property
     def usage(self) -> Usage | None:

@@ -176,7 +176,6 @@ async def test_a_stream_that_ends_without_a_reason_is_broken(config: Config, fra
         (DONE[:-2], b""),
         (FINISH, DONE),
         (FINISH[:-2], b"\n\n" + DONE),
-        (sse('{"error":{"message":"overloaded"}}'), b""),
     ],
 )
 async def test_a_stream_that_ends_with_a_reason_is_whole(config: Config, end: bytes, added: bytes) -> None:
@@ -187,6 +186,19 @@ async def test_a_stream_that_ends_with_a_reason_is_whole(config: Config, end: by
         answer = await gate.say(ask(stream=True))
         assert answer.body == CONTENT + end + added
         assert (await gate.outcome()).failure is None
+
+
+@pytest.mark.parametrize("end", [b"", DONE])
+async def test_an_error_event_in_mid_stream_is_a_break(config: Config, end: bytes) -> None:
+    """It used to pass as a good end: no failure in the log, nothing counted."""
+    stream = CONTENT + sse('{"error":{"message":"overloaded"}}') + end
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(stream) + last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        assert await gate.broken(ask(stream=True)) == (stream, "fin")
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.attempts[0].failure) == (200, "error_answer", "error_answer")
 
 
 @pytest.mark.parametrize(
