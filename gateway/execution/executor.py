@@ -99,7 +99,7 @@ class Executor:
             UnreplaceableModelError: the body cannot be made to name the model as the deployment knows it.
 
         """
-        record = Record(ask, snapshot, self._clock(), route.clocks)
+        record = Record(ask, snapshot, self._clock(), route.clocks, route.model)
         self._manager.requested(route.model, record.began)
         try:
             return await self._in_time(record, snapshot, route, client)

@@ -11,6 +11,7 @@ class Attempt:
     `deployment` is its name, unique within the model; `model` the model it belongs to. `failure` is the failure's
     name (`routing.failures`), absent when the attempt answered the client. `status` is the upstream's HTTP status,
     absent when none arrived. `milliseconds` run from the attempt's start to its end, the relayed body included.
+    `rescue` is set where the attempt took over a stream that had broken: `continue` or `replay`.
     """
 
     model: str
@@ -20,23 +21,32 @@ class Attempt:
     status: int | None = None
     failure: str | None = None
     detail: str | None = None
+    rescue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the upstream counted them."""
+    """Tokens as the upstream counted them.
+
+    `cached_tokens` are a part of the prompt's, `reasoning_tokens` of the completion's.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One finished request.
 
-    `status` is what the client got; 499 stands for a client that left (nginx's convention). `failure` names why the
-    client got no whole answer. `fallback` tells whether the deployment that answered is not the one drawn first.
-    Times are in milliseconds: `first_content` from the request's arrival to the answer's first content.
+    `model` is the name that the client asked for, `model_id` the model's id where there is such a model, `served_model`
+    the id of the model that answered. `status` is what the client got; 499 stands for a client that left (nginx's
+    convention). `failure` names why the client got no whole answer. `fallback` tells whether the deployment that
+    answered is not the one drawn first. Times are in milliseconds: `first_content` from the request's arrival to the
+    answer's first content. `usage` is what the client's answer took; `lost` is what broken streams took beyond it.
+    `malformed_events` were left out of a stream.
     """
 
     request_id: str
@@ -53,6 +63,19 @@ class Outcome:
     first_content: float | None = None
     usage: Usage | None = None
     failure: str | None = None
+    model_id: str | None = None
+    lost: Usage | None = None
+    malformed_events: int = 0
+
+    @property
+    def answered(self) -> Attempt | None:
+        """The attempt whose answer the client got, or the last one of them if the answer went through several hands."""
+        return self.attempts[-1] if self.served_model is not None and self.attempts else None
+
+    @property
+    def rescue(self) -> str | None:
+        """How a broken stream was carried on, the last time that it was tried."""
+        return next((attempt.rescue for attempt in reversed(self.attempts) if attempt.rescue), None)
 
 
 Observer = Callable[[Outcome], None]

@@ -73,6 +73,7 @@ class Record:
     snapshot: Snapshot
     began: float
     clocks: Clocks
+    model_id: str
     attempts: list[Attempt] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     refusals: dict[Cause, Refusal] = field(default_factory=dict)
@@ -118,4 +119,5 @@ class Record:
             first_content=None if content is None else (content - self.began) * 1000,
             usage=watch.usage if watch else None,
             failure=self.failure,
+            model_id=self.model_id,
         )

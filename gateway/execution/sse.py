@@ -182,9 +182,28 @@ _USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
 _object: Final = json.JSONDecoder()
 
 
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+    def told(self) -> Usage:
+        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            None if prompt is None else prompt.cached_tokens,
+            None if completion is None else completion.reasoning_tokens,
+        )
 
 
 def usage_in(tail: bytes) -> Usage | None:
@@ -193,8 +212,7 @@ def usage_in(tail: bytes) -> Usage | None:
     for match in reversed(list(_USAGE.finditer(text))):
         try:
             found, _ = _object.raw_decode(text, match.end())
-            usage = msgspec.convert(found, _Usage)
+            return msgspec.convert(found, _Usage).told()
         except (ValueError, msgspec.ValidationError, RecursionError):
             continue
-        return Usage(usage.prompt_tokens, usage.completion_tokens)
     return None

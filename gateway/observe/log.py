@@ -207,7 +207,7 @@ def _request(outcome: Outcome, level: str) -> Record:
         "bytes": outcome.bytes_out,
         "prompt_tokens": None if usage is None else usage.prompt_tokens,
         "completion_tokens": None if usage is None else usage.completion_tokens,
-        "deployment": outcome.attempts[-1].deployment if served and outcome.attempts else None,
+        "deployment": None if outcome.answered is None else outcome.answered.deployment,
         "attempts": [_attempt(attempt) for attempt in outcome.attempts],
     }
     return {name: value for name, value in fields.items() if value is not None}

@@ -196,6 +196,15 @@ def test_a_stream_begins_at_a_boundary() -> None:
     [
         (b'{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}', Usage(1, 2)),
         (b'{"usage": {"prompt_tokens": 1, "total_tokens": 1}}', Usage(1, None)),
+        (
+            b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":7}}}',
+            Usage(9, None, 7),
+        ),
+        (
+            b'{"usage":{"completion_tokens":8,"completion_tokens_details":{"reasoning_tokens":6}}}',
+            Usage(None, 8, None, 6),
+        ),
+        (b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":null}}', Usage(9)),
         (b'"usage":{"a":{"b":{"c":"}{"}},"prompt_tokens":1,"completion_tokens":2,"d":["\\"}"]},"x":1', Usage(1, 2)),
         (b'data: {"usage":{"completion_tokens":1}}\n\ndata: {"usage":{"completion_tokens":2}}\n\n', Usage(None, 2)),
         (b'{"usage":{"completion_tokens":1}}\n\ndata: {"usage":null}\n\ndata: [DONE]\n\n', Usage(None, 1)),
