@@ -212,7 +212,7 @@ def failure_of(error: Exception, *, reused: bool) -> Failure:
     """Translate what aiohttp raised before an answer's head was there; `reused` tells of a pooled connection."""
     match error:
         case aiohttp.ClientConnectorDNSError():
-            ours = error.os_error.errno in _OURS_IN_DNS or _is_ours(error.os_error)
+            ours = error.os_error.errno in _OURS_IN_DNS or _is_ours(error.os_error) or _is_out_of_descriptors()
             return Failure(Cause.LOCAL_FAULT if ours else Cause.DNS, "name lookup failed")
         case aiohttp.ClientSSLError() | ssl.SSLError() | aiohttp.ServerFingerprintMismatch():
             return Failure(Cause.TLS, type(error).__name__)
@@ -238,6 +238,15 @@ def _connect_failure(error: OSError, host: str) -> Failure:
     if _is_ours(error) and not without_ipv6:
         return Failure(Cause.LOCAL_FAULT, _errno(error))
     return Failure(_CONNECT_CAUSES.get(error.errno or 0, Cause.UNREACHABLE), _errno(error) or "no address answered")
+
+
+def _is_out_of_descriptors() -> bool:
+    """Look whether that is why a name was not found: what the resolver reports then depends on its plug-ins."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return _is_ours(error)
+    return False
 
 
 def _is_ours(error: OSError) -> bool:
