@@ -32,13 +32,13 @@ class Chaos:
     """A fault to be tried: the model `chaos-NAME`, whose first box has that fault and whose second has none.
 
     `fault` is written as in a model's name; `box` is the second one's number. `ends` tells what comes of it: the second
-    box answers, the first one's answer is whole after all, it is a refusal, or it breaks off.
+    box answers, the first one's answer is whole after all, it is a refusal, or the second box carries on a broken one.
     """
 
     name: str
     fault: str
     told: str
-    ends: Literal["elsewhere", "whole", "refused", "broken"]
+    ends: Literal["elsewhere", "whole", "refused", "rescued"]
     stream: bool = True
     box: int = 1
 
@@ -70,10 +70,10 @@ CHAOS: Final = (
     Chaos("held-open", "held_open?seconds=10", "no [DONE], and ten seconds until the end", "whole"),
     Chaos("context", "context_length", "the prompt is too long", "refused"),
     Chaos("filter", "content_filter", "the prompt is against the provider's policy", "refused"),
-    Chaos("cut", "cut", "reset after five tokens", "broken"),
-    Chaos("truncated", "cut?end=clean", "a clean end after five tokens, without a finish reason", "broken"),
-    Chaos("stall", "stall?seconds=10", "silence after five tokens", "broken"),
-    Chaos("replay", "cut", "reset after five tokens, and the next box refuses to continue a text", "broken", box=2),
+    Chaos("cut", "cut", "reset after five tokens", "rescued"),
+    Chaos("truncated", "cut?end=clean", "a clean end after five tokens, without a finish reason", "rescued"),
+    Chaos("stall", "stall?seconds=10", "silence after five tokens", "rescued"),
+    Chaos("replay", "cut", "reset after five tokens, and the next box refuses to continue a text", "rescued", box=2),
 )
 
 _OURS: Final = b"# gateway demo: "
@@ -100,7 +100,7 @@ _CHAOS_MODEL: Final = """\
     description: "{chaos.told}"
     route:
       - {{name: faulty, kind: vllm, base_url: "{faulty}", provider_model_id: "demo-chat+{chaos.fault}"}}
-      - {{name: healthy, kind: {kind}, base_url: "{healthy}", provider_model_id: demo-chat, weight: 0}}
+      - {{name: healthy, kind: vllm, base_url: "{healthy}", provider_model_id: demo-chat, weight: 0}}
 """
 
 _CHAOS_ROUTING: Final = """\
@@ -156,7 +156,7 @@ _CHAOS_HEADINGS: Final = {
     "elsewhere": "Let a box fail before it has said anything. The next one answers:",
     "whole": "Let it fail once, or where no harm is done. Its answer is whole:",
     "refused": "Let it refuse what was asked. Its reason comes back:",
-    "broken": "Let it fail after its first words. The client is told, and never gets a [DONE]:",
+    "rescued": "Let it fail after its first words. The next box carries on, and the stream is one (curl -v shows it):",
 }
 _CHAOS_CURL: Final = """\
 - {chaos.told}
@@ -237,8 +237,7 @@ def write_config(folder: Path, urls: Sequence[str], log: Path, *, chaos: bool = 
 
 
 def _chaos_model(chaos: Chaos, urls: Sequence[str]) -> str:
-    kind = ("vllm", "vllm", "openai_compatible")[chaos.box]
-    return _CHAOS_MODEL.format(chaos=chaos, faulty=urls[0], healthy=urls[chaos.box], kind=kind)
+    return _CHAOS_MODEL.format(chaos=chaos, faulty=urls[0], healthy=urls[chaos.box])
 
 
 async def _box(stack: AsyncExitStack, box: Box) -> str:

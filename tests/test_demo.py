@@ -144,7 +144,7 @@ async def test_what_the_chaos_tells_comes_true(
         "elsewhere": (200, True, "healthy"),
         "whole": (200, True, "faulty"),
         "refused": (400, False, "faulty"),
-        "broken": (200, False, "faulty"),
+        "rescued": (200, True, "faulty"),
     }[chaos.ends]
     assert (b'"error"' in body) == (not finished)
     assert servers[0].app is not None

@@ -68,6 +68,14 @@ class UnreplaceableModelError(ValueError):
     """The body's `model` could not be replaced; the message says why."""
 
 
+_WITH_USAGE: Final = b',"stream_options":{"include_usage":true}}'
+
+
+def with_usage(body: bytes) -> bytes:
+    """Ask for the usage of a stream (`stream_options.include_usage`), in a JSON object that has other fields only."""
+    return body.rstrip()[:-1] + _WITH_USAGE
+
+
 class _Body(msgspec.Struct):
     model: str
 

@@ -29,10 +29,15 @@ _SLOWEST: Final = 16_384
 
 
 class Peek(msgspec.Struct):
-    """The two fields of a body that routing needs."""
+    """The fields of a body that routing needs. `stream_options` is looked at for whether it is there."""
 
     model: str
     stream: bool | None = None
+    stream_options: msgspec.Raw = msgspec.Raw()
+
+    def adds_usage(self, operation: Operation) -> bool:
+        """Tell whether the upstream is to be asked for the usage of a stream that the client does not ask for."""
+        return bool(self.stream) and not self.stream_options and operation != "embeddings"
 
 
 _SHOWN: Final = {
@@ -141,7 +146,8 @@ class OpenAI:
         except asyncio.CancelledError:
             self._executor.tell(refused.outcome(CLIENT_LEFT, "client_left"))
             raise
-        ask = Ask(request[REQUEST_ID], peek.model, bool(peek.stream), _call(request, operation, body))
+        call = _call(request, operation, body)
+        ask = Ask(request[REQUEST_ID], peek.model, bool(peek.stream), call, peek.adds_usage(operation))
         return await self._answer(request, ask, snapshot, route)
 
     async def _answer(self, request: web.Request, ask: Ask, snapshot: Snapshot, route: Route) -> web.StreamResponse:

@@ -132,6 +132,10 @@ class ModelEntry(Document):
     fallbacks: Texts = Field(
         (), description="Models (ids or aliases) to turn to, in order, when all of its deployments have failed."
     )
+    rescue: Literal["off", "replay", "on"] = Field(
+        "on",
+        description="What becomes of its streams that break: nothing, the same again, or going on where that works.",
+    )
     context_length: Count | None = Field(None, description="The tokens that fit, prompt and answer together.")
     max_output_length: Count | None = Field(None, description="The tokens that an answer can have.")
     quantization: Text | None = Field(None, description="Such as bf16, fp8, int4.")

@@ -17,6 +17,8 @@ from gateway.config.scalars import resolve, surprise
 from gateway.config.shown import Path, dotted, is_secret, shortened
 
 MOST_VALUES = 1_000_000
+_WORDS: dict[Path, frozenset[str]] = {("models", "rescue"): frozenset({"on", "off"})}
+"""Values that are no surprise in these fields, by the list and the key: they are among the field's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class _Expansion:
 
     def _scalar(self, node: Scalar, path: Path) -> object:
         if not node.plain:
+            return node.text
+        if path and node.text in _WORDS.get((path[0], path[-1]), ()):
             return node.text
         advice = surprise(node.text)
         if advice is None:

@@ -1,51 +1,42 @@
 """The attempt loop.
 
 It walks an itinerary (`routing.itinerary`): wait if it says so, open the upstream, hold back until something is worth
-committing to, commit, and relay. Before the commit point a failure goes back to the itinerary, which says what is next;
-after it, the answer ends well or visibly broken. What each attempt came to is told to the breakers. Whatever happens,
-one Outcome is left and handed to the observers.
+committing to, commit, and relay. Before the commit point a failure goes back to the itinerary, which says what is next.
+After it, a stream that breaks is carried on where it can be (`rescue`): the walk goes on, and what the next deployment
+says is joined to what the client has. Everything else ends visibly broken. What each attempt came to is told to the
+breakers. Whatever happens, one Outcome is left and handed to the observers.
 
-Four clocks run: `connect` until a connection is there, `first_token` from the request's last byte to the first content,
-`idle` between contents, `total` over everything.
+Four clocks run: `connect` and `first_token` (`opening`), `idle` between contents, `total` over everything.
 """
 
 import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from gateway.adapters.openai_compatible import UnreplaceableModelError, replace_model
-from gateway.execution.hold import hold
+from gateway.adapters.openai_compatible import UnreplaceableModelError, replace_model, with_usage
+from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
+from gateway.execution.passage import Passage
 from gateway.execution.record import CLIENT_LEFT, Ask, Record, Try, Unanswered
-from gateway.execution.refusal import Refusal, read_refusal, retry_after, safe_fields
-from gateway.execution.relay import EVENT_STREAM, Client, ClientLeftError, Watch, relay
+from gateway.execution.refusal import Refusal, safe_fields
+from gateway.execution.relay import EVENT_STREAM, Body, Client, ClientLeftError, relay
+from gateway.execution.rescue import is_refused
+from gateway.execution.takeover import Rescue
 from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstream
-from gateway.routing.failures import (
-    Cause,
-    Failure,
-    Verdict,
-    most_telling,
-    status_failure,
-    status_for_client,
-    verdict,
-)
+from gateway.routing.failures import Cause, Failure, most_telling, status_for_client
 from gateway.routing.itinerary import Step, tiers_of, walk
 from gateway.routing.manager import Change, RoutingManager
 from gateway.routing.selector import Selector
-from gateway.routing.snapshot import Deployment, Route, Snapshot
+from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
 
 __all__ = ["CLIENT_LEFT", "Ask", "Executor", "Refusal", "Unanswered"]
 
 _STOPPING: Final = 503
 _log: Final = logging.getLogger(__name__)
-_REFUSAL_SECONDS: Final = 10.0
-_SPARE_REFUSAL_SECONDS: Final = 1.0
-_CLIENT_ERROR: Final = 400
-_SERVER_ERROR: Final = 500
+_OPTION: Final = b"stream_options"
 _BROKEN_EVENT: Final = (
     b'event: error\ndata: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
     b'"param":null,"code":"stream_broken"}}\n\n'
@@ -55,8 +46,8 @@ _BROKEN_EVENT: Final = (
 class Executor:
     """Makes attempts.
 
-    Mutable: `in_flight`, the attempts under way by deployment identity; and `cutting`, set when the gateway stops and
-    what still runs is cut, so that no client is said to have left.
+    Mutable: `in_flight`, the attempts under way by deployment identity; `cutting`, set when the gateway stops and what
+    still runs is cut, so that no client is said to have left; and which deployments do not know `stream_options`.
     """
 
     def __init__(
@@ -82,6 +73,7 @@ class Executor:
         self._sleep = sleep
         self.in_flight: Counter[tuple[str, str]] = Counter()
         self.cutting = False
+        self._untold: set[Identity] = set()
 
     def tell(self, outcome: Outcome) -> None:
         """Hand a finished request to the observers; one that fails costs nobody an answer."""
@@ -99,7 +91,7 @@ class Executor:
             UnreplaceableModelError: the body cannot be made to name the model as the deployment knows it.
 
         """
-        record = Record(ask, snapshot, self._clock(), route.clocks, route.model)
+        record = Record(ask, snapshot, route, self._clock())
         self._manager.requested(route.model, record.began)
         try:
             return await self._in_time(record, snapshot, route, client)
@@ -120,14 +112,14 @@ class Executor:
 
     async def _in_time(self, record: Record, snapshot: Snapshot, route: Route, client: Client) -> Unanswered | None:
         """Walk within the clock `total`."""
-        total = record.total = asyncio.timeout(record.clocks.total or None)
+        total = record.total = asyncio.timeout(route.clocks.total or None)
         try:
             async with total:
                 return await self._walk(record, snapshot, route, client)
         except TimeoutError:
             if not total.expired():
                 raise
-        failure = Failure(Cause.TOTAL_TIMEOUT, f"no whole answer in {record.clocks.total:g} s")
+        failure = Failure(Cause.TOTAL_TIMEOUT, f"no whole answer in {route.clocks.total:g} s")
         record.failures.append(failure)
         if not client.begun:
             return self._unanswered(record, route)
@@ -147,7 +139,7 @@ class Executor:
         step = next(steps, None)
         while step is not None:
             record.starts(step)
-            failure = await self._attempt(record, step, client)
+            failure = await self._step(record, step, client)
             if failure is None:
                 return None
             record.failures.append(failure)
@@ -155,13 +147,27 @@ class Executor:
                 step = steps.send(failure)
             except StopIteration:
                 break
-        return self._unanswered(record, route)
+        if record.broken is None:
+            return self._unanswered(record, route)
+        await _break_off(record, client, record.broken.failure)
+        return None
 
-    async def _attempt(self, record: Record, step: Step, client: Client) -> Failure | None:
+    async def _step(self, record: Record, step: Step, client: Client) -> Failure | None:
         """Make one step; give the failure if a further one may be made."""
+        if record.broken is None:
+            return await self._attempt(record, step, None, record.ask.call, client)
+        how, call = record.broken.call(step.deployment)
+        failure = await self._attempt(record, step, how, call, client)
+        if how == "continue" and failure is not None and is_refused(failure):
+            return await self._attempt(record, replace(step, delay=0.0), "replay", record.ask.call, client)
+        return failure
+
+    async def _attempt(
+        self, record: Record, step: Step, how: Rescue | None, call: Call, client: Client
+    ) -> Failure | None:
         deployment = step.deployment
-        call = self._call(record.ask, deployment)
-        this = Try(step, record.snapshot.routes[deployment.model].clocks, self._clock())
+        call = self._named(record, deployment, call)
+        this = Try(step, record.snapshot.routes[deployment.model].clocks, self._clock(), how)
         self.in_flight[deployment.identity] += 1
         try:
             if step.delay:
@@ -184,14 +190,17 @@ class Executor:
         finally:
             self.in_flight[deployment.identity] -= 1
             record.attempts.append(this.attempt(self._clock()))
-        if not client.begun:
+        if not client.begun or record.breaks(failure):
             return failure
         await _break_off(record, client, failure)
         return None
 
-    def _call(self, ask: Ask, deployment: Deployment) -> Call:
+    def _named(self, record: Record, deployment: Deployment, call: Call) -> Call:
+        """Make a call name the model as the deployment knows it."""
+        if record.ask.model == deployment.served_model:
+            return call
         try:
-            return _call(ask, deployment)
+            return replace(call, body=replace_model(call.body, deployment.served_model))
         except UnreplaceableModelError:
             self._manager.left(deployment, self._clock())
             raise
@@ -206,82 +215,52 @@ class Executor:
             self._changed(change)
 
     async def _answer(self, record: Record, this: Try, call: Call, client: Client) -> None:
-        answer: Answer | None = None
-        loop = asyncio.get_running_loop()
-        clocks = this.clocks
-        clock = asyncio.timeout(None)
-        failure = Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {clocks.first_token:g} s")
-
-        def runs(seconds: float) -> None:
-            with suppress(RuntimeError):  # the request may still be on its way when the clock has stopped
-                clock.reschedule(loop.time() + seconds if seconds else None)
-
-        def came() -> None:
-            nonlocal failure
-            failure = Failure(Cause.STALLED, f"nothing more of the body for {clocks.idle:g} s")
-            runs(clocks.idle)
-
+        answer, held = await self._begun(record, this, call)
         try:
-            async with clock:
-                answer = await self._open(this, call, clocks.connect, lambda: runs(clocks.first_token))
-                this.status = answer.status
-                held = await self._held(record, this.deployment, answer, came)
             if isinstance(held, Refusal):
                 self._manager.left(this.deployment, self._clock())
                 await _refuse(record, this.deployment, held, client)
             else:
                 self._note(self._manager.succeeded(this.deployment, self._clock()))
                 await self._deliver(record, this, answer, held, client)
-        except TimeoutError:
-            if not clock.expired() or client.begun:
-                raise
-            raise AttemptFailedError(failure) from None
         finally:
-            if answer is not None:
-                answer.close()
+            answer.close()
 
-    async def _open(self, this: Try, call: Call, connect: float, sent: Callable[[], None]) -> Answer:
-        """Open the upstream, on a second connection if the pooled one turns out to be closed."""
-        try:
-            return await self._upstream.open(this.deployment, call, connect_timeout=connect, sent=sent)
-        except AttemptFailedError as error:
-            if verdict(error.failure) is not Verdict.RETRY_HERE:
-                raise
-        this.detail = "reconnected: the pooled connection was closed"
-        return await self._upstream.open(this.deployment, call, connect_timeout=connect, fresh=True, sent=sent)
-
-    async def _held(
-        self, record: Record, deployment: Deployment, answer: Answer, came: Callable[[], None]
-    ) -> bytes | Refusal:
-        """Give what is worth committing to: an answer's beginning, or a refusal that is the client's."""
-        if answer.status < _CLIENT_ERROR:
-            failure = status_failure(answer.status)
-            if failure is not None:
-                raise AttemptFailedError(failure)
-            return await hold(answer, came)
-        refusal: Refusal | None = None
-        spare = status_failure(answer.status) is not None
-        try:
-            refusal = await read_refusal(answer, deployment, _SPARE_REFUSAL_SECONDS if spare else _REFUSAL_SECONDS)
-        except AttemptFailedError:
-            if not spare:
-                raise
-        failure = status_failure(answer.status, refusal.body if refusal else b"", retry_after(answer.headers))
-        if failure is None and refusal is not None:
-            return refusal
-        failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", answer.status)
-        if refusal is not None and answer.status < _SERVER_ERROR:
-            record.refusals.setdefault(failure.cause, refusal)
-        raise AttemptFailedError(failure)
+    async def _begun(self, record: Record, this: Try, call: Call) -> tuple[Answer, bytes | Refusal]:
+        """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on."""
+        deployment = this.deployment
+        added = record.ask.adds_usage and deployment.identity not in self._untold
+        asked = replace(call, body=with_usage(call.body)) if added else call
+        answer, held = await Opening(self._upstream, record, this).begun(asked)
+        if added and isinstance(held, Refusal) and _OPTION in held.body:
+            answer.close()
+            self._untold.add(deployment.identity)
+            this.detail = "asked again without stream_options"
+            answer, held = await Opening(self._upstream, record, this).begun(call)
+        if this.rescue is not None and (isinstance(held, Refusal) or not _has_events(answer)):
+            answer.close()
+            raise AttemptFailedError(Failure(Cause.RESCUE_REFUSED, f"status {answer.status}", answer.status))
+        return answer, held
 
     async def _deliver(self, record: Record, this: Try, answer: Answer, first: bytes, client: Client) -> None:
         deployment = this.deployment
-        record.status, record.served = answer.status, deployment
-        events = answer.content_type == EVENT_STREAM and not answer.encoded
-        watch = record.watch = Watch(self._clock, events=events)
-        fields = _headers(record, deployment, safe_fields(answer, deployment))
-        await client.begin(answer.status, fields, None if events else answer.length)
-        await relay(answer, first, client, watch, this.clocks.idle)
+        if this.rescue is None:
+            record.status, record.served = answer.status, deployment
+            record.passing = self._passing(record, answer)
+            fields = _headers(record, deployment, safe_fields(answer, deployment))
+            await client.begin(answer.status, fields, None if _has_events(answer) else answer.length)
+        elif isinstance(record.passing, Passage):
+            record.passing.taken_over(this.rescue)
+        assert record.passing is not None  # noqa: S101 - a rescue has one
+        await relay(answer, first, client, record.passing, this.clocks.idle)
+        record.served = deployment
+        await client.finish(_trailer(record, this))
+
+    def _passing(self, record: Record, answer: Answer) -> Passage | Body:
+        if not _has_events(answer):
+            return Body(self._clock)
+        keeps = record.route.rescue != "off" and record.ask.call.operation != "embeddings"
+        return Passage(self._clock, hides_usage=record.ask.adds_usage, keeps=keeps)
 
     def _unanswered(self, record: Record, route: Route) -> Unanswered:
         """Choose what the client is told: the most telling failure, and the upstream's own words where it is a 4xx."""
@@ -313,15 +292,19 @@ async def _refuse(record: Record, deployment: Deployment, refusal: Refusal, clie
 
 async def _break_off(record: Record, client: Client, failure: Failure) -> None:
     record.failure = failure.cause.value
-    await client.break_off(record.watch.last_words(_BROKEN_EVENT) if record.watch else b"")
+    await client.break_off(record.passing.last_words(_BROKEN_EVENT) if record.passing else b"")
 
 
-def _call(ask: Ask, deployment: Deployment) -> Call:
-    if ask.model == deployment.served_model:
-        return ask.call
-    return replace(ask.call, body=replace_model(ask.call.body, deployment.served_model))
+def _has_events(answer: Answer) -> bool:
+    return answer.content_type == EVENT_STREAM and not answer.encoded
 
 
 def _headers(record: Record, deployment: Deployment, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     attempts = str(len(record.attempts) + 1)
     return [*headers, ("x-gateway-deployment", deployment.name), ("x-gateway-attempts", attempts)]
+
+
+def _trailer(record: Record, this: Try) -> list[tuple[str, str]]:
+    if this.rescue is None:
+        return []
+    return [("x-gateway-rescue", this.rescue), *_headers(record, this.deployment, [])]

@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from gateway.execution.answer import Answer, AttemptFailedError
-from gateway.execution.sse import EventScanner, meaning
+from gateway.execution.chunks import MalformedError, is_done, read
+from gateway.execution.sse import EventScanner
 from gateway.routing.failures import Cause, Failure, error_failure
 
 LARGEST: Final = 1 << 20
@@ -67,16 +68,25 @@ async def _first_content(answer: Answer) -> bytes:
     scanner = EventScanner()
     while chunk := await answer.chunk():
         held += chunk
-        for event in scanner.feed(chunk):
-            told = meaning(event)
-            if told.failed:
-                raise AttemptFailedError(error_failure(event))
-            if told.content or told.finished or told.done:
-                return bytes(held)
+        if any(_is_worth_it(event.data) for event in scanner.feed(chunk) if event.data):
+            return bytes(held)
         if len(held) > LARGEST:
             return bytes(held)
     cause = Cause.CUT_ANSWER if held else Cause.EMPTY_ANSWER
     raise AttemptFailedError(Failure(cause, "the stream ended before its first content"))
+
+
+def _is_worth_it(data: bytes) -> bool:
+    """Tell whether an event is content, or the end of an answer."""
+    if is_done(data):
+        return True
+    try:
+        chunk = read(data)
+    except MalformedError:
+        return False
+    if chunk is not None and chunk.error is not None:
+        raise AttemptFailedError(error_failure(data))
+    return chunk is not None and (chunk.content or chunk.finished)
 
 
 async def _whole_json(answer: Answer, came: Callable[[], None]) -> bytes:

@@ -69,8 +69,12 @@ class Outcome:
 
     @property
     def answered(self) -> Attempt | None:
-        """The attempt whose answer the client got, or the last one of them if the answer went through several hands."""
-        return self.attempts[-1] if self.served_model is not None and self.attempts else None
+        """The attempt whose answer the client got to its end; of an answer that broke off, the one that began it."""
+        if self.served_model is None:
+            return None
+        whole = (attempt for attempt in reversed(self.attempts) if attempt.failure is None)
+        begun = (attempt for attempt in reversed(self.attempts) if attempt.rescue is None)
+        return next(whole, None) or next(begun, None) or self.attempts[-1]
 
     @property
     def rescue(self) -> str | None:

@@ -5,24 +5,31 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.execution.outcome import Attempt, Outcome
+from gateway.execution.passage import Passage
 from gateway.execution.refusal import Refusal
-from gateway.execution.relay import Watch
+from gateway.execution.relay import Body
+from gateway.execution.rescue import BrokenStream
+from gateway.execution.takeover import Rescue
 from gateway.execution.upstream import Call
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.itinerary import Step
-from gateway.routing.snapshot import Clocks, Deployment, Snapshot
+from gateway.routing.snapshot import Clocks, Deployment, Route, Snapshot
 
 CLIENT_LEFT: Final = 499
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a client asked for."""
+    """What a client asked for.
+
+    `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for.
+    """
 
     request_id: str
     model: str
     stream: bool
     call: Call
+    adds_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +45,12 @@ class Unanswered:
 
 @dataclass(slots=True)
 class Try:
-    """An attempt under way: what its Attempt will say."""
+    """An attempt under way: what its Attempt will say. `rescue`: it is to take over a broken stream."""
 
     step: Step
     clocks: Clocks
     began: float
+    rescue: Rescue | None = None
     status: int | None = None
     failure: str | None = None
     detail: str | None = None
@@ -62,6 +70,7 @@ class Try:
             status=self.status,
             failure=self.failure,
             detail=self.detail,
+            rescue=self.rescue,
         )
 
 
@@ -71,9 +80,8 @@ class Record:
 
     ask: Ask
     snapshot: Snapshot
+    route: Route
     began: float
-    clocks: Clocks
-    model_id: str
     attempts: list[Attempt] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     refusals: dict[Cause, Refusal] = field(default_factory=dict)
@@ -83,7 +91,8 @@ class Record:
     status: int = CLIENT_LEFT
     size: int = 0
     failure: str | None = None
-    watch: Watch | None = None
+    passing: Passage | Body | None = None
+    broken: BrokenStream | None = None
     total: asyncio.Timeout | None = None
 
     @property
@@ -96,14 +105,20 @@ class Record:
         self.drawn = self.drawn or step.deployment
         self.all_out = self.all_out or (step.anyway and not self.attempts)
 
+    def breaks(self, failure: Failure) -> bool:
+        """Note that what was begun broke off; tells whether it can be carried on."""
+        if self.broken is None and isinstance(self.passing, Passage):
+            self.broken = BrokenStream(self.route.rescue, self.ask.call, self.passing, failure)
+        return self.broken is not None and self.broken.can_be_rescued
+
     def ends(self, status: int, failure: str) -> None:
         """Note why the client got no whole answer."""
         self.status, self.failure = status, failure
 
     def outcome(self, now: float) -> Outcome:
         """Give what the observers are told; `now` is monotonic, in seconds."""
-        watch = self.watch
-        content = watch.first_content if watch else None
+        passing = self.passing
+        content = passing.first_content if passing else None
         return Outcome(
             request_id=self.ask.request_id,
             operation=self.ask.call.operation,
@@ -115,9 +130,11 @@ class Record:
             attempts=tuple(self.attempts),
             fallback=self.served is not None and self.served is not self.drawn,
             duration=(now - self.began) * 1000,
-            bytes_out=watch.size if watch else self.size,
+            bytes_out=passing.size if passing else self.size,
             first_content=None if content is None else (content - self.began) * 1000,
-            usage=watch.usage if watch else None,
+            usage=passing.usage if passing else None,
             failure=self.failure,
-            model_id=self.model_id,
+            model_id=self.route.model,
+            lost=passing.lost if passing else None,
+            malformed_events=passing.malformed if passing else 0,
         )

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http import StreamWriter
 
+from gateway.execution.chunks import usage_in
+from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
-from gateway.execution.sse import ChatStream, usage_in
+from gateway.execution.passage import Passed
 from gateway.execution.upstream import Answer, AttemptFailedError
 from gateway.routing.failures import Cause, Failure
 
@@ -23,9 +26,9 @@ EVENT_STREAM: Final = "text/event-stream"
 _TAIL: Final = 4096
 _AFTERMATH: Final = 2.0
 _LAST_WORDS: Final = 1.0
-_DONE: Final = b"data: [DONE]\n\n"
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+_TRAILER: Final = ("Trailer", "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts")
 
 
 class ClientLeftError(Exception):
@@ -48,8 +51,8 @@ class Client(Protocol):
         """Send a part of the body; returns when the client has room for more."""
         ...
 
-    async def finish(self) -> None:
-        """End the answer well."""
+    async def finish(self, trailer: Iterable[tuple[str, str]] = ()) -> None:
+        """End the answer well; a trailer goes to those only who were told of one in the head (`Trailer`)."""
         ...
 
     async def break_off(self, last_words: bytes) -> None:
@@ -57,123 +60,153 @@ class Client(Protocol):
         ...
 
 
-class Watch:
-    """What the executor wants to know of an answer that passes: the first content's coming, the tokens, the size."""
+class Passing(Protocol):
+    """What an answer's bytes go through on their way to the client."""
 
-    def __init__(self, clock: Callable[[], float], *, events: bool) -> None:
-        """Watch a stream of chat events, or any other body, from its first byte; `clock` is monotonic, in seconds."""
-        self.size = 0
-        self.first_content: float | None = None
-        self._clock = clock
-        self._stream = ChatStream() if events else None
-        self._tail = b""
-
-    def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes; tell whether content was in them."""
-        self.size += len(chunk)
-        if self._stream:
-            content = self._stream.feed(chunk)
-        else:
-            self._tail = (self._tail + chunk)[-_TAIL:]
-            content = True
-        if content and self.first_content is None:
-            self.first_content = self._clock()
-        return content
+    size: int
+    first_content: float | None
 
     @property
     def usage(self) -> Usage | None:
         """The tokens that the answer told of."""
-        return self._stream.usage if self._stream else usage_in(self._tail)
+        ...
+
+    @property
+    def lost(self) -> Usage | None:
+        """The tokens that broken streams took beyond that."""
+        ...
+
+    @property
+    def malformed(self) -> int:
+        """How many events were left out."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer that counts has come, whatever may follow."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer tells of an error."""
+        ...
 
     @property
     def truncated(self) -> bool:
         """Whether an end here would hide a loss."""
-        return self._stream.truncated if self._stream else False
+        ...
 
-    @property
-    def complete(self) -> bool:
-        """Whether all of the stream that counts has come: its finish reason, or its `[DONE]`."""
-        return self._stream is not None and (self._stream.finished or self._stream.done)
+    def feed(self, chunk: bytes) -> Passed:
+        """Take the next bytes."""
+        ...
 
-    @property
-    def lacks_done(self) -> bool:
-        """Whether everything has come but the stream's `[DONE]`."""
-        return self._stream is not None and self._stream.finished and not self._stream.done
-
-    def end(self) -> None:
-        """Note that the answer is over."""
-        if self._stream:
-            self._stream.end()
-
-    @property
-    def failed(self) -> bool:
-        """Whether the stream told of an error, in an event of the upstream's own."""
-        return self._stream is not None and self._stream.failed
+    def end(self) -> bytes:
+        """Note that the answer is over, and give what may still pass."""
+        ...
 
     def last_words(self, event: bytes) -> bytes:
-        """Give what may be said when the answer ends here: the event, set apart from what was cut, or nothing.
-
-        Nothing is added to an upstream's own error event: one is enough.
-        """
-        if self._stream is None or self._stream.failed:
-            return b""
-        return event if self._stream.at_boundary else b"\n\n" + event
+        """Give what may be said when the answer ends here."""
+        ...
 
 
-async def relay(answer: Answer, first: bytes, client: Client, watch: Watch, idle: float) -> None:
-    """Pass a whole body on, `first` being its beginning.
+class Body:
+    """Passes any body but an event stream, as it is. Mutable: what is known of it."""
+
+    lost: Final = None
+    malformed: Final = 0
+    complete: Final = False
+    failed: Final = False
+    truncated: Final = False
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds."""
+        self.size = 0
+        self.first_content: float | None = None
+        self._clock = clock
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> Passed:
+        """Take the next bytes; all of them are content."""
+        self.size += len(chunk)
+        self._tail = (self._tail + chunk)[-_TAIL:]
+        if self.first_content is None:
+            self.first_content = self._clock()
+        return Passed(chunk, content=True)
+
+    def end(self) -> bytes:
+        """Note that it is over; there is nothing to add."""
+        return b""
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that the answer told of."""
+        return usage_in(self._tail)
+
+    def last_words(self, _: bytes) -> bytes:
+        """Say nothing: it would be taken for a part of the body."""
+        return b""
+
+
+async def relay(answer: Answer, first: bytes, client: Client, passing: Passing, idle: float) -> None:
+    """Pass a whole body on, `first` being its beginning; the client is left to be told of the end.
 
     The upstream may be silent for `idle` seconds (0: without limit). What breaks its silence is content; comments do
     not. The time that a slow client takes is not counted. A complete stream is given a moment for what may follow, and
     then ended well, however the upstream ends it.
 
     Raises:
-        AttemptFailedError: the upstream broke off or fell silent; what came before has been sent.
+        AttemptFailedError: the upstream broke off, fell silent, or says something else than the client has already;
+            what came before has been sent.
         ClientLeftError: the client is gone.
 
     """
+    try:
+        await _pass_on(answer, first, client, passing, idle)
+        last = passing.end()
+    except DiffersError:
+        raise AttemptFailedError(Failure(Cause.REPLAY_DIFFERS, "the same request had another answer")) from None
+    if passing.failed:
+        raise AttemptFailedError(Failure(Cause.ERROR_ANSWER, "an error event in mid-stream"))
+    if passing.truncated:
+        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the stream ended without a finish reason"))
+    if last:
+        await client.send(last)
+
+
+async def _pass_on(answer: Answer, first: bytes, client: Client, passing: Passing, idle: float) -> None:
     loop = asyncio.get_running_loop()
     chunk = first
     deadline: float | None = None
     ends: float | None = None
     try:
         while chunk:
-            content = watch.feed(chunk)
-            await client.send(chunk)
-            if watch.complete:
+            data, content = passing.feed(chunk)
+            if data:
+                await client.send(data)
+            if passing.failed:
+                return
+            if passing.complete:
                 deadline = ends = ends or loop.time() + _AFTERMATH
             elif idle and (content or deadline is None):
                 deadline = loop.time() + idle
             async with asyncio.timeout_at(deadline):
                 chunk = await answer.chunk()
     except TimeoutError:
-        if not watch.complete:
+        if not passing.complete:
             raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {idle:g} s")) from None
     except AttemptFailedError:
-        if not watch.complete:
+        if not passing.complete:
             raise
-    await _end(client, watch)
-
-
-async def _end(client: Client, watch: Watch) -> None:
-    """End an answer well of which nothing more comes, if it is whole."""
-    watch.end()
-    if watch.failed:
-        raise AttemptFailedError(Failure(Cause.ERROR_ANSWER, "an error event in mid-stream"))
-    if watch.truncated:
-        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the stream ended without a finish reason"))
-    if watch.lacks_done:
-        await client.send(watch.last_words(_DONE))
-    await client.finish()
 
 
 class WebClient:
-    """The client's side on aiohttp's server. Its one mutable thing is the response once it has begun."""
+    """The client's side on aiohttp's server. Mutable: the response and its writer, once it has begun."""
 
     def __init__(self, request: web.Request) -> None:
         """Answer this request."""
         self._request = request
         self.response: web.StreamResponse | None = None
+        self._writer: object = None
 
     @property
     def begun(self) -> bool:
@@ -186,9 +219,11 @@ class WebClient:
         response.headers.extend(headers)
         if response.content_type == EVENT_STREAM:
             response.headers.extend(_STREAMED)
+            if self._request.version >= HttpVersion11:
+                response.headers.add(*_TRAILER)
         response.content_length = length
         try:
-            await response.prepare(self._request)
+            self._writer = await response.prepare(self._request)
         except ConnectionError as error:
             raise ClientLeftError from error
 
@@ -200,10 +235,14 @@ class WebClient:
         except ConnectionError as error:
             raise ClientLeftError from error
 
-    async def finish(self) -> None:
-        """End the body well."""
+    async def finish(self, trailer: Iterable[tuple[str, str]] = ()) -> None:
+        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
         assert self.response is not None  # noqa: S101 - as above
+        fields = "".join(f"{name}: {value}\r\n" for name, value in trailer)
         try:
+            if fields and isinstance(self._writer, StreamWriter) and self._writer.chunked:
+                self._writer.chunked = False
+                await self.response.write(f"0\r\n{fields}\r\n".encode("ascii"))
             await self.response.write_eof()
         except ConnectionError as error:
             raise ClientLeftError from error

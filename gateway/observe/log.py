@@ -187,7 +187,7 @@ class RequestLog:
 
 
 def _request(outcome: Outcome, level: str) -> Record:
-    usage = outcome.usage
+    usage, lost = outcome.usage, outcome.lost
     served = outcome.served_model
     fields: Record = {
         "time": time.time(),
@@ -207,6 +207,12 @@ def _request(outcome: Outcome, level: str) -> Record:
         "bytes": outcome.bytes_out,
         "prompt_tokens": None if usage is None else usage.prompt_tokens,
         "completion_tokens": None if usage is None else usage.completion_tokens,
+        "cached_tokens": None if usage is None else usage.cached_tokens,
+        "reasoning_tokens": None if usage is None else usage.reasoning_tokens,
+        "lost_prompt_tokens": None if lost is None else lost.prompt_tokens,
+        "lost_completion_tokens": None if lost is None else lost.completion_tokens,
+        "malformed_events": outcome.malformed_events or None,
+        "rescue": outcome.rescue,
         "deployment": None if outcome.answered is None else outcome.answered.deployment,
         "attempts": [_attempt(attempt) for attempt in outcome.attempts],
     }
@@ -217,6 +223,7 @@ def _attempt(attempt: Attempt) -> Record:
     fields: Record = {
         "deployment": attempt.deployment,
         "group": attempt.group,
+        "rescue": attempt.rescue,
         "ms": round(attempt.milliseconds, 1),
         "status": attempt.status,
         "failure": attempt.failure,

@@ -89,7 +89,7 @@ def _models_changed(old: Snapshot, new: Snapshot) -> Iterator[str]:
 
 
 def _route_changes(old: Snapshot, new: Snapshot, model: str) -> Iterator[str]:
-    """Tell of the clocks that a model has of its own, and of its fallbacks."""
+    """Tell of the clocks that a model has of its own, of its fallbacks, and of its rescue."""
     was, now = old.routes[model], new.routes[model]
     for part in fields(Clocks):
         clock = attrgetter(part.name)
@@ -98,6 +98,8 @@ def _route_changes(old: Snapshot, new: Snapshot, model: str) -> Iterator[str]:
             yield f"{model}: timeouts.{part.name} {_text(change[0])} -> {_text(change[1])}"
     if was.fallbacks != now.fallbacks:
         yield f"{model}: fallbacks {', '.join(was.fallbacks) or 'none'} -> {', '.join(now.fallbacks) or 'none'}"
+    if was.rescue != now.rescue:
+        yield f"{model}: rescue {was.rescue} -> {now.rescue}"
 
 
 def _added(deployment: Deployment, weight: Fraction) -> str:

@@ -1,7 +1,7 @@
 """Why an attempt failed, and what to do about it.
 
 A failure is a value: a cause, and what is known beside it. `TABLE` says what follows from each cause while nothing of
-an answer has gone to the client. After that point there is no table: what was begun is rescued, or broken off.
+an answer has gone to the client, and for the attempts to rescue a stream that broke after that.
 
 'We erred' and 'the endpoint erred' are different causes: `LOCAL_FAULT` blames nobody and is not tried elsewhere,
 because the next endpoint would need the same file descriptor.
@@ -42,6 +42,8 @@ class Cause(Enum):
     CUT_ANSWER = "cut_answer"
     WRONG_TYPE = "wrong_content_type"
     LOCAL_FAULT = "local_fault"
+    RESCUE_REFUSED = "rescue_refused"
+    REPLAY_DIFFERS = "replay_differs"
 
 
 class Verdict(Enum):
@@ -113,6 +115,8 @@ TABLE: Final[Mapping[Cause, Rule]] = MappingProxyType(
         Cause.CUT_ANSWER: Rule(),
         Cause.WRONG_TYPE: Rule(),
         Cause.LOCAL_FAULT: Rule(Verdict.CLIENT, blames=False),
+        Cause.RESCUE_REFUSED: Rule(blames=False),
+        Cause.REPLAY_DIFFERS: Rule(Verdict.CLIENT, blames=False),
     }
 )
 

@@ -107,6 +107,7 @@ class Plan:
             out,
             clocks=healthy.clocks,
             fallbacks=healthy.fallbacks,
+            rescue=healthy.rescue,
         )
 
 
@@ -217,6 +218,7 @@ def _healthy(
             frozenset(),
             clocks=_with(clocks, entry.timeouts),
             fallbacks=fallbacks[entry.id],
+            rescue=entry.rescue,
         )
         for entry in models.models
     }

@@ -17,6 +17,8 @@ from gateway.adapters.openai_compatible import Operation
 
 Group = Literal["local", "remote", "unlisted"]
 Selection = Literal["random", "smooth"]
+RescuePolicy = Literal["off", "replay", "on"]
+"""What becomes of a stream that breaks: nothing, the same again, or going on with it where that can be asked for."""
 Identity = tuple[str, str]
 """What a deployment is known by: its model, and its name, which is unique within it."""
 
@@ -114,7 +116,8 @@ class Route:
     `chain` holds the weighted deployments by falling weight, then those of weight 0 in the order written, then those
     that are out. `weights` go with the chain and sum to 1; `configured` are the weights with everything healthy.
     `cumulative` are the running sums over the weighted head of the chain, for the draw; the last one is exactly 1.
-    `fallbacks` are the ids of the models to turn to when all of the chain has failed, in order.
+    `fallbacks` are the ids of the models to turn to when all of the chain has failed, in order. `rescue` is what
+    becomes of its streams when they break.
     """
 
     model: str
@@ -125,6 +128,7 @@ class Route:
     cumulative: tuple[float, ...] = field(repr=False)
     clocks: Clocks = field(default=Clocks(), repr=False)
     fallbacks: tuple[str, ...] = field(default=(), repr=False)
+    rescue: RescuePolicy = field(default="on", repr=False)
 
     @classmethod
     def of(
@@ -137,6 +141,7 @@ class Route:
         *,
         clocks: Clocks = Clocks(),
         fallbacks: tuple[str, ...] = (),
+        rescue: RescuePolicy = "on",
     ) -> "Route":
         """Order a model's deployments into a chain.
 
@@ -151,7 +156,7 @@ class Route:
         weights = tuple(effective[deployment] for deployment in chain)
         sums = tuple(float(total) for total in accumulate(weight for weight in weights if weight))
         written = tuple(configured[deployment] for deployment in chain)
-        return cls(model, selection, chain, weights, written, sums, clocks, fallbacks)
+        return cls(model, selection, chain, weights, written, sums, clocks, fallbacks, rescue)
 
     def __repr__(self) -> str:
         shares = ", ".join(

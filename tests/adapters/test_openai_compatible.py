@@ -12,6 +12,7 @@ from gateway.adapters.openai_compatible import (
     UnreplaceableModelError,
     authorization,
     replace_model,
+    with_usage,
 )
 
 unhurried = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -230,3 +231,12 @@ def test_a_model_that_stands_once_as_text_is_all_that_it_takes(
         return
     with pytest.raises(UnreplaceableModelError):
         replace_model(body, "n")
+
+
+@pytest.mark.parametrize("end", ["", " ", "\r\n\t "])
+@pytest.mark.parametrize("others", [{}, {"messages": [{"content": "}"}]}, {"x": {"y": {}}}, {"é": "ü"}])
+def test_the_usage_of_a_stream_is_asked_for_beside_everything_else(others: dict[str, Any], end: str) -> None:
+    body = json.dumps({"model": "m", **others}, ensure_ascii=False) + end
+    asked = with_usage(body.encode())
+    assert json.loads(asked) == {"model": "m", **others, "stream_options": {"include_usage": True}}
+    assert asked.startswith(body.rstrip()[:-1].encode())

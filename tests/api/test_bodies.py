@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from gateway.api.openai import Limits
+from gateway.adapters.openai_compatible import Operation
+from gateway.api.openai import Limits, peek_body
 from tests.execution.support import CHAT, ask, chain, error_of, running
 from tests.fakes.client import RawClient, get, post
 from tests.fakes.upstream import ScriptedUpstream, Send, chunk, json_answer, last_chunk, refused_url
@@ -145,3 +146,25 @@ async def test_a_request_without_a_body_is_no_error_of_framing(config: Config) -
         assert (await client.read_answer()).status == 200
         await client.send(ask())
         assert (await client.read_answer()).status == 502
+
+
+@pytest.mark.parametrize(
+    ("body", "operation", "adds"),
+    [
+        (b'{"model":"m","stream":true}', "chat/completions", True),
+        (b'{"model":"m","stream":true}', "completions", True),
+        (b'{"model":"m","stream":true}', "embeddings", False),
+        (b'{"model":"m","stream":false}', "chat/completions", False),
+        (b'{"model":"m","stream":null}', "chat/completions", False),
+        (b'{"model":"m"}', "chat/completions", False),
+        (b'{"model":"m","stream":true,"messages":[{"stream_options":{}}]}', "chat/completions", True),
+        (b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}', "chat/completions", False),
+        (b'{"model":"m","stream":true,"stream_options":{"include_usage":false}}', "chat/completions", False),
+        (b'{"model":"m","stream":true,"stream_options":{}}', "chat/completions", False),
+        (b'{"model":"m","stream":true,"stream_options":null}', "chat/completions", False),
+        (b'{"model":"m","stream":true,"stream_options":1}', "completions", False),
+        (rb'{"model":"m","stream":true,"stream\u005foptions":{}}', "chat/completions", False),
+    ],
+)
+def test_usage_is_added_where_a_stream_does_not_speak_of_it(body: bytes, operation: Operation, *, adds: bool) -> None:
+    assert peek_body(body).adds_usage(operation) == adds

@@ -58,6 +58,15 @@ from tests.config.loading import faults, load, models, split
         ("timeouts: {conect: 1}", "models[0].timeouts.conect: unknown key 'conect', did you mean 'connect'?"),
         ("fallbacks: other", "models[0].fallbacks: found 'other', expected a list"),
         ("fallbacks: [3]", "models[0].fallbacks[0]: found 3, expected text: quote it"),
+        ("rescue: never", "models[0].rescue: found 'never', expected one of off, replay, on"),
+        ("rescue: replays", "expected one of off, replay, on, did you mean 'replay'?"),
+        ("rescue: true", "models[0].rescue: found true, expected one of off, replay, on"),
+        ("rescue: false", "models[0].rescue: found false, expected one of off, replay, on"),
+        ("rescue: 1", "models[0].rescue: found 1, expected one of off, replay, on"),
+        ("rescue:", "models[0].rescue: found nothing, expected one of off, replay, on"),
+        ("rescue: no", "models[0].rescue: found no, which YAML 1.1 reads as true or false"),
+        ("rescue: OFF", "models[0].rescue: found OFF, which YAML 1.1 reads as true or false"),
+        ("supports_tools: on", "found on, which YAML 1.1 reads as true or false"),
         ("context_length: 0", "found 0, expected a number of at least 1"),
         ("context_length: 1.5", "found 1.5, expected a whole number"),
         ("context_length: '4096'", "found '4096', expected a whole number: leave out the quotes"),
@@ -86,6 +95,10 @@ def test_a_models_field_refuses(field: str, message: str) -> None:
     [
         ("routing_strategy: 3", "found 3, expected text: quote it"),
         ("routing_parameter: 3", "found 3, expected a mapping"),
+        (
+            "routing_parameter: {rescue: on}",
+            "routing_parameter.rescue: found on, which YAML 1.1 reads as true or false",
+        ),
         ("timeout: 0", "found 0, expected a number above 0"),
         ("timeout: -0.5", "found -0.5, expected a number above 0"),
         ("timeout: 100000", "found 100000, expected a number of at most 86400"),
@@ -297,3 +310,21 @@ def test_the_text_of_a_validation_error_shows_no_value() -> None:
     with pytest.raises(ValidationError) as caught:
         RouteEntry(kind="canary")
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "rescue"),
+    [
+        ("", "on"),
+        ("rescue: on", "on"),
+        ("rescue: off", "off"),
+        ("rescue: replay", "replay"),
+        ('rescue: "on"', "on"),
+        ("rescue: 'off'", "off"),
+    ],
+)
+def test_a_rescue_needs_no_quotes(field: str, rescue: str) -> None:
+    loaded = load(models(field))
+    assert not loaded.faults
+    assert loaded.models is not None
+    assert loaded.models.models[0].rescue == rescue

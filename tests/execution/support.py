@@ -58,6 +58,12 @@ class Running:
     def url(self) -> str:
         return self.door.urls[0]
 
+    def deployment(self, model: str, name: str) -> Deployment:
+        """Give a deployment by its names."""
+        snapshot = self.gateway.manager.snapshot
+        assert snapshot is not None
+        return next(each for each in snapshot.deployments if each.identity == (model, name))
+
     def client(self) -> RawClient:
         return RawClient(self.url)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.execution.outcome import Outcome
-from gateway.execution.relay import Watch
+from gateway.execution.outcome import Outcome, Usage
+from gateway.execution.passage import Passage
 from tests.execution.support import CONTENT, DONE, ask, chain, error_of, read_broken, running
 from tests.fakes.upstream import Hang, ScriptedUpstream, Send, chunk, json_answer, sse_head
 from tests.running import Config
@@ -72,9 +72,7 @@ def test_a_watch_sees_the_same_whatever_the_chunks(size: int) -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
     stream = b": hello\n\n" * 600 + CONTENT * 600 + usage + DONE
     clock = itertools.count().__next__
-    watch = Watch(lambda: float(clock()), events=True)
-    for place in range(0, len(stream), size):
-        watch.feed(stream[place : place + size])
-    assert (watch.size, watch.truncated, watch.first_content) == (len(stream), False, 0.0)
-    assert watch.usage is not None
-    assert (watch.usage.prompt_tokens, watch.usage.completion_tokens) == (3, 4)
+    passage = Passage(lambda: float(clock()))
+    passed = b"".join(passage.feed(stream[place : place + size]).data for place in range(0, len(stream), size))
+    assert (passed, passage.size, passage.truncated, passage.first_content) == (stream, len(stream), False, 0.0)
+    assert passage.usage == Usage(3, 4)

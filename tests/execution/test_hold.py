@@ -83,7 +83,7 @@ async def test_a_stream_that_ends_well_without_content_is_an_answer(config: Conf
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 async def test_what_was_held_back_is_passed_on_whole(config: Config, size: int) -> None:
-    body = "\ufeff".encode() + COMMENT * 9 + ROLE + sse("{") + WHOLE
+    body = "\ufeff".encode() + COMMENT * 9 + ROLE + sse("1") + WHOLE
     pieces = b"".join(chunk(body[place : place + size]) for place in range(0, len(body), size))
     async with (
         ScriptedUpstream([Send(sse_head() + pieces + last_chunk())]) as a,

@@ -43,7 +43,7 @@ async def test_an_error_that_cannot_be_read_is_withheld(config: Config, headers:
 
 
 async def test_an_error_that_stalls_is_given_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.execution.executor._REFUSAL_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.execution.opening._REFUSAL_SECONDS", 0.01)
     steps = [Send(b"HTTP/1.1 400 No\r\ncontent-length: 9\r\n\r\nab"), Hang()]
     async with ScriptedUpstream(steps) as a, running(config, {"m": chain(a.url)}) as gate:
         assert (await gate.post("m")).status == 502

@@ -278,7 +278,7 @@ async def test_a_fallback_model_serves_when_all_else_failed(config: Config) -> N
         async with running(config) as gate:
             answer = await gate.say(ask(stream=True))
             assert (answer.body, answer.head.get("x-gateway-attempts")) == (CONTENT + DONE, "4")
-            assert b.requests[0].json() == {"model": "n", "stream": True}
+            assert b.requests[0].json()["model"] == "n"
             assert await gate.failures() == ["server_error", "server_error", "connect_refused", None]
             assert [attempt.model for attempt in gate.outcomes[0].attempts] == ["m", "m", "m", "n"]
             assert (gate.outcomes[0].model, gate.outcomes[0].served_model) == ("m", "n")

@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="u
 def request_record() -> dict[str, Any]:
     """Return a request's record in which no field is absent."""
     sink = LogSink()
-    attempt = Attempt("llama", "box-a", "local", 1.0, 200, "broken", "connection lost")
+    attempt = Attempt("llama", "box-a", "local", 1.0, 200, "broken", "connection lost", "replay")
     outcome = Outcome(
         request_id="r-1",
         operation="embeddings",
@@ -28,7 +28,9 @@ def request_record() -> dict[str, Any]:
         fallback=False,
         duration=1.0,
         first_content=1.0,
-        usage=Usage(1, 1),
+        usage=Usage(1, 1, 1, 1),
+        lost=Usage(1, 1),
+        malformed_events=1,
         failure="broken",
     )
     RequestLog(make_logger(sink, "info"))(outcome)

@@ -65,12 +65,16 @@ def test_a_deployment_knows_its_models_context() -> None:
     assert [deployment.context_length for deployment in deployments(made, "b").values()] == [None]
 
 
-def test_clocks_and_fallbacks_stay_when_a_box_dies() -> None:
-    models = BOXES + "    timeouts: {idle: 5}\n    fallbacks: [other]\n  - {id: other, base_url: 'http://o'}\n"
+def test_clocks_fallbacks_and_rescue_stay_when_a_box_dies() -> None:
+    models = (
+        BOXES
+        + "    timeouts: {idle: 5}\n    fallbacks: [other]\n    rescue: off\n  - {id: other, base_url: 'http://o'}\n"
+    )
     manager = serve(models, SPLIT)
     probe(manager, a=DEAD)
     route = snapshot(manager).routes["llama"]
-    assert (route.clocks, route.fallbacks) == (Clocks(idle=5), ("other",))
+    assert (route.clocks, route.fallbacks, route.rescue) == (Clocks(idle=5), ("other",), "off")
+    assert snapshot(manager).routes["other"].rescue == "on"
 
 
 def told(old: tuple[str, str | None], new: tuple[str, str | None]) -> dict[str, list[str]]:

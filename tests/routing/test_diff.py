@@ -84,6 +84,14 @@ def test_what_is_said_of_a_model_is_told() -> None:
     }
 
 
+def test_a_models_rescue_is_told() -> None:
+    never = BOXES + "    rescue: off\n"
+    assert lines((BOXES, None), (never, None)) == {"models_changed": ["llama: rescue on -> off"]}
+    assert lines((never, None), (never.replace("off", "replay"), None)) == {
+        "models_changed": ["llama: rescue off -> replay"]
+    }
+
+
 def test_settings_have_the_names_of_routing_yaml() -> None:
     new = """\
 timeout: 3.5

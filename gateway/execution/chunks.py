@@ -1,0 +1,215 @@
+"""What the events of a chat or completion stream carry (OpenAI's `chat.completion.chunk` and `text_completion`).
+
+`read` decodes an event once. What it says is given as pieces: which part of the answer, and the text that is added to
+it. Two runs of one request say the same if their pieces, joined, are the same: where a text is cut into tokens does not
+count. An answer's content is text, reasoning, a refusal, audio or a tool call.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import msgspec
+
+from gateway.execution.outcome import Usage
+
+_DONE: Final = b"[DONE]"
+
+
+class Piece(NamedTuple):
+    """Text that is added to a part of the answer: `content`, `reasoning`, `refusal`, `text`, or a part of a tool call.
+
+    A tool call's parts are `tool 0 name` and `tool 0 arguments`, by the call's index.
+    """
+
+    part: str
+    text: str
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    id: object = None
+    function: _Function | None = None
+    custom: object = None
+
+    @property
+    def name(self) -> str:
+        return (self.function and self.function.name) or ""
+
+    @property
+    def arguments(self) -> str:
+        return (self.function and self.function.arguments) or ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether all that it says is a name and arguments; an id alone cannot be told from another run's."""
+        return not self.custom and bool(self.name or self.arguments or not self.id)
+
+
+class _Delta(msgspec.Struct):
+    content: object = None
+    reasoning: object = None
+    reasoning_content: object = None
+    reasoning_details: object = None
+    refusal: object = None
+    tool_calls: object = None
+    function_call: object = None
+    audio: object = None
+
+
+class _Choice(msgspec.Struct):
+    index: object = 0
+    delta: _Delta | None = None
+    text: object = None
+    finish_reason: object = None
+
+
+class Chunk(msgspec.Struct):
+    """An event's JSON, as far as it is looked at."""
+
+    choices: list[_Choice] | None = []
+    error: object = None
+    usage: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def content(self) -> bool:
+        """Whether it says anything."""
+        return any(choice.text or (choice.delta is not None and _says(choice.delta)) for choice in self.choices or ())
+
+    @property
+    def finished(self) -> bool:
+        """Whether it gives a finish reason."""
+        return any(choice.finish_reason for choice in self.choices or ())
+
+    @property
+    def told_usage(self) -> Usage | None:
+        """The tokens that it tells of."""
+        if not self.usage:
+            return None
+        try:
+            usage: _Usage | None = _usage.decode(self.usage)
+        except msgspec.ValidationError:
+            return None
+        return None if usage is None else usage.told()
+
+    def pieces(self) -> tuple[Piece, ...] | None:
+        """Give what it says; None where that is not the text of one choice, so that it cannot be said again."""
+        if not self.choices:
+            return ()
+        if len(self.choices) > 1 or self.choices[0].index:
+            return None
+        choice = self.choices[0]
+        found = [Piece(part, text) if isinstance(text, str) else None for part, text in _texts(choice)]
+        if choice.delta is not None and choice.delta.tool_calls:
+            try:
+                calls = msgspec.convert(choice.delta.tool_calls, list[_ToolCall])
+            except msgspec.ValidationError:
+                return None
+            found += _called(calls) if all(call.is_text for call in calls) else [None]
+        pieces = tuple(piece for piece in found if piece is not None)
+        return pieces if len(pieces) == len(found) else None
+
+
+def _texts(choice: _Choice) -> Iterator[tuple[str, object]]:
+    if choice.text:
+        yield "text", choice.text
+    delta = choice.delta
+    if delta is None:
+        return
+    reasoning = delta.reasoning_content or delta.reasoning
+    if reasoning or delta.reasoning_details:
+        yield "reasoning", reasoning or None
+    for part in ("content", "refusal", "function_call", "audio"):
+        if said := getattr(delta, part):
+            yield part, said
+
+
+def _called(calls: list[_ToolCall]) -> Iterator[Piece]:
+    for call in calls:
+        yield Piece(f"tool {call.index} name", call.name)
+        yield Piece(f"tool {call.index} arguments", call.arguments)
+
+
+def _says(delta: _Delta) -> bool:
+    text = delta.content or delta.reasoning or delta.reasoning_content or delta.reasoning_details or delta.refusal
+    return bool(text or delta.tool_calls or delta.function_call or delta.audio)
+
+
+class MalformedError(ValueError):
+    """An event that is no JSON."""
+
+
+_chunk: Final = msgspec.json.Decoder(Chunk)
+_NOTHING: Final = Chunk()
+
+
+def is_done(data: bytes) -> bool:
+    """Tell whether an event is the one that ends a stream."""
+    return data.strip() == _DONE
+
+
+def read(data: bytes) -> Chunk | None:
+    """Decode an event; None for JSON of another shape, of which nothing is known.
+
+    Raises:
+        MalformedError: it is no JSON.
+
+    """
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _chunk.decode(data)
+    try:
+        json.loads(data)  # msgspec gives up at the first wrong type, and at what clients do read: NaN, half a surrogate
+    except (ValueError, RecursionError):
+        raise MalformedError from None
+    return None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+    def told(self) -> Usage:
+        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            None if prompt is None else prompt.cached_tokens,
+            None if completion is None else completion.reasoning_tokens,
+        )
+
+
+_usage: Final = msgspec.json.Decoder(_Usage | None)
+_USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
+_object: Final = json.JSONDecoder()
+
+
+def usage_in(tail: bytes) -> Usage | None:
+    """Read the last whole `usage` object in the tail of a JSON body.
+
+    It is looked for without parsing: inside a JSON string its quotes would be escaped, so that only a member matches.
+    """
+    text = tail.decode(errors="replace")
+    for match in reversed(list(_USAGE.finditer(text))):
+        try:
+            found, _ = _object.raw_decode(text, match.end())
+            return msgspec.convert(found, _Usage).told()
+        except (ValueError, msgspec.ValidationError, RecursionError):
+            continue
+    return None

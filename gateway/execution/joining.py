@@ -1,0 +1,165 @@
+"""Joining a second stream to what a client has of a first one.
+
+A stream that goes on from where the other stopped (`Continuation`) may in truth begin again: not every server heeds the
+text that it is given to continue. One that begins again (`Replay`) has to say the same again: what the client has is
+left out, and the first new character is passed on. So both compare. A continuation is held back while it repeats the
+client's text from the start. When it has repeated all of that, it was a replay; when it turns away from it, it was
+none, and what was held back is new.
+
+Of a text of a few characters nothing can be told: there a continuation is taken at its word. Of one that goes round in
+circles nothing can be told either, nor of a box that thinks before it goes on: that is an error.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Final, Protocol
+
+from gateway.execution.chunks import Piece
+
+_TELLING: Final = 16
+
+
+class DiffersError(Exception):
+    """A replay that does not say what the client has already."""
+
+
+class Transcript:
+    """What a client has of an answer: pieces, joined where they add to the same part. Mutable: it grows."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._texts: list[tuple[str, list[str]]] = []
+
+    def add(self, piece: Piece) -> None:
+        """Note what has been passed on."""
+        if not piece.text:
+            return
+        if not self._texts or self._texts[-1][0] != piece.part:
+            self._texts.append((piece.part, []))
+        self._texts[-1][1].append(piece.text)
+
+    def runs(self) -> tuple[Piece, ...]:
+        """Give the joined pieces, none of them empty."""
+        return tuple(Piece(part, "".join(texts)) for part, texts in self._texts)
+
+
+class Joiner(Protocol):
+    """Decides what of a second stream is new."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the second stream begins again."""
+        ...
+
+    def new(self, pieces: Iterable[Piece]) -> tuple[str, ...] | None:
+        """Give what is new of each of an event's pieces; None while that cannot be told.
+
+        Raises:
+            DiffersError: the streams cannot be joined.
+
+        """
+        ...
+
+    def end(self) -> None:
+        """Note that the second stream has come to its end.
+
+        Raises:
+            DiffersError: it says less than the client has.
+
+        """
+        ...
+
+
+class Replay:
+    """Joins a stream that begins again. Mutable: how much of the client's text it has repeated."""
+
+    def __init__(self, said: tuple[Piece, ...]) -> None:
+        """Expect what the client has."""
+        self._said = said
+        self._run = 0
+        self._place = 0
+
+    @property
+    def repeats(self) -> bool:
+        """It does: it was asked to."""
+        return True
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything has been repeated."""
+        return self._run == len(self._said)
+
+    def new(self, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        """Give what is new of each piece: nothing, its end, or all of it."""
+        return tuple(self._new(piece) for piece in pieces)
+
+    def end(self) -> None:
+        """Note the end."""
+        if not self.settled:
+            raise DiffersError
+
+    def _new(self, piece: Piece) -> str:
+        if self.settled or not piece.text:
+            return piece.text
+        part, text = self._said[self._run]
+        ahead = len(text) - self._place
+        known = piece.text[:ahead]
+        if piece.part != part or not text.startswith(known, self._place):
+            raise DiffersError
+        self._place += len(known)
+        if len(known) < ahead:
+            return ""
+        self._run, self._place = self._run + 1, 0
+        return self._new(Piece(piece.part, piece.text[ahead:]))
+
+
+class Continuation:
+    """Joins a stream that goes on, or that begins again in spite of it. Mutable: which of them it is."""
+
+    def __init__(self, said: tuple[Piece, ...]) -> None:
+        """Expect what follows on what the client has."""
+        self._said = said
+        telling = sum(len(piece.text) for piece in said) >= _TELLING
+        self._replay = Replay(said) if telling else None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it began again."""
+        return self._replay is not None and self._replay.settled
+
+    def new(self, pieces: Iterable[Piece]) -> tuple[str, ...] | None:
+        """Give what is new of each piece; None while it is not known whether any is."""
+        pieces = tuple(pieces)
+        if not self.repeats and any(piece.text and piece.part == "reasoning" for piece in pieces):
+            raise DiffersError
+        if self._replay is not None:
+            try:
+                new = self._replay.new(pieces)
+            except DiffersError:
+                self._replay = None
+            else:
+                if self._replay.settled and self._circles:
+                    raise DiffersError
+                return new if self._replay.settled else None
+        return tuple(piece.text for piece in pieces)
+
+    @cached_property
+    def _circles(self) -> bool:
+        """Whether the client's text is some text again and again, so that more of the same may well go on from it."""
+        return any(_is_periodic(piece.text) for piece in self._said)
+
+    def end(self) -> None:
+        """Note the end: what repeats a part of the client's text and ends was new."""
+        if not self.repeats:
+            self._replay = None
+
+
+def _is_periodic(text: str) -> bool:
+    """Tell whether a text is a shorter one, at least twice, with a part of it at the end perhaps."""
+    half = text[: (len(text) + 1) // 2]
+    shift = text.find(half, 1)
+    while 0 < shift <= len(text) // 2:
+        if text[shift:] == text[:-shift]:
+            return True
+        shift = text.find(half, shift + 1)
+    return False

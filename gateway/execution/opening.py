@@ -1,0 +1,105 @@
+"""An attempt up to the commit point: open the upstream, and hold back until something is worth committing to.
+
+Two clocks run here: `connect` until a connection is there, and `first_token` from the request's last byte to the first
+content. Once the first byte of a JSON body is there, what follows is only slow: then it is `idle` that runs.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from gateway.execution.hold import hold
+from gateway.execution.record import Record, Try
+from gateway.execution.refusal import Refusal, read_refusal, retry_after
+from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstream
+from gateway.routing.failures import Cause, Failure, Verdict, status_failure, verdict
+
+_REFUSAL_SECONDS: Final = 10.0
+_SPARE_REFUSAL_SECONDS: Final = 1.0
+_CLIENT_ERROR: Final = 400
+_SERVER_ERROR: Final = 500
+
+
+class Opening:
+    """One attempt before anything of its answer has gone out."""
+
+    def __init__(self, upstream: Upstream, record: Record, this: Try) -> None:
+        """Begin the attempt `this` of a request."""
+        self._upstream = upstream
+        self._record = record
+        self._try = this
+        self._loop = asyncio.get_running_loop()
+        self._clock = asyncio.timeout(None)
+        self._silence = Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {this.clocks.first_token:g} s")
+
+    async def begun(self, call: Call) -> tuple[Answer, bytes | Refusal]:
+        """Give an answer that is worth committing to, and its beginning, or a refusal that is the client's.
+
+        Raises:
+            AttemptFailedError: there is none.
+
+        """
+        answer: Answer | None = None
+        try:
+            async with self._clock:
+                answer = await self._open(call)
+                self._try.status = answer.status
+                return answer, await self._held(answer)
+        except TimeoutError:
+            _close(answer)
+            if not self._clock.expired():
+                raise
+            raise AttemptFailedError(self._silence) from None
+        except BaseException:
+            _close(answer)
+            raise
+
+    def _runs(self, seconds: float) -> None:
+        with suppress(RuntimeError):  # the request may still be on its way when the clock has stopped
+            self._clock.reschedule(self._loop.time() + seconds if seconds else None)
+
+    def _sent(self) -> None:
+        self._runs(self._try.clocks.first_token)
+
+    def _came(self) -> None:
+        idle = self._try.clocks.idle
+        self._silence = Failure(Cause.STALLED, f"nothing more of the body for {idle:g} s")
+        self._runs(idle)
+
+    async def _open(self, call: Call) -> Answer:
+        """Open the upstream, on a second connection if the pooled one turns out to be closed."""
+        this, connect = self._try, self._try.clocks.connect
+        try:
+            return await self._upstream.open(this.deployment, call, connect_timeout=connect, sent=self._sent)
+        except AttemptFailedError as error:
+            if verdict(error.failure) is not Verdict.RETRY_HERE:
+                raise
+        this.detail = "reconnected: the pooled connection was closed"
+        return await self._upstream.open(this.deployment, call, connect_timeout=connect, fresh=True, sent=self._sent)
+
+    async def _held(self, answer: Answer) -> bytes | Refusal:
+        if answer.status < _CLIENT_ERROR:
+            failure = status_failure(answer.status)
+            if failure is not None:
+                raise AttemptFailedError(failure)
+            return await hold(answer, self._came)
+        refusal: Refusal | None = None
+        spare = status_failure(answer.status) is not None
+        seconds = _SPARE_REFUSAL_SECONDS if spare else _REFUSAL_SECONDS
+        try:
+            refusal = await read_refusal(answer, self._try.deployment, seconds)
+        except AttemptFailedError:
+            if not spare:
+                raise
+        failure = status_failure(answer.status, refusal.body if refusal else b"", retry_after(answer.headers))
+        if failure is None and refusal is not None:
+            return refusal
+        failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", answer.status)
+        if refusal is not None and answer.status < _SERVER_ERROR:
+            self._record.refusals.setdefault(failure.cause, refusal)
+        raise AttemptFailedError(failure)
+
+
+def _close(answer: Answer | None) -> None:
+    if answer is not None:
+        answer.close()

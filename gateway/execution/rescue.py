@@ -1,0 +1,66 @@
+"""Carrying on a stream that broke after its first content had gone to the client.
+
+Where the next deployment can go on with a text, it is given what the client has (`continue`). Otherwise, or where it
+refuses that, the same request is made again and has to say the same again (`replay`); `joining` tells more. Only what
+can be repeated is carried on: one choice, without log-probabilities, of text, reasoning or tool calls. Only text is
+continued, and only where no form (a JSON schema, a grammar) is kept: half of anything else has no place in a prompt.
+Reasoning is none either: what follows on it may be told as an answer. The white space at the text's end is not given
+along: chat templates drop it, and tokens begin with it.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from gateway.adapters.continuation import UnreadableRequestError, continued, decoded, is_repeatable
+from gateway.execution.passage import Passage
+from gateway.execution.takeover import Rescue
+from gateway.execution.upstream import Call
+from gateway.routing.failures import Cause, Failure
+from gateway.routing.snapshot import Deployment, RescuePolicy
+
+_BREAKS: Final = frozenset({Cause.CUT_ANSWER, Cause.STALLED, Cause.ERROR_ANSWER})
+_TEXT: Final = {"chat/completions": "content", "completions": "text"}
+_REFUSALS: Final = frozenset({400, 404, 405, 409, 415, 422, 500, 501})
+
+
+class BrokenStream:
+    """A request whose stream broke, as it is to be asked for again. `failure` is what broke it."""
+
+    def __init__(self, policy: RescuePolicy, call: Call, passage: Passage, failure: Failure) -> None:
+        """Look at the request, once."""
+        self.failure = failure
+        self._policy = policy
+        self._call = call
+        self._passage = passage
+        try:
+            self._request = decoded(call.body)
+        except UnreadableRequestError:
+            self._request = {}
+
+    @property
+    def can_be_rescued(self) -> bool:
+        """Whether there is a way to carry it on."""
+        if self._policy == "off" or self._passage.opaque or self.failure.cause not in _BREAKS:
+            return False
+        return bool(self._request) and is_repeatable(self._request)
+
+    def call(self, deployment: Deployment) -> tuple[Rescue, Call]:
+        """Say how a deployment is asked to take over, and with what."""
+        said = self._passage.said
+        is_text = [piece.part for piece in said] == [_TEXT.get(self._call.operation)]
+        body = None
+        if is_text and self._policy == "on" and said[0].text.strip():
+            body = continued(
+                self._request,
+                self._call.operation,
+                said[0].text.rstrip(),
+                self._passage.tokens,
+                kind=deployment.kind,
+                url=deployment.urls[self._call.operation],
+            )
+        return ("replay", self._call) if body is None else ("continue", replace(self._call, body=body))
+
+
+def is_refused(failure: Failure) -> bool:
+    """Tell whether an attempt to have a text continued may have failed for that, and not for the deployment's sake."""
+    return failure.cause is Cause.ERROR_ANSWER or failure.status in _REFUSALS

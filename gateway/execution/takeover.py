@@ -1,0 +1,101 @@
+"""A second stream that takes over from a broken one: its events, joined to what the client has, and rewritten."""
+
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from gateway.execution.chunks import Chunk, Piece
+from gateway.execution.joining import Continuation, DiffersError, Joiner, Replay
+from gateway.execution.outcome import Usage
+from gateway.execution.rewriting import Frame, recounted, rewritten
+
+Rescue = Literal["continue", "replay"]
+"""How a second stream is asked for: to go on from the client's text, or to begin again."""
+
+
+class New(NamedTuple):
+    """An event for the client, and what it adds."""
+
+    data: bytes
+    pieces: tuple[Piece, ...]
+
+
+class Takeover:
+    """Takes a second stream's events. Mutable: how far it is joined, and what is withheld until that is known."""
+
+    def __init__(self, how: Rescue, said: tuple[Piece, ...], frame: Frame, spent: int) -> None:
+        """Follow on what has been `said`, which took `spent` tokens."""
+        self._joiner: Joiner = Replay(said) if how == "replay" else Continuation(said)
+        self._overlap = _trailing_space(said) if how == "continue" else ""
+        self._frame = frame
+        self._spent = spent
+        self._withheld: list[tuple[bytes, tuple[Piece, ...]]] = []
+
+    def take(self, chunk: Chunk, data: bytes) -> list[New]:
+        """Give what the client may have now.
+
+        Raises:
+            DiffersError: the stream does not go on from what the client has.
+
+        """
+        pieces = chunk.pieces()
+        if pieces is None:
+            raise DiffersError
+        says = any(piece.text for piece in pieces)
+        new = self._joiner.new(pieces) if says else tuple("" for _ in pieces)
+        if new is None:
+            self._withheld.append((data, pieces))
+            return self.end() if chunk.finished else []
+        released = self._released() if says else []
+        if chunk.finished:
+            released += self.end()
+        if any(new) or chunk.finished or not chunk.choices:
+            released.append(self._new(data, pieces, new))
+        return released
+
+    def end(self) -> list[New]:
+        """Note that the stream has come to its end, and give what was withheld.
+
+        Raises:
+            DiffersError: the client has more than it said.
+
+        """
+        self._joiner.end()
+        return self._released()
+
+    def recounted(self, usage: Usage) -> Usage:
+        """Give the usage of one unbroken stream, from what this one told."""
+        return recounted(usage, self._counted)
+
+    @property
+    def _counted(self) -> int:
+        """How many of the client's tokens this upstream was given in its prompt."""
+        return 0 if self._joiner.repeats else self._spent
+
+    def _released(self) -> list[New]:
+        withheld, self._withheld = self._withheld, []
+        if self._joiner.repeats:
+            return []
+        return [self._new(data, pieces, tuple(piece.text for piece in pieces)) for data, pieces in withheld]
+
+    def _new(self, data: bytes, pieces: tuple[Piece, ...], new: tuple[str, ...]) -> New:
+        if self._overlap and not self._joiner.repeats:
+            new = tuple(map(self._beyond_overlap, new))
+        said = tuple(Piece(piece.part, text) for piece, text in zip(pieces, new, strict=True))
+        try:
+            return New(rewritten(data, new, self._frame, spent=self._counted), said)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise DiffersError from None
+
+    def _beyond_overlap(self, text: str) -> str:
+        """Leave out the white space that the client has, and that was not given to the box to go on from."""
+        while text and self._overlap.startswith(text[0]):
+            text, self._overlap = text[1:], self._overlap[1:]
+        if text:
+            self._overlap = ""
+        return text
+
+
+def _trailing_space(said: tuple[Piece, ...]) -> str:
+    text = said[-1].text if said else ""
+    return text[len(text.rstrip()) :]

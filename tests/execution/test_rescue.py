@@ -1,0 +1,515 @@
+"""Streams that break after their first content, and how they are carried on: the client sees one, unbroken."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gateway.execution.outcome import Usage
+from tests.execution.support import CHAT, CONTENT, DONE, FINISH, ask, chain, read_broken, running
+from tests.execution.talking import (
+    PROMPT_TOKENS,
+    TEXT,
+    WORDS,
+    Breaking,
+    Prefill,
+    events,
+    read_through,
+    said,
+    say_through,
+    telling,
+    told_events,
+)
+from tests.fakes.client import Answer, post
+from tests.fakes.upstream import (
+    Close,
+    Hang,
+    Pause,
+    Request,
+    Reset,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    last_chunk,
+    refused_url,
+    sse,
+    sse_head,
+    status,
+)
+from tests.running import Config, until
+
+QUESTION: list[dict[str, object]] = [{"role": "user", "content": "say it"}]
+OVERLOADED = Send(chunk(sse('{"error":{"message":"overloaded"}}')))
+BROKEN = b'"code":"stream_broken"}}\n\n'
+SHORT = 0.15
+
+
+def asking(**fields: object) -> bytes:
+    return post(CHAT, {"model": "m", "stream": True, "messages": QUESTION, **fields})
+
+
+def boxes(a: ScriptedUpstream, *others: ScriptedUpstream, kind: str = "vllm") -> dict[str, object]:
+    """Write a route of which the first box is a vLLM, and the others, tried in their order, are of a kind."""
+    route: dict[str, object] = chain(a.url, *(other.url for other in others))
+    later = [{**entry, "kind": kind} for entry in list(route.values())[1:] if isinstance(entry, dict)]
+    return {**route, **dict(zip(list(route)[1:], later, strict=True))}
+
+
+def whole(answer: Answer) -> bool:
+    """Check that a client cannot tell an answer from an unbroken one, and that it has all of the text."""
+    told = told_events(answer.body)
+    frames = {(event["id"], event["created"]) for event in told}
+    finishes = [choice["finish_reason"] for event in told for choice in event["choices"] if choice["finish_reason"]]
+    roles = [choice for event in told for choice in event["choices"] if "role" in choice["delta"]]
+    return (said(answer.body), len(frames), finishes, len(roles)) == (TEXT, 1, ["stop"], 1)
+
+
+@pytest.mark.parametrize("after", [1, 5, len(WORDS)])
+@pytest.mark.parametrize(
+    ("end", "failure"),
+    [
+        ([Close()], "cut_answer"),
+        ([Reset()], "cut_answer"),
+        ([Send(last_chunk())], "cut_answer"),
+        ([Send(chunk(b'data: {"choices": [{"del')), Close()], "cut_answer"),
+        ([Send(b"no chunk size\r\n"), Hang()], "cut_answer"),
+        ([OVERLOADED, Send(last_chunk())], "error_answer"),
+        ([OVERLOADED, Send(chunk(DONE)), Hang()], "error_answer"),
+    ],
+)
+@pytest.mark.parametrize(
+    "second",
+    [
+        ("vllm", "heeded", ["continue"]),
+        ("sglang", "heeded", ["continue"]),
+        ("llamacpp", "heeded", ["continue"]),
+        ("openai", "heeded", ["replay"]),
+        ("vllm", "refused", ["continue", "replay"]),
+    ],
+)
+async def test_a_stream_that_breaks_is_carried_on(
+    config: Config, end: list[Step], failure: str, second: tuple[str, Prefill, list[str]], after: int
+) -> None:
+    kind, prefill, rescue = second
+    async with (
+        ScriptedUpstream(cut := Breaking(after, *end)) as a,
+        ScriptedUpstream(telling(prefill=prefill)) as b,
+        running(config, {"m": boxes(a, b, kind=kind)}) as gate,
+    ):
+        answer = await say_through(gate, asking(), cut)
+        assert whole(answer), answer.body
+        assert (answer.head.get("x-gateway-deployment"), answer.head.get("x-gateway-attempts")) == ("a", "1")
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.fallback, outcome.rescue) == (200, None, True, rescue[-1])
+        assert [attempt.rescue for attempt in outcome.attempts] == [None, *rescue]
+        refused = ["rescue_refused"] * (len(rescue) - 1)
+        assert [attempt.failure for attempt in outcome.attempts] == [failure, *refused, None]
+        assert outcome.answered is outcome.attempts[-1]
+        assert outcome.bytes_out == len(answer.body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("vllm", {"continue_final_message": True, "add_generation_prompt": False}),
+        ("sglang", {"continue_final_message": True, "add_generation_prompt": False}),
+        ("llamacpp", {}),
+    ],
+)
+async def test_what_a_box_is_asked_to_continue(config: Config, kind: str, fields: dict[str, object]) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(4, Close())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": boxes(a, b, kind=kind)}) as gate,
+    ):
+        assert whole(await say_through(gate, asking(max_tokens=20, temperature=0.5, tools=[{"type": "function"}]), cut))
+        assert b.requests[0].json() == {
+            "model": "m",
+            "stream": True,
+            "messages": [*QUESTION, {"role": "assistant", "content": "".join(WORDS[:4])}],
+            "max_tokens": 16,
+            "temperature": 0.5,
+            "tools": [{"type": "function"}],
+            "stream_options": {"include_usage": True},
+            **fields,
+        }
+
+
+@pytest.mark.parametrize("space", [" ", "\n\n", " \n\t "])
+@pytest.mark.parametrize("rest", ["", "\n", "X", "  X"])
+async def test_white_space_at_the_end_is_neither_lost_nor_doubled(config: Config, space: str, rest: str) -> None:
+    """Chat templates drop it, so it is not given along, and said again."""
+    words = ("The quick brown fox", space, rest + " jumps.")
+    async with (
+        ScriptedUpstream(cut := Breaking(2, Close(), words=words)) as a,
+        ScriptedUpstream(telling(words)) as b,
+        running(config, {"m": boxes(a, b)}) as gate,
+    ):
+        assert said((await say_through(gate, asking(), cut)).body) == "".join(words)
+        assert b.requests[0].json()["messages"][-1]["content"] == words[0]
+
+
+async def test_nothing_but_white_space_is_not_gone_on_from(config: Config) -> None:
+    words = ("\n\n", "The fox.")
+    async with (
+        ScriptedUpstream(cut := Breaking(1, Close(), words=words)) as a,
+        ScriptedUpstream(telling(words)) as b,
+        running(config, {"m": boxes(a, b)}) as gate,
+    ):
+        assert said((await say_through(gate, asking(), cut)).body) == "".join(words)
+        assert (await gate.outcome()).rescue == "replay"
+
+
+async def test_what_a_box_is_asked_to_say_again(config: Config) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(4, Close())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": boxes(a, b, kind="openai")}) as gate,
+    ):
+        assert whole(await say_through(gate, asking(max_tokens=20), cut))
+        assert b.requests[0].body == a.requests[0].body
+
+
+async def test_a_stall_is_carried_on(config: Config) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Hang())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": boxes(a, b)}, timeouts={"idle": SHORT}) as gate,
+    ):
+        assert whole(await say_through(gate, asking(), cut))
+        assert await gate.failures() == ["stalled", None]
+        await a.closed_by_peer()
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefill"), [("vllm", "heeded"), ("vllm", "ignored"), ("vllm", "refused"), ("openai", "heeded")]
+)
+async def test_a_stream_that_is_cut_anywhere_arrives_whole(config: Config, kind: str, prefill: Prefill) -> None:
+    """Cut after each of its bytes, those before its first content too."""
+    lengths: list[int] = []
+    words = (TEXT[:20], TEXT[20:])  # of less text, a repetition is not recognised
+
+    def script(index: int, request: Request) -> Sequence[Step]:
+        body = b"".join(events(request, words))
+        lengths.append(len(body))
+        ends: list[Step] = [Reset()] if index % 2 else [Send(last_chunk())]
+        return [Send(sse_head() + chunk(body[: index + 1])), *ends]
+
+    async with (
+        ScriptedUpstream(script) as a,
+        ScriptedUpstream(telling(words, prefill=prefill)) as b,
+        running(config, {"m": boxes(a, b, kind=kind)}) as gate,
+        gate.client() as client,
+    ):
+        gate.gateway.executor._clock = itertools.count(step=100).__next__  # a breaker that opens lets the next one in
+        while not lengths or len(lengths) < lengths[0]:
+            await client.send(asking())
+            answer = await client.read_answer()
+            assert (answer.status, said(answer.body)) == (200, TEXT), (len(lengths), answer.body)
+
+
+@pytest.mark.parametrize("place", range(0, len(TEXT), 5))
+async def test_another_answer_is_an_honest_error(config: Config, place: int) -> None:
+    other = (TEXT[:place], "X", TEXT[place:])
+    async with (
+        ScriptedUpstream(cut := Breaking(len(WORDS), Close())) as a,
+        ScriptedUpstream(telling(other)) as b,
+        ScriptedUpstream(telling()) as c,
+        running(config, {"m": boxes(a, b, c, kind="openai")}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(asking())
+        await read_through(client, cut)
+        body, how = await read_broken(client)
+        assert (how, body.count(BROKEN), DONE in body) == ("fin", 1, False)
+        assert said(body[: body.index(b"event: error")] + DONE) == TEXT
+        outcome = await gate.outcome()
+        assert (outcome.failure, outcome.fallback, c.requests) == ("cut_answer", False, [])
+        assert [attempt.failure for attempt in outcome.attempts] == ["cut_answer", "replay_differs"]
+        assert outcome.answered is outcome.attempts[0]
+        assert gate.gateway.manager.breaker(gate.deployment("m", "b")).state == "closed"
+
+
+async def test_an_answer_that_ends_early_is_another(config: Config) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(5, Close())) as a,
+        ScriptedUpstream(telling(WORDS[:3])) as b,
+        running(config, {"m": boxes(a, b, kind="openai")}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(asking())
+            await read_through(client, cut)
+            body, _ = await read_broken(client)
+        assert body.endswith(BROKEN)
+        assert await gate.failures() == ["cut_answer", "replay_differs"]
+
+
+async def test_boxes_may_break_one_after_the_other(config: Config) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream(cut_b := Breaking(4, Reset(), who="b")) as b,
+        ScriptedUpstream([Send(status(500, "No"))]) as c,
+        ScriptedUpstream(telling(who="d")) as d,
+        running(config, {"m": boxes(a, b, c, d)}) as gate,
+    ):
+        answer = await say_through(gate, asking(max_tokens=100), cut, cut_b)
+        assert whole(answer), answer.body
+        assert d.requests[0].json()["messages"][-1]["content"] == "".join(WORDS[:7])
+        assert d.requests[0].json()["max_tokens"] == 93
+        attempts = (await gate.outcome()).attempts
+        assert [(attempt.rescue, attempt.failure) for attempt in attempts] == [
+            (None, "cut_answer"),
+            ("continue", "cut_answer"),
+            ("continue", "server_error"),
+            ("replay", "server_error"),
+            ("continue", None),
+        ]
+
+
+@pytest.mark.parametrize("gone", [[Send(status(503, "No"))], [Close()], [Send(sse_head()), Close()]])
+async def test_without_anyone_to_carry_it_on_a_break_is_visible(config: Config, gone: list[Step]) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream(gone) as b,
+        running(config, {"m": {**boxes(a, b), "c": {"base_url": refused_url(), "weight": 0}}}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(asking())
+            await read_through(client, cut)
+            body, _ = await read_broken(client)
+        assert (body.count(BROKEN), body.count(CONTENT), DONE in body) == (1, 0, False)
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.served_model) == (200, "cut_answer", "m")
+        assert outcome.answered is outcome.attempts[0]
+
+
+async def test_the_trailer_and_the_log_tell_of_a_rescue(config: Config) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": boxes(a, b)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(asking())
+        await read_through(client, cut)
+        head = await client.read_head()
+        assert head.get("trailer") == "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts"
+        await client.read_until(b"\n\n\r\n0\r\n")
+        fields = await client.read_until(b"\r\n\r\n")
+        assert fields == b"x-gateway-rescue: continue\r\nx-gateway-deployment: b\r\nx-gateway-attempts: 2\r\n\r\n"
+        await client.send(asking())
+        assert whole(await client.read_answer())
+        await gate.outcome(2)
+        record = next(record for record in await gate.log() if record["event"] == "request")
+        assert (record["rescue"], record["deployment"], record["status"]) == ("continue", "b", 200)
+        assert (record["prompt_tokens"], record["completion_tokens"]) == (PROMPT_TOKENS, len(WORDS))
+        assert (record["lost_prompt_tokens"], record["lost_completion_tokens"]) == (PROMPT_TOKENS + 3, 0)
+        assert [attempt.get("rescue") for attempt in record["attempts"]] == [None, "continue"]
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("vllm", Usage(PROMPT_TOKENS + 3, 0)), ("openai", Usage(PROMPT_TOKENS, 3))])
+@pytest.mark.parametrize("told", [True, False])
+async def test_usage_is_that_of_one_unbroken_stream(config: Config, kind: str, lost: Usage, *, told: bool) -> None:
+    options: dict[str, object] = {"stream_options": {"include_usage": True}} if told else {}
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": boxes(a, b, kind=kind)}) as gate,
+    ):
+        answer = await say_through(gate, asking(**options), cut)
+        whole_usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": len(WORDS)}
+        shown = [event["usage"] for event in told_events(answer.body) if "usage" in event]
+        assert shown == ([{**whole_usage, "total_tokens": PROMPT_TOKENS + len(WORDS)}] if told else [])
+        outcome = await gate.outcome()
+        assert (outcome.usage, outcome.lost) == (Usage(**whole_usage), lost)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rescues"), [("on", [None, "continue"]), ("replay", [None, "replay"]), ("off", [None])]
+)
+async def test_rescue_is_set_by_model(config: Config, policy: str, rescues: list[str | None]) -> None:
+    async with ScriptedUpstream(cut := Breaking(3, Close())) as a, ScriptedUpstream(telling()) as b:
+        route = [{"name": "a", "base_url": a.url}, {"name": "b", "base_url": b.url, "weight": 0, "kind": "vllm"}]
+        config.save("models.yaml", json.dumps({"models": [{"id": "m", "route": route, "rescue": policy}]}))
+        async with running(config) as gate:
+            if policy == "off":
+                async with gate.client() as client:
+                    await client.send(asking())
+                    await read_through(client, cut)
+                    body, _ = await read_broken(client)
+                assert body.endswith(BROKEN)
+            else:
+                assert whole(await say_through(gate, asking(), cut))
+            assert [attempt.rescue for attempt in (await gate.outcome()).attempts] == rescues
+
+
+@pytest.mark.parametrize(
+    ("fields", "rescues"),
+    [
+        ({"n": 1, "logprobs": False, "response_format": {"type": "text"}}, ["continue"]),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, ["replay"]),
+        ({"guided_regex": ".*"}, ["replay"]),
+        ({"n": 2}, []),
+        ({"logprobs": True}, []),
+        ({"messages": "odd"}, ["replay"]),
+    ],
+)
+async def test_what_is_asked_for_decides(config: Config, fields: dict[str, Any], rescues: list[str]) -> None:
+    go_on = asyncio.Event()
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Pause(go_on), Close()]) as a,
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT + FINISH + DONE) + last_chunk())]) as b,
+        running(config, {"m": boxes(a, b)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True, **{"messages": QUESTION, **fields}))
+        await until(lambda: CONTENT in client.raw)
+        go_on.set()
+        await until(lambda: bool(gate.outcomes))
+        assert [attempt.rescue for attempt in gate.outcomes[0].attempts][1:] == rescues
+
+
+def tool(*parts: tuple[str | None, str | None], who: str) -> list[bytes]:
+    """Write a tool call's events, a name and arguments each."""
+    return [
+        sse(json.dumps({"id": who, "choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}]}))
+        for name, arguments in parts
+        for call in [
+            {"index": 0, "function": {"arguments": arguments or ""}}
+            | ({"id": f"call-{who}", "type": "function"} if name else {})
+        ]
+        if not name or call["function"].update(name=name) is None  # type: ignore[attr-defined]
+    ]
+
+
+async def test_a_tool_call_that_has_begun_is_said_again(config: Config) -> None:
+    go_on = asyncio.Event()
+    first = tool(("look", None), (None, '{"at"'), (None, ": "), who="a")
+    second = tool(("look", '{"at": "'), (None, 'it"}'), who="b")
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(b"".join(first))), Pause(go_on), Close()]) as a,
+        ScriptedUpstream([Send(sse_head() + chunk(b"".join([*second, FINISH, DONE])) + last_chunk())]) as b,
+        running(config, {"m": boxes(a, b)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(asking())
+        await until(lambda: first[-1] in client.raw)
+        go_on.set()
+        told = told_events((await client.read_answer()).body)
+        calls = [call for event in told for call in event["choices"][0]["delta"].get("tool_calls", ())]
+        assert "".join(call["function"]["arguments"] for call in calls) == '{"at": "it"}'
+        assert [call["function"]["name"] for call in calls if "name" in call["function"]] == ["look"]
+        assert [call["id"] for call in calls if "id" in call] == ["call-a"]
+        assert [attempt.rescue for attempt in (await gate.outcome()).attempts] == [None, "replay"]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+async def test_a_completion_is_continued_by_its_prompt(config: Config, kind: str) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(4, Close())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": boxes(a, b, kind=kind)}) as gate,
+    ):
+        body = {"model": "m", "stream": True, "prompt": "say it: ", "max_tokens": 12}
+        answer = await say_through(gate, post("/v1/completions", body), cut)
+        assert said(answer.body) == TEXT
+        assert b.requests[0].json()["prompt"] == "say it: " + "".join(WORDS[:4])
+        assert b.requests[0].json()["max_tokens"] == 8
+        assert (await gate.outcome()).rescue == "continue"
+
+
+async def test_a_fallback_model_carries_on(config: Config) -> None:
+    async with ScriptedUpstream(cut := Breaking(4, Close())) as a, ScriptedUpstream(telling()) as b:
+        route = [{"name": "a", "base_url": a.url}]
+        other = {"id": "n", "route": [{"name": "b", "base_url": b.url, "kind": "vllm"}]}
+        models = [{"id": "m", "route": route, "fallbacks": ["n"]}, other]
+        config.save("models.yaml", json.dumps({"models": models}))
+        async with running(config) as gate:
+            answer = await say_through(gate, asking(), cut)
+            assert whole(answer)
+            assert {event["model"] for event in told_events(answer.body)} == {"m", "n"}
+            assert (await gate.outcome()).served_model == "n"
+
+
+@pytest.mark.parametrize("answer", [json_answer({"choices": []}), status(204, "No Content")])
+async def test_what_is_no_stream_carries_nothing_on(config: Config, answer: bytes) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(4, Close())) as a,
+        ScriptedUpstream([Send(answer)]) as b,
+        ScriptedUpstream(telling()) as c,
+        running(config, {"m": boxes(a, b, c, kind="openai")}) as gate,
+    ):
+        assert whole(await say_through(gate, asking(), cut))
+        assert await gate.failures() == ["cut_answer", "rescue_refused", None]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_client_that_leaves_in_mid_rescue_is_noticed(config: Config, *, begun: bool) -> None:
+    def script(_: int, request: Request) -> Sequence[Step]:
+        told = events(request, who="b")
+        return [Send(sse_head() + chunk(b"".join(told[:2]))), Hang()] if begun else [Hang()]
+
+    async with (
+        ScriptedUpstream(cut := Breaking(4, Close())) as a,
+        ScriptedUpstream(script) as b,
+        running(config, {"m": boxes(a, b)}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(asking())
+            await read_through(client, cut)
+            await b.arrived()
+            if begun:
+                await until(lambda: WORDS[4].encode() in client.raw)
+        await b.closed_by_peer()
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure) == (499, "client_left")
+        assert [attempt.failure for attempt in outcome.attempts] == ["cut_answer", "client_left"]
+
+
+async def test_malformed_events_are_dropped_and_counted(config: Config) -> None:
+    bad = sse("{") + b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(bad + CONTENT + bad + CONTENT + FINISH + DONE) + last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        assert (await gate.say(asking())).body == CONTENT * 2 + FINISH + DONE
+        assert ((await gate.outcome()).malformed_events, await gate.failures()) == (4, [None])
+        record = next(record for record in await gate.log() if record["event"] == "request")
+        assert record["malformed_events"] == 4
+
+
+async def test_usage_is_asked_for_and_hidden(config: Config) -> None:
+    async with (
+        ScriptedUpstream(telling(who="a")) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.say(asking())
+        assert (said(answer.body), b"usage" in answer.body) == (TEXT, False)
+        assert (await gate.outcome()).usage == Usage(PROMPT_TOKENS, len(WORDS))
+        await gate.say(asking(stream_options={"include_usage": False}))
+        assert a.requests[1].json()["stream_options"] == {"include_usage": False}
+        assert (await gate.outcome(2)).usage is None
+        await gate.post({"model": "m", "messages": QUESTION})
+        assert "stream_options" not in a.requests[2].json()
+
+
+@pytest.mark.parametrize("code", [400, 422])
+async def test_a_box_that_does_not_know_stream_options_is_asked_without(config: Config, code: int) -> None:
+    def script(_: int, request: Request) -> Sequence[Step]:
+        if "stream_options" in request.json():
+            detail = [{"type": "extra_forbidden", "loc": ["body", "stream_options"]}]
+            return [Send(json_answer({"detail": detail}, code))]
+        return telling(who="a")(0, request)
+
+    async with ScriptedUpstream(script) as a, running(config, {"m": chain(a.url)}) as gate:
+        for _ in range(2):
+            assert said((await gate.say(asking())).body) == TEXT
+        assert len(a.requests) == 3
+        assert [attempt.failure for attempt in (await gate.outcome(2)).attempts] == [None]
+        own = await gate.say(asking(stream_options={"include_usage": True}))
+        assert own.status == code
