@@ -18,6 +18,7 @@ from aiohttp import web
 from gateway import __version__
 from gateway.api.admin import Admin
 from gateway.api.context import Handler, Stamp, errors
+from gateway.api.metrics import Scrape
 from gateway.api.openai import Limits, OpenAI
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
@@ -27,6 +28,8 @@ from gateway.execution.executor import Executor
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Upstream
 from gateway.observe.log import RequestLog, capture_stdlib, make_logger, set_level
+from gateway.observe.metrics.observer import Metrics
+from gateway.observe.metrics.state import State
 from gateway.observe.sink import LogSink
 from gateway.observe.traffic import Traffic
 from gateway.reload import Reloader
@@ -119,6 +122,7 @@ class Gateway:
         self.log = make_logger(self.sink, "info")
         self.manager = RoutingManager(time.time() - time.monotonic())
         self.traffic = Traffic()
+        self.metrics = Metrics(time.monotonic)
         self.state = ReloadState()
         self.draining = False
         self.active = 0
@@ -130,7 +134,7 @@ class Gateway:
             upstream=self.upstream,
             selector=self.selector,
             manager=self.manager,
-            observers=(RequestLog(self.log), self.traffic),
+            observers=(RequestLog(self.log), self.traffic, self.metrics),
             changed=self._changed,
             clock=time.monotonic,
             dice=random.random,
@@ -148,6 +152,7 @@ class Gateway:
         self._release_stdlib = capture_stdlib(self.log)
         await self.reloader.load()
         self.sink.start()
+        self.metrics.lag.start()
         snapshot = self.manager.snapshot
         self.log.info(
             "gateway.started",
@@ -168,6 +173,7 @@ class Gateway:
         if self._ramp is not None:
             self._ramp.cancel()
             await asyncio.gather(self._ramp, return_exceptions=True)
+        self.metrics.lag.stop()
         await self.prober.close()
         await self.upstream.close()
         self.log.info("gateway.stopped", cut=self.cut)
@@ -193,6 +199,7 @@ class Gateway:
         self.selector.adopt(snapshot)
         self.prober.follow(snapshot)
         self.traffic.rebase()
+        self.metrics.adopted(snapshot)
         self.sink.set_secrets(
             frozenset(deployment.key.get_secret_value() for deployment in snapshot.deployments if deployment.key)
         )
@@ -207,6 +214,7 @@ class Gateway:
 
     def _reject(self, error: ConfigError) -> None:
         self.state.rejected, self.state.faults = time.time(), error.faults
+        self.metrics.rejected()
         snapshot = self.manager.snapshot
         self.log.error(
             "config.rejected",
@@ -218,6 +226,7 @@ class Gateway:
         self.log.warning(event, **fields)
 
     def _probed(self, endpoint: str, result: ProbeResult) -> None:
+        self.metrics.probed(endpoint, result)
         change = self.manager.probed(endpoint, result, time.time())
         if change is not None:
             self._changed(change)
@@ -307,7 +316,18 @@ def create_app(options: Options | None = None) -> web.Application:
         draining=lambda: gateway.draining,
         log_dropped=lambda: gateway.sink.dropped,
     )
-    app.add_routes([*openai.routes(), *admin.routes()])
+    scrape = Scrape(
+        gateway.metrics,
+        State(
+            manager=gateway.manager,
+            traffic=gateway.traffic,
+            reloads=gateway.state,
+            in_flight=gateway.executor.in_flight,
+            log_dropped=lambda: gateway.sink.dropped,
+            connections=lambda: gateway.upstream.connections,
+        ),
+    )
+    app.add_routes([*openai.routes(), *admin.routes(), *scrape.routes()])
     app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
 
     async def running(_: web.Application) -> AsyncIterator[None]:

@@ -147,6 +147,12 @@ class Upstream:
         finally:
             self._left(era)
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those that wait in a pool included."""
+        eras = {era for era in (self._pooled, self._fresh) if era} | self._retired
+        return sum(_connections(era.session.connector) for era in eras)
+
     async def close(self) -> None:
         """Close every session."""
         eras = [era for era in (self._pooled, self._fresh, *self._retired) if era]
@@ -177,6 +183,12 @@ class Upstream:
             closing = asyncio.create_task(era.session.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+
+def _connections(connector: aiohttp.BaseConnector | None) -> int:
+    if connector is None:
+        return 0
+    return len(connector._acquired) + sum(map(len, connector._conns.values()))  # noqa: SLF001 - aiohttp tells neither
 
 
 def _session(*, fresh: bool) -> aiohttp.ClientSession:

@@ -1,0 +1,48 @@
+"""`/metrics`, for Prometheus.
+
+It is written in slices, between which the event loop does other things: of a thousand models on four deployments each
+there are 20 MB to write. A deployment's lines of one metric are of one moment, those of two metrics may not be.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+from aiohttp import web
+from aiohttp.hdrs import METH_HEAD
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from gateway.observe.metrics.observer import Metrics
+from gateway.observe.metrics.state import State
+from gateway.observe.metrics.text import OPENMETRICS, PLAIN, Told, slices, wants_openmetrics
+
+
+class Scrape:
+    """The handler of `/metrics`."""
+
+    def __init__(self, metrics: Metrics, state: State) -> None:
+        """Tell of these."""
+        self._metrics = metrics
+        self._state = state
+
+    def routes(self) -> list[web.RouteDef]:
+        """Give the routes to register."""
+        return [web.get("/metrics", self.scrape)]
+
+    async def scrape(self, request: web.Request) -> web.StreamResponse:
+        """Answer in the format that the client prefers."""
+        openmetrics = wants_openmetrics(request.headers.getall("Accept", ()))
+        generate = generate_openmetrics if openmetrics else generate_latest
+        rest = await asyncio.to_thread(generate, self._metrics.registry)
+        response = web.StreamResponse(headers={"Content-Type": OPENMETRICS if openmetrics else PLAIN})
+        await response.prepare(request)
+        if request.method != METH_HEAD:
+            for part in slices(self._told(), rest, openmetrics=openmetrics):
+                await response.write(part)
+                await asyncio.sleep(0)
+        await response.write_eof()
+        return response
+
+    def _told(self) -> Iterator[Told]:
+        yield from self._metrics.told()
+        yield from self._state.told(self._metrics.tracked())

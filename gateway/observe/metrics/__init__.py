@@ -1,0 +1,1 @@
+"""What `/metrics` tells: counted from Outcomes, or read when it is asked."""

@@ -1,0 +1,38 @@
+"""How late the event loop is: a timer is set, and what it comes too late is counted.
+
+Whatever holds the loop, a long computation, a garbage collection or a starved machine, makes every stream wait as long.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from gateway.observe.metrics.families import LAG
+from gateway.observe.metrics.series import Histogram
+
+INTERVAL: Final = 0.1
+
+
+class LoopLag:
+    """Samples the running loop ten times a second between `start` and `stop`. Mutable: `seen`, and the timer."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds; a loop's own stands still while the loop is held."""
+        self._clock = clock
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.seen = Histogram(LAG)
+
+    def start(self) -> None:
+        """Set the timer."""
+        self._due = self._clock() + INTERVAL
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._sample)
+
+    def stop(self) -> None:
+        """Take the timer back."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _sample(self) -> None:
+        self.seen.observe(max(self._clock() - self._due, 0.0))
+        self.start()

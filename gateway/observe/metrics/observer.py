@@ -1,0 +1,221 @@
+"""What is counted: finished requests, probes, reloads.
+
+A request costs a look-up for each of its attempts, and additions to numbers kept ready; labels and lines are written
+when `/metrics` is asked. Nothing is locked: everything runs on the event loop. prometheus-client's prepared children
+take 0.25 us for a counter and 0.65 us for a histogram, a plain addition and a bisection take 0.05 and 0.2.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeVar
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from gateway.execution.outcome import Outcome, Usage
+from gateway.observe.metrics.families import (
+    ATTEMPTS,
+    CACHED,
+    COMPLETION,
+    DURATION,
+    FAILED,
+    FALLBACKS,
+    FIRST_TOKEN,
+    LAG,
+    LOST,
+    MALFORMED,
+    NONE,
+    PROBES,
+    PROMPT,
+    REASONING,
+    RELOADS,
+    REQUESTS,
+    RESCUES,
+    SPEED,
+    UNKNOWN,
+    Family,
+)
+from gateway.observe.metrics.lag import LoopLag
+from gateway.observe.metrics.series import Histogram, Kept, Key, Series
+from gateway.observe.metrics.text import Told, labelled, line
+from gateway.routing.health import ProbeResult
+from gateway.routing.snapshot import Identity, Snapshot
+
+T = TypeVar("T")
+
+_CLASSES: Final = tuple(f"{first}xx" for first in range(10))
+_PROBE_STATUS: Final = "status "
+_NOWHERE: Final = (UNKNOWN, NONE, NONE)
+
+_TALLIES: Final[tuple[tuple[Family, Callable[[Series], Mapping[str, int]]], ...]] = (
+    (REQUESTS, lambda series: series.requests),
+    (ATTEMPTS, lambda series: series.attempts),
+)
+_HISTOGRAMS: Final[tuple[tuple[Family, Callable[[Series], Histogram]], ...]] = (
+    (FIRST_TOKEN, lambda series: series.first_token),
+    (DURATION, lambda series: series.duration),
+    (SPEED, lambda series: series.speed),
+)
+_NUMBERS: Final[tuple[tuple[Family, Callable[[Series], int]], ...]] = (
+    (MALFORMED, lambda series: series.malformed),
+    (PROMPT, lambda series: series.prompt),
+    (COMPLETION, lambda series: series.completion),
+    (CACHED, lambda series: series.cached),
+    (REASONING, lambda series: series.reasoning),
+)
+
+
+class Metrics:
+    """The observer of requests that `/metrics` reads. Everything is called on the event loop.
+
+    Mutable: the series by what they are about, the probes by endpoint, the reloads by result, and the loop's lag. What
+    is not the gateway's own is in the `registry`: the process, Python, and whatever else is registered there, which is
+    collected in a thread.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds."""
+        self._series: Kept[Key, Series] = Kept(Series, clock)
+        self._probes: Kept[str, dict[str, int]] = Kept(lambda _: defaultdict(int), clock)
+        self._series.follow([_NOWHERE])
+        self._reloads = {"accepted": 0, "rejected": 0}
+        self.lag = LoopLag(clock)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Count a finished request."""
+        series = self._series
+        for attempt in outcome.attempts:
+            tried = series[attempt.model, attempt.deployment, attempt.group]
+            failure = attempt.failure
+            tried.attempts[failure or "ok"] += 1
+            if attempt.rescue is not None:
+                tried.rescues[attempt.rescue, failure or "rescued"] += 1
+        answered = outcome.answered
+        if answered is None:
+            told = series[outcome.model_id or UNKNOWN, NONE, NONE]
+        else:
+            told = series[answered.model, answered.deployment, answered.group]
+            _count_answer(told, outcome)
+        status = _CLASSES[outcome.status // 100]
+        told.requests[status] += 1
+        told.duration.observe(outcome.duration / 1000)
+        if outcome.failure is not None:
+            told.failed[status, outcome.failure] += 1
+        if outcome.lost is not None:
+            _count_lost(series[outcome.model_id or UNKNOWN, NONE, NONE], outcome.lost)
+
+    def probed(self, endpoint: str, result: ProbeResult) -> None:
+        """Count a probe, those of an endpoint that answers with a 5xx as `server_error`."""
+        reason = result.reason or "ok"
+        self._probes[endpoint]["server_error" if reason.startswith(_PROBE_STATUS) else reason] += 1
+
+    def adopted(self, snapshot: Snapshot) -> None:
+        """Count an accepted configuration, and keep series for what it names."""
+        self._reloads["accepted"] += 1
+        self._forget()
+        deployments = [(each.model, each.name, each.group) for each in snapshot.deployments]
+        self._series.follow([*deployments, *((model.id, NONE, NONE) for model in snapshot.models), _NOWHERE])
+        self._probes.follow(snapshot.endpoints)
+
+    def rejected(self) -> None:
+        """Count a rejected configuration."""
+        self._reloads["rejected"] += 1
+
+    def told(self) -> Iterator[Told]:
+        """Tell everything that is counted."""
+        self._forget()
+        series = tuple(self._series.values())
+        deployments = tuple(each for each in series if each.is_deployment)
+        for family, tally in _TALLIES:
+            yield _of_each(series, family, tally, _tally)
+        yield FAILED, (_pairs(FAILED, each.labels, each.failed) for each in series)
+        yield RESCUES, (_pairs(RESCUES, each.labels, each.rescues) for each in series)
+        yield FALLBACKS, (_fallbacks(each) for each in series)
+        for family, histogram in _HISTOGRAMS:
+            yield _of_each(series, family, histogram, _histogram)
+        for family, number in _NUMBERS:
+            yield _of_each(deployments, family, number, line)
+        yield LOST, (_tally(LOST, labelled(("model",), each.key[:1]), each.lost) for each in series)
+        yield PROBES, [_tally(PROBES, labelled(("endpoint",), (name,)), found) for name, found in self._probes.items()]
+        yield RELOADS, [_tally(RELOADS, "", self._reloads)]
+        yield LAG, [self.lag.seen.text(LAG, "")]
+
+    def tracked(self) -> Mapping[Identity, str]:
+        """Give the labels of each deployment that has series; of one that changed groups, those of today."""
+        kept = self._series
+        found = sorted(
+            (each for each in kept.values() if each.is_deployment), key=lambda each: not kept.is_gone(each.key)
+        )
+        return {each.key[:2]: each.labels for each in found}
+
+    def _forget(self) -> None:
+        """Drop the series of what was removed an hour ago, and the fallbacks from there."""
+        self._probes.forget()
+        if self._series.forget():
+            known = {key[:2] for key in self._series}
+            for series in self._series.values():
+                for origin in [each for each in series.fallbacks if each[:2] not in known]:
+                    del series.fallbacks[origin]
+
+
+def _count_answer(series: Series, outcome: Outcome) -> None:
+    first = outcome.attempts[0]
+    if outcome.fallback:
+        series.fallbacks[first.model, first.deployment, first.failure or "ok"] += 1
+    series.malformed += outcome.malformed_events
+    content = outcome.first_content if outcome.stream else None
+    if content is not None:
+        series.first_token.observe(content / 1000)
+    usage = outcome.usage
+    if usage is None:
+        return
+    tokens = usage.completion_tokens or 0
+    series.prompt += usage.prompt_tokens or 0
+    series.completion += tokens
+    series.cached += usage.cached_tokens or 0
+    series.reasoning += usage.reasoning_tokens or 0
+    after_first, milliseconds = (
+        (tokens, outcome.duration) if content is None else (tokens - 1, outcome.duration - content)
+    )
+    if after_first > 0 and milliseconds > 0:
+        series.speed.observe(after_first * 1000 / milliseconds)
+
+
+def _count_lost(series: Series, lost: Usage) -> None:
+    series.lost["prompt"] += lost.prompt_tokens or 0
+    series.lost["completion"] += lost.completion_tokens or 0
+
+
+def _of_each(
+    series: Iterable[Series], family: Family, get: Callable[[Series], T], write: Callable[[Family, str, T], str]
+) -> Told:
+    return family, (write(family, each.labels, get(each)) for each in series)
+
+
+def _tally(family: Family, labels: str, tally: Mapping[str, int]) -> str:
+    if not tally:
+        return ""
+    before, name = f"{labels}," if labels else "", family.labels[-1]
+    return "".join(f'{family.name}{{{before}{name}="{value}"}} {count}\n' for value, count in tally.items())
+
+
+def _pairs(family: Family, labels: str, tally: Mapping[tuple[str, str], int]) -> str:
+    one, other = family.labels[-2:]
+    return "".join(
+        f'{family.name}{{{labels},{one}="{value}",{other}="{more}"}} {count}\n'
+        for (value, more), count in tally.items()
+    )
+
+
+def _fallbacks(series: Series) -> str:
+    return "".join(
+        line(FALLBACKS, labelled(FALLBACKS.labels, (*origin[:2], *series.key[:2], origin[2])), count)
+        for origin, count in series.fallbacks.items()
+    )
+
+
+def _histogram(family: Family, labels: str, histogram: Histogram) -> str:
+    return histogram.text(family, labels) if histogram else ""

@@ -1,0 +1,149 @@
+"""What is counted of one thing, and how long it is kept.
+
+Counters outlive a configuration: a series goes on for as long as what it is about is configured, and for an hour after.
+What comes back within the hour goes on where it was; what comes back later starts at nothing, which Prometheus takes
+for a restart.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from itertools import accumulate
+from typing import Final, Generic, TypeVar
+
+from gateway.observe.metrics.families import DURATION, FIRST_TOKEN, NONE, ONE, SPEED, Family
+from gateway.observe.metrics.text import labelled
+
+KEPT: Final = 3600.0
+"""Seconds that a series goes on after what it is about was removed."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+Key = tuple[str, str, str]
+"""A deployment's model, name and group; or a model, `none` and `none`, for its requests that no deployment answered."""
+
+
+class Kept(dict[K, V], Generic[K, V]):
+    """Values by key, made when they are first asked for.
+
+    Mutable beside them: the keys that are configured, and since when the others are not.
+    """
+
+    def __init__(self, make: Callable[[K], V], clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds."""
+        super().__init__()
+        self._make = make
+        self._clock = clock
+        self._configured: frozenset[K] = frozenset()
+        self._gone: dict[K, float] = {}
+
+    def __missing__(self, key: K) -> V:
+        made = self[key] = self._make(key)
+        if key not in self._configured:
+            self._gone[key] = self._clock()
+        return made
+
+    def follow(self, configured: Iterable[K]) -> None:
+        """Keep these from now on, and the others for an hour."""
+        now = self._clock()
+        wanted = dict.fromkeys(configured)
+        self._configured = frozenset(wanted)
+        self._gone = {key: self._gone.get(key, now) for key in self if key not in wanted}
+        for key in wanted:
+            self[key]  # makes it
+
+    def is_gone(self, key: K) -> bool:
+        """Tell whether what this is about is configured no more."""
+        return key in self._gone
+
+    def forget(self) -> bool:
+        """Drop what has been gone for an hour; tells whether there was any."""
+        now = self._clock()
+        over = [key for key, since in self._gone.items() if now - since >= KEPT]
+        for key in over:
+            del self[key], self._gone[key]
+        return bool(over)
+
+
+class Histogram:
+    """Counts values by the bucket they fall into, and sums them."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, family: Family) -> None:
+        """Start at nothing."""
+        self._bounds = family.bounds
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+
+    def __bool__(self) -> bool:
+        return any(self._counts)
+
+    def observe(self, value: float) -> None:
+        """Count a value; a bucket's upper bound belongs to it."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def text(self, family: Family, labels: str) -> str:
+        """Write its lines."""
+        name, comma = family.name, "," if labels else ""
+        sums = tuple(accumulate(self._counts))
+        buckets = [
+            f'{name}_bucket{{{labels}{comma}le="{bound}"}} {below}\n'
+            for bound, below in zip((*self._bounds, "+Inf"), sums, strict=True)
+        ]
+        braced = f"{{{labels}}}" if labels else ""
+        return f"{''.join(buckets)}{name}_count{braced} {sums[-1]}\n{name}_sum{braced} {self._sum}\n"
+
+
+class Series:
+    """What is counted of one deployment, or of a model's requests that none answered.
+
+    `labels` are written once. The numbers only grow.
+    """
+
+    __slots__ = (
+        "attempts",
+        "cached",
+        "completion",
+        "duration",
+        "failed",
+        "fallbacks",
+        "first_token",
+        "key",
+        "labels",
+        "lost",
+        "malformed",
+        "prompt",
+        "reasoning",
+        "requests",
+        "rescues",
+        "speed",
+    )
+
+    def __init__(self, key: Key) -> None:
+        """Start at nothing."""
+        self.key = key
+        self.labels = labelled(ONE, key)
+        self.requests: dict[str, int] = defaultdict(int)
+        self.failed: dict[tuple[str, str], int] = defaultdict(int)
+        self.attempts: dict[str, int] = defaultdict(int)
+        self.rescues: dict[tuple[str, str], int] = defaultdict(int)
+        self.fallbacks: dict[tuple[str, str, str], int] = defaultdict(int)
+        self.lost: dict[str, int] = defaultdict(int)
+        self.malformed = 0
+        self.prompt = 0
+        self.completion = 0
+        self.cached = 0
+        self.reasoning = 0
+        self.first_token = Histogram(FIRST_TOKEN)
+        self.duration = Histogram(DURATION)
+        self.speed = Histogram(SPEED)
+        if self.is_deployment:
+            self.requests["2xx"] = self.attempts["ok"] = 0  # a rate needs to see the first one come
+
+    @property
+    def is_deployment(self) -> bool:
+        """Whether it is about a deployment; a group is never called `none`, a deployment may be."""
+        return self.key[2] != NONE

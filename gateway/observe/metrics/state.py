@@ -1,0 +1,154 @@
+"""What is not counted but read when `/metrics` is asked: weights, states, what is under way, how the last reload went.
+
+Nothing is remembered here: a removed deployment has no weight and no breaker any more.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
+from typing import Final, Protocol
+
+from gateway import __version__
+from gateway.observe.metrics.families import (
+    ACCEPTED_AT,
+    AVOIDED,
+    BREAKER,
+    BUILD,
+    CONFIGURED,
+    CONNECTIONS,
+    COST,
+    DELIVERED,
+    EFFECTIVE,
+    ENDPOINT_STATE,
+    ENDPOINT_UP,
+    GENERATION,
+    IN_FLIGHT,
+    LEDGER_DROPPED,
+    LOG_DROPPED,
+    ONE,
+    RELOAD_GOOD,
+    RELOADED_AT,
+    Family,
+)
+from gateway.observe.metrics.text import Told, labelled, line
+from gateway.observe.traffic import Traffic
+from gateway.routing.manager import RoutingManager
+from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
+
+_NANO: Final = 10**9
+_BREAKER_STATES: Final = ("closed", "open", "half_open")
+_ENDPOINT_STATES: Final = ("unknown", "up", "down", "loading")
+
+
+class Reloads(Protocol):
+    """How the configuration's last reading went; times in seconds since the epoch, absent where it never did."""
+
+    accepted: float | None
+    rejected: float | None
+
+
+class Cost(Protocol):
+    """What a deployment has cost and avoided since the process began, in nanodollars."""
+
+    @property
+    def spent(self) -> int:
+        """What its answers cost."""
+        ...
+
+    @property
+    def avoided(self) -> int:
+        """What the same tokens would have cost at the cheapest remote deployment."""
+        ...
+
+
+class State:
+    """Reads the gateway. What can be called is asked each time; `costs` are by deployment."""
+
+    def __init__(
+        self,
+        *,
+        manager: RoutingManager,
+        traffic: Traffic,
+        reloads: Reloads,
+        in_flight: Mapping[Identity, int],
+        log_dropped: Callable[[], int],
+        connections: Callable[[], int],
+        ledger_dropped: Callable[[], int] = lambda: 0,
+        costs: Callable[[], Mapping[Identity, Cost]] = dict,
+    ) -> None:
+        """Read these."""
+        self._manager = manager
+        self._traffic = traffic
+        self._reloads = reloads
+        self._in_flight = in_flight
+        self._log_dropped = log_dropped
+        self._ledger_dropped = ledger_dropped
+        self._costs = costs
+        self._connections = connections
+
+    def told(self, tracked: Mapping[Identity, str]) -> Iterator[Told]:
+        """Tell everything; `tracked` are the deployments, removed ones too, with their labels."""
+        snapshot = self._manager.snapshot
+        yield (
+            IN_FLIGHT,
+            (line(IN_FLIGHT, labels, self._in_flight.get(identity, 0)) for identity, labels in tracked.items()),
+        )
+        costs = [(tracked[identity], cost) for identity, cost in self._costs().items() if identity in tracked]
+        yield COST, [line(COST, labels, cost.spent / _NANO) for labels, cost in costs]
+        yield AVOIDED, [line(AVOIDED, labels, cost.avoided / _NANO) for labels, cost in costs]
+        if snapshot is not None:
+            yield from self._routing(snapshot)
+        yield from self._numbers(snapshot)
+        yield BUILD, [line(BUILD, labelled(BUILD.labels, (__version__,)), 1)]
+
+    def _routing(self, snapshot: Snapshot) -> Iterator[Told]:
+        routes = [snapshot.routes[model.id] for model in snapshot.models]
+        yield CONFIGURED, (_weights(CONFIGURED, route, route.configured) for route in routes)
+        yield EFFECTIVE, (_weights(EFFECTIVE, route, route.weights) for route in routes)
+        yield DELIVERED, (self._delivered(route) for route in routes)
+        yield BREAKER, (self._breaker(each) for each in snapshot.deployments)
+        endpoints = tuple(snapshot.endpoints)
+        yield ENDPOINT_UP, (self._is_up(each) for each in endpoints)
+        yield ENDPOINT_STATE, (self._endpoint(each) for each in endpoints)
+
+    def _delivered(self, route: Route) -> str:
+        served = self._traffic.served(route.model, tuple(each.name for each in route.chain))
+        shares = [(each, served[each.name].share) for each in route.chain]
+        return "".join(line(DELIVERED, _labels(each), share) for each, share in shares if share is not None)
+
+    def _breaker(self, deployment: Deployment) -> str:
+        return _states(BREAKER, _labels(deployment), _BREAKER_STATES, self._manager.breaker(deployment).state)
+
+    def _is_up(self, endpoint: str) -> str:
+        return line(ENDPOINT_UP, labelled(("endpoint",), (endpoint,)), int(self._manager.health(endpoint).usable))
+
+    def _endpoint(self, endpoint: str) -> str:
+        labels = labelled(("endpoint",), (endpoint,))
+        return _states(ENDPOINT_STATE, labels, _ENDPOINT_STATES, self._manager.health(endpoint).state)
+
+    def _numbers(self, snapshot: Snapshot | None) -> Iterator[Told]:
+        accepted, rejected = self._reloads.accepted, self._reloads.rejected
+        numbers: tuple[tuple[Family, float | None], ...] = (
+            (GENERATION, snapshot.generation if snapshot else 0),
+            (RELOADED_AT, max((at for at in (accepted, rejected) if at is not None), default=None)),
+            (ACCEPTED_AT, accepted),
+            (RELOAD_GOOD, int(rejected is None)),
+            (LOG_DROPPED, self._log_dropped()),
+            (LEDGER_DROPPED, self._ledger_dropped()),
+            (CONNECTIONS, self._connections()),
+        )
+        for family, number in numbers:
+            yield family, [] if number is None else [line(family, "", number)]
+
+
+def _labels(deployment: Deployment) -> str:
+    return labelled(ONE, (deployment.model, deployment.name, deployment.group))
+
+
+def _weights(family: Family, route: Route, weights: Iterable[Fraction]) -> str:
+    return "".join(
+        line(family, _labels(each), float(weight)) for each, weight in zip(route.chain, weights, strict=True)
+    )
+
+
+def _states(family: Family, labels: str, states: Iterable[str], current: str) -> str:
+    return "".join(line(family, f'{labels},state="{state}"', int(state == current)) for state in states)
