@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 
 from gateway import __version__
 from gateway.api.openai import Limits
+from gateway.check import UnreachableError, against, as_json, as_text, default_url, in_force, is_url, wants_colour
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
 from gateway.config.schema import schema
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(parsed.run(parsed))
         print(end="", flush=True)  # a reader that has left is met here, not at the interpreter's exit
         return code  # noqa: TRY300 - the flush belongs to what may fail
-    except CannotServeError as error:
+    except (CannotServeError, UnreachableError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -80,6 +81,13 @@ def seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of seconds, at least 0")
     return value
+
+
+def url(text: str) -> str:
+    """Read a gateway's address."""
+    if not is_url(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected an address such as http://127.0.0.1:8080")
+    return text
 
 
 class _Value(str):
@@ -153,7 +161,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     serving.config()
     serving.listen()
     checking = command("check", _check, "read the configuration as `serve` would, print its faults and what it means")
-    _Flags(checking, environ).config()
+    flags = _Flags(checking, environ)
+    flags.config()
+    checking.add_argument("--diff", action="store_true", help="print what a running gateway would change by it instead")
+    flags.add("--url", "GATEWAY_URL", reads=url, told="where that gateway is", default=default_url(environ))
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.add_argument("--schema", choices=("models", "routing"), help="print the JSON Schema of a file instead")
     trying = command("demo", _demo, "serve three simulated boxes, and say what to try")
@@ -204,8 +215,19 @@ def _check(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         _print_faults(error.faults, notices, as_json=arguments.json)
         return 1
-    print(json.dumps(_plan(built), indent=2) if arguments.json else _table(built))
+    if arguments.diff:
+        print(_compared(built, arguments.url, as_data=arguments.json))
+    else:
+        print(json.dumps(_plan(built), indent=2) if arguments.json else _table(built))
     return 0
+
+
+def _compared(built: Plan, address: str, *, as_data: bool) -> str:
+    found = in_force(address)
+    changes = against(found, built)
+    if as_data:
+        return json.dumps(as_json(address, found, changes, built), indent=2)
+    return as_text(address, found, changes, built, colour=wants_colour(sys.stdout, os.environ))
 
 
 def _check_output(target: str) -> None:

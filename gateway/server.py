@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from gateway.api.admin import Admin
 from gateway.api.context import Handler, Stamp, errors
 from gateway.api.metrics import Scrape
 from gateway.api.openai import Limits, OpenAI
+from gateway.api.plan import plan_routes
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
@@ -30,7 +30,9 @@ from gateway.execution.upstream import Upstream
 from gateway.observe.log import RequestLog, capture_stdlib, make_logger, set_level
 from gateway.observe.metrics.observer import Metrics
 from gateway.observe.metrics.state import State
+from gateway.observe.reloads import ReloadState
 from gateway.observe.sink import LogSink
+from gateway.observe.tracing import Tracing
 from gateway.observe.traffic import Traffic
 from gateway.reload import Reloader
 from gateway.routing.health import ProbeResult
@@ -58,29 +60,6 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     log_output: str = "stderr"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
-
-
-@dataclass(slots=True)
-class ReloadState:
-    """How the configuration's last reading went; `faults` stand until a good one is read."""
-
-    accepted: float | None = None
-    rejected: float | None = None
-    faults: tuple[Fault, ...] = ()
-    notices: tuple[Fault, ...] = ()
-
-    def as_dict(self) -> Mapping[str, object]:
-        """Give it JSON-ready."""
-        return {
-            "accepted_at": _time(self.accepted),
-            "rejected_at": _time(self.rejected),
-            "faults": [fault.as_dict() for fault in self.faults],
-            "warnings": [notice.as_dict() for notice in self.notices],
-        }
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def build(
@@ -123,6 +102,7 @@ class Gateway:
         self.manager = RoutingManager(time.time() - time.monotonic())
         self.traffic = Traffic()
         self.metrics = Metrics(time.monotonic)
+        self.tracing = Tracing.of(os.environ)
         self.state = ReloadState()
         self.draining = False
         self.active = 0
@@ -134,7 +114,7 @@ class Gateway:
             upstream=self.upstream,
             selector=self.selector,
             manager=self.manager,
-            observers=(RequestLog(self.log), self.traffic, self.metrics),
+            observers=(RequestLog(self.log), self.traffic, self.metrics, *self.tracing.observers),
             changed=self._changed,
             clock=time.monotonic,
             dice=random.random,
@@ -153,6 +133,7 @@ class Gateway:
         await self.reloader.load()
         self.sink.start()
         self.metrics.lag.start()
+        self.tracing.start(self.log)
         snapshot = self.manager.snapshot
         self.log.info(
             "gateway.started",
@@ -176,6 +157,7 @@ class Gateway:
         self.metrics.lag.stop()
         await self.prober.close()
         await self.upstream.close()
+        await self.tracing.close(_FLUSH_SECONDS)
         self.log.info("gateway.stopped", cut=self.cut)
         if self._release_stdlib is not None:
             self._release_stdlib()
@@ -191,15 +173,17 @@ class Gateway:
             faults = tuple(Fault(str(self.files.routing), 0, 0, "", message) for _, message in error.problems)
             self._reject(ConfigError(faults))
             return
-        self.state.faults, self.state.rejected, self.state.notices = (), None, built.notices
         snapshot = self.manager.snapshot
-        if changes is None or snapshot is None:
+        assert snapshot is not None  # noqa: S101 - it was adopted
+        told = changes.as_dict() if changes and self._following else None
+        self.state.accept(time.time(), snapshot.generation, snapshot.digest, built.notices, told)
+        if changes is None:
             return
-        self.state.accepted = time.time()
         self.selector.adopt(snapshot)
         self.prober.follow(snapshot)
         self.traffic.rebase()
         self.metrics.adopted(snapshot)
+        self.tracing.adopt(snapshot)
         self.sink.set_secrets(
             frozenset(deployment.key.get_secret_value() for deployment in snapshot.deployments if deployment.key)
         )
@@ -207,18 +191,18 @@ class Gateway:
         if settings.log_output != self.sink.target:
             self.sink.retarget(settings.log_output)
         set_level(self.log, settings.log_level)
-        if self._following is not None:
-            self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **changes.as_dict())
+        if told is not None:
+            self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
         for notice in built.notices:
             self.log.warning("config.warning", **notice.as_dict())
 
     def _reject(self, error: ConfigError) -> None:
-        self.state.rejected, self.state.faults = time.time(), error.faults
         self.metrics.rejected()
-        snapshot = self.manager.snapshot
+        generation = self.manager.snapshot.generation if self.manager.snapshot else 0
+        self.state.reject(time.time(), generation, error.faults)
         self.log.error(
             "config.rejected",
-            generation=snapshot.generation if snapshot else 0,
+            generation=generation,
             faults=[fault.as_dict() for fault in error.faults],
         )
 
@@ -307,7 +291,9 @@ def create_app(options: Options | None = None) -> web.Application:
         handler_args=HANDLER_ARGS,
     )
     app[GATEWAY] = gateway
-    openai = OpenAI(gateway.executor, lambda: gateway.manager.snapshot, gateway.options.limits)
+    openai = OpenAI(
+        gateway.executor, lambda: gateway.manager.snapshot, gateway.options.limits, gateway.tracing.sampling
+    )
     admin = Admin(
         manager=gateway.manager,
         executor=gateway.executor,
@@ -327,7 +313,7 @@ def create_app(options: Options | None = None) -> web.Application:
             connections=lambda: gateway.upstream.connections,
         ),
     )
-    app.add_routes([*openai.routes(), *admin.routes(), *scrape.routes()])
+    app.add_routes([*openai.routes(), *admin.routes(), *plan_routes(gateway.manager), *scrape.routes()])
     app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
 
     async def running(_: web.Application) -> AsyncIterator[None]:

@@ -67,7 +67,8 @@ def test_flags_have_defaults() -> None:
     config: dict[str, object] = {"config_dir": Path("config"), "env_file": None}
     listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
     assert parsed("serve") == config | listen
-    assert parsed("check") == config | {"json": False, "schema": None}
+    address = {"url": "http://127.0.0.1:8080"}
+    assert parsed("check") == config | address | {"diff": False, "json": False, "schema": None}
     assert parsed("demo") == listen | {"dir": None, "chaos": False}
     assert parsed("demo", "--chaos")["chaos"] is True
 
@@ -83,6 +84,7 @@ def test_flags_have_defaults() -> None:
         ("--port", "PORT", "9000", 9000),
         ("--max-body", "GATEWAY_MAX_BODY", "64MiB", 64 << 20),
         ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "1.5", 1.5),
+        ("--url", "GATEWAY_URL", "https://gateway:1", "https://gateway:1"),
     ],
 )
 def test_each_flag_has_its_variable(command: str, flag: str, variable: str, text: str, value: object) -> None:

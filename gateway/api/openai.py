@@ -6,7 +6,7 @@ The deadline grows with what has arrived, so that a slow upload passes and a sta
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -20,10 +20,12 @@ from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.execution.executor import CLIENT_LEFT, Ask, Executor
 from gateway.execution.outcome import Outcome
 from gateway.execution.relay import ClientLeftError, WebClient
+from gateway.execution.trace import Sampling, Trace
 from gateway.execution.upstream import Call
 from gateway.routing.snapshot import Model, Route, Snapshot
 
-_FORWARDED: Final = ("Accept", "traceparent", "tracestate")
+_FORWARDED: Final = ("Accept",)
+_TRACE: Final = ("traceparent", "tracestate")
 _GRACE: Final = 30.0
 _SLOWEST: Final = 16_384
 
@@ -61,6 +63,7 @@ class _Refused:
     model: str = ""
     stream: bool = False
     generation: int = 0
+    trace: Trace | None = None
 
     def outcome(self, status: int, failure: str) -> Outcome:
         return Outcome(
@@ -75,6 +78,7 @@ class _Refused:
             fallback=False,
             duration=(time.monotonic() - self.began) * 1000,
             failure=failure,
+            trace=self.trace,
         )
 
 
@@ -87,10 +91,20 @@ class Limits:
 
 
 class OpenAI:
-    """The handlers of `/v1/*`. `current` gives the snapshot in force, or None before there is one."""
+    """The handlers of `/v1/*`. `current` gives the snapshot in force, or None before there is one.
 
-    def __init__(self, executor: Executor, current: Callable[[], Snapshot | None], limits: Limits) -> None:
+    With `sampling`, requests are traced; without, what clients say of traces passes to the upstreams as it is.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        current: Callable[[], Snapshot | None],
+        limits: Limits,
+        sampling: Sampling | None = None,
+    ) -> None:
         """Serve with this executor."""
+        self._sampling = sampling
         self._executor = executor
         self._current = current
         self._limits = limits
@@ -129,7 +143,8 @@ class OpenAI:
 
     async def routed(self, request: web.Request, operation: Operation) -> web.StreamResponse:
         """Answer a request by the model it names."""
-        refused = _Refused(request[REQUEST_ID], operation, time.monotonic())
+        trace = self._trace(request)
+        refused = _Refused(request[REQUEST_ID], operation, time.monotonic(), trace=trace)
         try:
             _check_head(request, self._limits.body)
             body = await read_body(request, self._limits)
@@ -146,8 +161,8 @@ class OpenAI:
         except asyncio.CancelledError:
             self._executor.tell(refused.outcome(CLIENT_LEFT, "client_left"))
             raise
-        call = _call(request, operation, body)
-        ask = Ask(request[REQUEST_ID], peek.model, bool(peek.stream), call, peek.adds_usage(operation))
+        call = _call(request, operation, body, _FORWARDED if trace else _FORWARDED + _TRACE)
+        ask = Ask(request[REQUEST_ID], peek.model, bool(peek.stream), call, peek.adds_usage(operation), trace)
         return await self._answer(request, ask, snapshot, route)
 
     async def _answer(self, request: web.Request, ask: Ask, snapshot: Snapshot, route: Route) -> web.StreamResponse:
@@ -163,6 +178,11 @@ class OpenAI:
             return unanswered_response(unanswered, ask.model)
         assert client.response is not None  # noqa: S101 - an answer was begun
         return client.response
+
+    def _trace(self, request: web.Request) -> Trace | None:
+        if self._sampling is None:
+            return None
+        return self._sampling.begin(*(request.headers.getall(name, ()) for name in _TRACE))
 
     def _snapshot(self, request: web.Request) -> Snapshot:
         snapshot = self._current()
@@ -198,9 +218,9 @@ def _json(value: object) -> bytes:
     return msgspec.json.encode(value, enc_hook=dict)  # a frozen mapping is the one thing that it does not know
 
 
-def _call(request: web.Request, operation: Operation, body: bytes) -> Call:
+def _call(request: web.Request, operation: Operation, body: bytes, forwarded: Iterable[str]) -> Call:
     headers = {"Content-Type": "application/json", "x-request-id": request[REQUEST_ID]}
-    for name in _FORWARDED:
+    for name in forwarded:
         value = request.headers.get(name)
         if value is not None and value.isascii() and value.isprintable():
             headers[name] = value

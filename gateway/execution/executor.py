@@ -25,6 +25,7 @@ from gateway.execution.refusal import Refusal, safe_fields
 from gateway.execution.relay import EVENT_STREAM, Body, Client, ClientLeftError, relay
 from gateway.execution.rescue import is_refused
 from gateway.execution.takeover import Rescue
+from gateway.execution.trace import new_span_id
 from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstream
 from gateway.routing.failures import Cause, Failure, most_telling, status_for_client
 from gateway.routing.itinerary import Step, tiers_of, walk
@@ -167,7 +168,9 @@ class Executor:
     ) -> Failure | None:
         deployment = step.deployment
         call = self._named(record, deployment, call)
-        this = Try(step, record.snapshot.routes[deployment.model].clocks, self._clock(), how)
+        this = self._try(record, step, how)
+        if record.ask.trace and this.span_id:
+            call = replace(call, headers=call.headers | record.ask.trace.fields(this.span_id))
         self.in_flight[deployment.identity] += 1
         try:
             if step.delay:
@@ -194,6 +197,11 @@ class Executor:
             return failure
         await _break_off(record, client, failure)
         return None
+
+    def _try(self, record: Record, step: Step, how: Rescue | None) -> Try:
+        began = self._clock()
+        clocks = record.snapshot.routes[step.deployment.model].clocks
+        return Try(step, clocks, began, how, began - record.began, new_span_id() if record.ask.trace else None)
 
     def _named(self, record: Record, deployment: Deployment, call: Call) -> Call:
         """Make a call name the model as the deployment knows it."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.execution.trace import Trace
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -11,7 +13,8 @@ class Attempt:
     `deployment` is its name, unique within the model; `model` the model it belongs to. `failure` is the failure's
     name (`routing.failures`), absent when the attempt answered the client. `status` is the upstream's HTTP status,
     absent when none arrived. `milliseconds` run from the attempt's start to its end, the relayed body included.
-    `rescue` is set where the attempt took over a stream that had broken: `continue` or `replay`.
+    `rescue` is set where the attempt took over a stream that had broken: `continue` or `replay`. `offset` is the time
+    from the request's arrival to the attempt's start, in milliseconds; `span_id` is the attempt's in the trace.
     """
 
     model: str
@@ -22,6 +25,8 @@ class Attempt:
     failure: str | None = None
     detail: str | None = None
     rescue: str | None = None
+    offset: float = 0.0
+    span_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Outcome:
     convention). `failure` names why the client got no whole answer. `fallback` tells whether the deployment that
     answered is not the one drawn first. Times are in milliseconds: `first_content` from the request's arrival to the
     answer's first content. `usage` is what the client's answer took; `lost` is what broken streams took beyond it.
-    `malformed_events` were left out of a stream.
+    `malformed_events` were left out of a stream. `trace` is the request's place in a trace, where requests are traced.
     """
 
     request_id: str
@@ -66,6 +71,7 @@ class Outcome:
     model_id: str | None = None
     lost: Usage | None = None
     malformed_events: int = 0
+    trace: Trace | None = None
 
     @property
     def answered(self) -> Attempt | None:

@@ -10,6 +10,7 @@ from gateway.execution.refusal import Refusal
 from gateway.execution.relay import Body
 from gateway.execution.rescue import BrokenStream
 from gateway.execution.takeover import Rescue
+from gateway.execution.trace import Trace
 from gateway.execution.upstream import Call
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.itinerary import Step
@@ -22,7 +23,8 @@ CLIENT_LEFT: Final = 499
 class Ask:
     """What a client asked for.
 
-    `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for.
+    `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for. `trace`: where
+    requests are traced.
     """
 
     request_id: str
@@ -30,6 +32,7 @@ class Ask:
     stream: bool
     call: Call
     adds_usage: bool = False
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,17 @@ class Unanswered:
 
 @dataclass(slots=True)
 class Try:
-    """An attempt under way: what its Attempt will say. `rescue`: it is to take over a broken stream."""
+    """An attempt under way: what its Attempt will say.
+
+    `rescue`: it is to take over a broken stream. `offset` is in seconds since the request's arrival.
+    """
 
     step: Step
     clocks: Clocks
     began: float
     rescue: Rescue | None = None
+    offset: float = 0.0
+    span_id: int | None = None
     status: int | None = None
     failure: str | None = None
     detail: str | None = None
@@ -71,6 +79,8 @@ class Try:
             failure=self.failure,
             detail=self.detail,
             rescue=self.rescue,
+            offset=self.offset * 1000,
+            span_id=self.span_id,
         )
 
 
@@ -137,4 +147,5 @@ class Record:
             model_id=self.route.model,
             lost=passing.lost if passing else None,
             malformed_events=passing.malformed if passing else 0,
+            trace=self.ask.trace,
         )

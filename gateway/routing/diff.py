@@ -1,169 +1,191 @@
-"""What a new configuration changed: for the log, and for whoever asks what the last save did."""
+"""What a new configuration changes: for the log and `/routing` after a save, for `gateway check --diff` before it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from gateway.routing.snapshot import Clocks, Deployment, Model, Settings, Snapshot
+from gateway.routing.outline import DeploymentOutline, ModelOutline, Outline
+from gateway.routing.snapshot import Clocks, Deployment, Identity
+
+Part = Literal[
+    "models_added",
+    "models_removed",
+    "models_changed",
+    "deployments_added",
+    "deployments_removed",
+    "deployments_changed",
+    "weights",
+    "fallback",
+    "inactive",
+    "active",
+    "settings",
+]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that changes: of a deployment of a model, of a model, or, without either, of the settings."""
+
+    part: Part
+    text: str = ""
+    model: str | None = None
+    deployment: str | None = None
+
+    @property
+    def line(self) -> str:
+        """Say it in one line: `llama/box-a: 0.6 -> 0.8`."""
+        about = "/".join(name for name in (self.model, self.deployment) if name is not None)
+        return ": ".join(part for part in (about, self.text) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """Lines about models, deployments, weights (from -> to) and settings. No key is in them."""
+    """All that changes: models, deployments, weights (from -> to) and settings. No key is in it."""
 
-    models_added: tuple[str, ...] = ()
-    models_removed: tuple[str, ...] = ()
-    models_changed: tuple[str, ...] = ()
-    deployments_added: tuple[str, ...] = ()
-    deployments_removed: tuple[str, ...] = ()
-    deployments_changed: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def as_dict(self) -> dict[str, list[str]]:
-        """Give the parts that say something."""
-        return {part.name: list(value) for part in fields(self) if (value := getattr(self, part.name))}
+        """Give the lines of each part that says something."""
+        parts: dict[str, list[str]] = {}
+        for change in self.changes:
+            parts.setdefault(change.part, []).append(change.line)
+        return {part: parts[part] for part in PARTS if part in parts}
 
 
-def diff(old: Snapshot | None, new: Snapshot) -> Diff:
-    """Compare the snapshot of the last configuration, if there was one, with the new one. Health does not count."""
-    was, now = _models(old), _models(new)
-    before, after = _weighted(old), _weighted(new)
-    kept = [identity for identity in after if identity in before]
-    return Diff(
-        models_added=tuple(id_ for id_ in now if id_ not in was),
-        models_removed=tuple(id_ for id_ in was if id_ not in now),
-        models_changed=tuple(_models_changed(old, new)) if old else (),
-        deployments_added=tuple(_added(*after[identity]) for identity in after if identity not in before),
-        deployments_removed=tuple("/".join(identity) for identity in before if identity not in after),
-        deployments_changed=tuple(line for each in kept for line in _changes(before[each][0], after[each][0])),
-        weights=tuple(
-            f"{'/'.join(each)}: {_number(before[each][1])} -> {_number(after[each][1])}"
-            for each in kept
-            if before[each][1] != after[each][1]
-        ),
-        settings=tuple(_settings(old.settings, new.settings)) if old else (),
-    )
+def diff(old: Outline | None, new: Outline, other_keys: frozenset[Identity] = frozenset()) -> Diff:
+    """Compare the last configuration, if there was one, with the new one; `other_keys` are deployments `rekeyed`.
+
+    Outlines know no keys. Where those are not known, a key that comes or goes is told, and one that changes is not.
+    """
+    was = {model.id: model for model in old.models} if old else {}
+    now = {model.id: model for model in new.models}
+    changes: list[Change] = []
+    for id_, model in now.items():
+        before = was.get(id_)
+        if before is None or old is None:
+            changes.append(Change("models_added", model=id_))
+        else:
+            changes += _model(before, model, (old.clocks, new.clocks))
+        changes += _deployments(before, model, other_keys)
+    for id_, model in was.items():
+        if id_ not in now:
+            changes.append(Change("models_removed", model=id_))
+            changes += (Change("deployments_removed", "", id_, gone.name) for gone in model.deployments)
+    changes += _settings(old, new) if old else ()
+    return Diff(tuple(changes))
 
 
-def _models(snapshot: Snapshot | None) -> Mapping[str, Model]:
-    return {model.id: model for model in snapshot.models} if snapshot else {}
+def rekeyed(old: Iterable[Deployment], new: Iterable[Deployment]) -> frozenset[Identity]:
+    """Give the deployments whose key is another one now."""
+    keys = {each.identity: each.key for each in old}
+    return frozenset(each.identity for each in new if each.key != keys.get(each.identity, each.key))
 
 
-_Weighted = Mapping[tuple[str, str], tuple[Deployment, Fraction]]
+def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]) -> Iterator[Change]:
+    """Tell what changes of a model itself; clocks that follow routing.yaml's `defaults` are told there."""
 
+    def said(text: str) -> Change:
+        return Change("models_changed", text, new.id)
 
-def _weighted(snapshot: Snapshot | None) -> _Weighted:
-    """Give the deployments with their configured weights, by identity."""
-    routes = (snapshot.routes[model.id] for model in snapshot.models) if snapshot else ()
-    return {
-        deployment.identity: (deployment, weight)
-        for route in routes
-        for deployment, weight in zip(route.chain, route.configured, strict=True)
-    }
-
-
-def _number(weight: Fraction) -> str:
-    return f"{float(weight):.6g}"
-
-
-def _model_changes(old: Model, new: Model) -> Iterator[str]:
     if old.aliases != new.aliases:
-        yield f"{new.id}: aliases {', '.join(old.aliases) or 'none'} -> {', '.join(new.aliases) or 'none'}"
+        yield said(f"aliases {_listed(old.aliases)} -> {_listed(new.aliases)}")
     names = {**old.metadata, **new.metadata}
     changed = [name for name in names if old.metadata.get(name) != new.metadata.get(name)]
     if changed:
-        yield f"{new.id}: {', '.join(changed)} changed"
-
-
-def _models_changed(old: Snapshot, new: Snapshot) -> Iterator[str]:
-    was = _models(old)
-    for model in new.models:
-        if model.id in was:
-            yield from _model_changes(was[model.id], model)
-            yield from _route_changes(old, new, model.id)
-
-
-def _route_changes(old: Snapshot, new: Snapshot, model: str) -> Iterator[str]:
-    """Tell of the clocks that a model has of its own, of its fallbacks, and of its rescue."""
-    was, now = old.routes[model], new.routes[model]
+        yield said(f"{', '.join(changed)} changed")
     for part in fields(Clocks):
         clock = attrgetter(part.name)
-        change = clock(was.clocks), clock(now.clocks)
-        if len(set(change)) > 1 and change != (clock(old.settings.clocks), clock(new.settings.clocks)):
-            yield f"{model}: timeouts.{part.name} {_text(change[0])} -> {_text(change[1])}"
-    if was.fallbacks != now.fallbacks:
-        yield f"{model}: fallbacks {', '.join(was.fallbacks) or 'none'} -> {', '.join(now.fallbacks) or 'none'}"
-    if was.rescue != now.rescue:
-        yield f"{model}: rescue {was.rescue} -> {now.rescue}"
+        change = clock(old.clocks), clock(new.clocks)
+        if len(set(change)) > 1 and change != tuple(map(clock, defaults)):
+            yield said(f"timeouts.{part.name} {_text(change[0])} -> {_text(change[1])}")
+    if old.fallbacks != new.fallbacks:
+        yield said(f"fallbacks {_listed(old.fallbacks)} -> {_listed(new.fallbacks)}")
+    if old.rescue != new.rescue:
+        yield said(f"rescue {old.rescue} -> {new.rescue}")
 
 
-def _added(deployment: Deployment, weight: Fraction) -> str:
-    place = f"{deployment.group} at {deployment.endpoint.identity}"
-    return f"{'/'.join(deployment.identity)}: {place}, weight {_number(weight)}"
+def _deployments(old: ModelOutline | None, new: ModelOutline, other_keys: frozenset[Identity]) -> Iterator[Change]:
+    was = {deployment.name: deployment for deployment in old.deployments} if old else {}
+    now = {deployment.name: deployment for deployment in new.deployments}
+    for name, deployment in now.items():
+        before = was.get(name)
+        if before is None:
+            place = f"{deployment.group} at {deployment.endpoint}"
+            yield Change("deployments_added", f"{place}, weight {_number(deployment.weight)}", new.id, name)
+        else:
+            for text in _particulars(before, deployment, rekeyed=(new.id, name) in other_keys):
+                yield Change("deployments_changed", text, new.id, name)
+        yield from _weight(new.id, before, deployment)
+    yield from (Change("deployments_removed", "", new.id, name) for name in was if name not in now)
+    yield from _waiting(old, new)
 
 
-_COMPARED: Final[Mapping[str, Callable[[Deployment], str]]] = {
-    "base_url": lambda deployment: deployment.urls["chat/completions"].removesuffix("/chat/completions"),
-    "kind": lambda deployment: deployment.kind,
-    "group": lambda deployment: deployment.group,
-    "provider_model_id": lambda deployment: deployment.served_model,
-}
+def _weight(model: str, old: DeploymentOutline | None, new: DeploymentOutline) -> Iterator[Change]:
+    was = old.weight if old else None
+    if was is not None and was != new.weight:
+        yield Change("weights", f"{_number(was)} -> {_number(new.weight)}", model, new.name)
+    if not new.weight and was != 0:
+        yield Change("fallback", "becomes a fallback" if old else "a fallback", model, new.name)
+    if was == 0 and new.weight:
+        yield Change("fallback", "is no fallback any more", model, new.name)
 
 
-def _changes(old: Deployment, new: Deployment) -> Iterator[str]:
-    name = "/".join(new.identity)
-    for part, of in _COMPARED.items():
-        if of(old) != of(new):
-            yield f"{name}: {part} {of(old)} -> {of(new)}"
-    was, now = old.endpoint, new.endpoint
-    if was.identity == now.identity and was.health_url != now.health_url:
-        yield f"{name}: health at {was.health_url} -> {now.health_url}"
-    if old.key != new.key:
-        yield f"{name}: api_key changed"
+def _waiting(old: ModelOutline | None, new: ModelOutline) -> Iterator[Change]:
+    """Tell which deployments begin or cease to wait for a variable."""
+    was = [(each.name, each.variable) for each in old.inactive] if old else []
+    now = [(each.name, each.variable) for each in new.inactive]
+    served = {deployment.name for deployment in old.deployments} if old else set()
+    serves = {deployment.name for deployment in new.deployments}
+    for name, variable in (each for each in now if each not in was):
+        verb = "becomes inactive" if name in served else "inactive"
+        yield Change("inactive", f"{verb}, {variable} is not set", new.id, name)
+    for name, variable in (each for each in was if each not in now):
+        text = "becomes active" if name in serves else f"waits for {variable} no more"
+        yield Change("active", text, new.id, name)
 
 
-_WRITTEN: Final[Mapping[str, str]] = {
-    "strategy": "routing_strategy",
-    "clocks.connect": "timeout",
-    "clocks.first_token": "timeouts.first_token",
-    "clocks.idle": "timeouts.idle",
-    "clocks.total": "timeouts.total",
-    "bounds.attempts": "retries.attempts",
-    "retry_ratio": "retries.ratio",
-    "bounds.retry_after_max": "retries.retry_after_max",
-    "breaker.failures": "breaker.failures",
-    "breaker.hold": "breaker.hold",
-    "breaker.longest_hold": "breaker.longest_hold",
-    "health_interval": "health_check.interval",
-    "unhealthy_after": "health_check.unhealthy_after",
-    "healthy_after": "health_check.healthy_after",
-    "log_output": "logging.output",
-    "log_level": "logging.level",
-}
-"""What the settings are called in routing.yaml."""
+def _number(weight: float) -> str:
+    return f"{weight:.6g}"
 
 
-def _settings(old: Settings, new: Settings) -> Iterator[str]:
-    if old.split != new.split:
-        yield "routing.yaml: " + ("added" if new.split else "removed")
-    for part, name in _WRITTEN.items():
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _particulars(old: DeploymentOutline, new: DeploymentOutline, *, rekeyed: bool) -> Iterator[str]:
+    for part in ("base_url", "kind", "group", "provider_model_id"):
         was, now = map(attrgetter(part), (old, new))
         if was != now:
-            yield f"{name}: {_text(was)} -> {_text(now)}"
-    for name in {**old.parameters, **new.parameters}:
-        was, now = (settings.parameters.get(name) for settings in (old, new))
+            yield f"{part} {was} -> {now}"
+    if old.endpoint == new.endpoint and old.health_url != new.health_url:
+        yield f"health at {old.health_url} -> {new.health_url}"
+    if old.has_key != new.has_key:
+        yield "api_key " + ("added" if new.has_key else "removed")
+    elif rekeyed:
+        yield "api_key changed"
+
+
+def _settings(old: Outline, new: Outline) -> Iterator[Change]:
+    if old.split != new.split:
+        yield Change("settings", "routing.yaml: " + ("added" if new.split else "removed"))
+    yield from _values("", old.settings, new.settings)
+    yield from _values("routing_parameter.", old.parameters, new.parameters)
+
+
+def _values(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    for name in {**old, **new}:
+        was, now = old.get(name), new.get(name)
         if was != now:
-            yield f"routing_parameter.{name}: {_text(was)} -> {_text(now)}"
+            yield Change("settings", f"{prefix}{name}: {_text(was)} -> {_text(now)}")
 
 
 def _text(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=dict).decode()
+        return f"{value:.12g}"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

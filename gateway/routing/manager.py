@@ -14,10 +14,11 @@ from types import MappingProxyType
 
 from gateway.routing.breaker import State
 from gateway.routing.breakers import Breakers, BreakerView
-from gateway.routing.diff import Diff, diff
+from gateway.routing.diff import Diff, diff, rekeyed
 from gateway.routing.failures import TABLE, Cause, Failure
 from gateway.routing.health import LOADING_INTERVAL, UNKNOWN, Health, ProbeResult, observe
 from gateway.routing.itinerary import RetryBudget
+from gateway.routing.outline import Outline
 from gateway.routing.plan import Plan, Standing, plan
 from gateway.routing.snapshot import Deployment, Model, Route, Settings, Snapshot
 from gateway.routing.strategies import StrategyError
@@ -71,6 +72,11 @@ class RoutingManager:
         self._breakers = Breakers(Settings().breaker)
         self._budgets: dict[str, RetryBudget] = {}
 
+    @property
+    def outline(self) -> Outline | None:
+        """What the plan in force says, without its keys."""
+        return self._plan.outline if self._plan else None
+
     def health(self, endpoint: str) -> Health:
         """Say what is known of an endpoint."""
         return self._health.get(endpoint, UNKNOWN)
@@ -89,13 +95,12 @@ class RoutingManager:
             StrategyError: the strategy fails for the deployments that are usable now; the old snapshot stays.
 
         """
-        old = self.snapshot
-        if old is not None and self._plan is not None and new.documents == self._plan.documents:
+        old, last = self.snapshot, self._plan
+        if old is not None and last is not None and new.documents == last.documents:
             self.snapshot = replace(old, digest=new.digest)
             return None
         health = self._kept(new)
-        deployments = (deployment for weights in new.configured.values() for deployment in weights)
-        breakers = Breakers(new.settings.breaker, deployments, self._breakers)
+        breakers = Breakers(new.settings.breaker, new.deployments, self._breakers)
         standing = _standing(health, breakers)
         snapshot = Snapshot(
             generation=old.generation + 1 if old else 1,
@@ -111,7 +116,9 @@ class RoutingManager:
         self._plan, self._health, self._breakers, self.snapshot = new, health, breakers, snapshot
         self._left_alone.clear()
         self._budgets = {model.id: self._budgets.get(model.id) or RetryBudget() for model in new.models}
-        return diff(old, snapshot)
+        if last is None:
+            return diff(None, new.outline)
+        return diff(last.outline, new.outline, rekeyed(last.deployments, new.deployments))
 
     def _kept(self, new: Plan) -> dict[str, Health]:
         """Give what stays known under a plan: nothing, when it probes no more, for it would never change again."""

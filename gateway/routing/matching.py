@@ -51,7 +51,9 @@ def match(loaded: Loaded, models: ModelsDocument, routing: RoutingDocument | Non
     return Matched(
         members=MappingProxyType({} if faults else _members(drafts, health_path)),
         split=split,
-        inactive=tuple(Inactive(draft.model, draft.group, draft.waits_for[0]) for draft in flat if draft.waits_for),
+        inactive=tuple(
+            Inactive(draft.model, draft.group, draft.waits_for[0], draft.called) for draft in flat if draft.waits_for
+        ),
         faults=_told(loaded, faults),
         notices=_told(loaded, notices),
     )

@@ -3,7 +3,7 @@
 Making one may take its time, in a thread. It can tell a route for however things stand.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from operator import attrgetter
@@ -18,6 +18,7 @@ from gateway.config.load import Loaded
 from gateway.config.shown import Path, is_secret
 from gateway.routing.contract import ResolvedStrategy, resolve
 from gateway.routing.matching import Matched, match
+from gateway.routing.outline import Outline, outline
 from gateway.routing.snapshot import (
     Bounds,
     BreakerLimits,
@@ -67,6 +68,7 @@ class Plan:
 
     By model id: `configured` are the weights, and `routes` the routes, with everything healthy; `split` are the models
     that routing.yaml lists. `endpoints` are identities. `notices` are what the author of the files should know.
+    `outline` is what it says without its keys.
     """
 
     documents: tuple[ModelsDocument, RoutingDocument | None] = field(repr=False)
@@ -80,6 +82,12 @@ class Plan:
     endpoints: frozenset[str]
     inactive: tuple[Inactive, ...]
     notices: tuple[Fault, ...]
+    outline: Outline = field(repr=False)
+
+    @property
+    def deployments(self) -> Iterator[Deployment]:
+        """Every active deployment, model by model."""
+        return (deployment for weights in self.configured.values() for deployment in weights)
 
     def route(self, model: str, standing: Standing) -> Route:
         """Give a model's route as things stand; with none of its deployments usable, it is as with all of them.
@@ -130,18 +138,22 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     if faults:
         raise ConfigError(_in_order(faults))
     members = (deployment for weights in configured.values() for deployment in weights)
+    settings = _settings(loaded.routing)
+    models = tuple(Model(entry.id, entry.aliases, _metadata(entry)) for entry in loaded.models.models)
+    routes = _healthy(loaded.models, loaded.routing, strategy, configured)
     return Plan(
         documents=(loaded.models, loaded.routing),
         digest=digest,
-        settings=_settings(loaded.routing),
+        settings=settings,
         strategy=strategy,
-        models=tuple(Model(entry.id, entry.aliases, _metadata(entry)) for entry in loaded.models.models),
+        models=models,
         split=matched.split,
         configured=MappingProxyType(configured),
-        routes=MappingProxyType(_healthy(loaded.models, loaded.routing, strategy, configured)),
+        routes=MappingProxyType(routes),
         endpoints=frozenset(deployment.endpoint.identity for deployment in members),
         inactive=matched.inactive,
         notices=(*loaded.notices, *_in_order(matched.notices)),
+        outline=outline(models, routes, matched.inactive, settings),
     )
 
 

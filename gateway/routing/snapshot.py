@@ -102,11 +102,15 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Inactive:
-    """A deployment that waits for an environment variable."""
+    """A deployment that waits for an environment variable.
+
+    `name` is what it will be called; where its address waits, and it was given none, the variable stands for it.
+    """
 
     model: str
     group: Group
     variable: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
-from gateway.routing.diff import Diff, diff
-from tests.routing.planning import BOXES, SPLIT, make, serve, snapshot
+import msgspec
+
+from gateway.routing.diff import Change, Diff, diff
+from gateway.routing.manager import RoutingManager
+from gateway.routing.outline import Outline
+from tests.routing.planning import BOXES, SPLIT, make, serve
 
 OWN = "routing_strategy: tests.routing.guests:Open\n"
 
@@ -13,14 +17,16 @@ def lines(old: tuple[str, str | None], new: tuple[str, str | None], **environ: s
 
 
 def test_the_first_configuration_adds_everything() -> None:
-    assert diff(None, snapshot(serve(BOXES, SPLIT))) == Diff(
-        models_added=("llama",),
-        deployments_added=(
+    changes = RoutingManager().adopt(make(BOXES, SPLIT))
+    assert changes is not None
+    assert changes.as_dict() == {
+        "models_added": ["llama"],
+        "deployments_added": [
             "llama/cloud: remote at https://cloud.example, weight 0.4",
             "llama/a: local at http://a:8000, weight 0.3",
             "llama/b: local at http://b:8000, weight 0.3",
-        ),
-    )
+        ],
+    }
 
 
 def test_models_and_deployments_come_and_go() -> None:
@@ -126,3 +132,73 @@ def test_parameters_are_told_without_secrets() -> None:
         "routing.yaml: added",
         "routing_strategy: fixed -> tests.routing.guests:Open",
     ]
+
+
+KEYED = BOXES.replace("canary-cloud", "'${CLOUD_KEY}'")
+
+
+def test_who_becomes_a_fallback_is_told() -> None:
+    all_local = SPLIT.replace("0.6", "1.0")
+    assert lines((BOXES, SPLIT), (BOXES, all_local)) == {
+        "weights": ["llama/a: 0.3 -> 0.5", "llama/b: 0.3 -> 0.5", "llama/cloud: 0.4 -> 0"],
+        "fallback": ["llama/cloud: becomes a fallback"],
+        "settings": ["routing_parameter.local_fraction: 0.6 -> 1"],
+    }
+    assert lines((BOXES, all_local), (BOXES, SPLIT))["fallback"] == ["llama/cloud: is no fallback any more"]
+    spare = BOXES + "      - {name: spare, base_url: 'http://spare', weight: 0}\n"
+    assert lines((BOXES, None), (spare, None)) == {
+        "deployments_added": ["llama/spare: unlisted at http://spare, weight 0"],
+        "fallback": ["llama/spare: a fallback"],
+    }
+    assert lines((spare, None), (BOXES, None)) == {"deployments_removed": ["llama/spare"]}
+
+
+def test_what_waits_for_a_variable_is_told_with_its_name() -> None:
+    with_key, without = make(KEYED, None, CLOUD_KEY="canary-1").outline, make(KEYED).outline
+    weights = ["llama/a: 0.333333 -> 0.5", "llama/b: 0.333333 -> 0.5"]
+    assert diff(with_key, without).as_dict() == {
+        "deployments_removed": ["llama/cloud"],
+        "weights": weights,
+        "inactive": ["llama/cloud: becomes inactive, CLOUD_KEY is not set"],
+    }
+    assert diff(without, with_key).as_dict() == {
+        "deployments_added": ["llama/cloud: unlisted at https://cloud.example, weight 0.333333"],
+        "weights": ["llama/a: 0.5 -> 0.333333", "llama/b: 0.5 -> 0.333333"],
+        "active": ["llama/cloud: becomes active"],
+    }
+
+
+def test_what_waits_from_its_first_day_and_what_waits_no_more() -> None:
+    box = "      - {base_url: '${BOX}'}\n"
+    assert lines((BOXES, None), (BOXES + box, None)) == {"inactive": ["llama/${BOX}: inactive, BOX is not set"]}
+    assert lines((BOXES + box, None), (BOXES, None)) == {"active": ["llama/${BOX}: waits for BOX no more"]}
+    new = "  - {id: other, base_url: '${BOX}'}\n"
+    assert lines((BOXES, None), (BOXES + new, None)) == {
+        "models_added": ["other"],
+        "inactive": ["other/${BOX}: inactive, BOX is not set"],
+    }
+
+
+def test_a_key_that_comes_or_goes_is_told_as_that() -> None:
+    without = BOXES.replace(", api_key: canary-cloud", "")
+    assert lines((BOXES, None), (without, None)) == {"deployments_changed": ["llama/cloud: api_key removed"]}
+    assert lines((without, None), (BOXES, None)) == {"deployments_changed": ["llama/cloud: api_key added"]}
+
+
+def test_without_keys_a_changed_one_is_not_seen() -> None:
+    old, new = make(BOXES).outline, make(BOXES.replace("canary-cloud", "canary-other")).outline
+    assert diff(old, new) == Diff()
+    assert diff(old, new, frozenset({("llama", "cloud")})) == Diff(
+        (Change("deployments_changed", "api_key changed", "llama", "cloud"),)
+    )
+
+
+def test_an_outline_survives_json_and_holds_no_key() -> None:
+    models = BOXES + "    timeouts: {idle: 0.1}\n    pricing: {prompt: 1, completion: 0.5}\n"
+    routing = OWN + "routing_parameter: {a: {b: [1, x]}, token: canary-1, from: '${T}'}"
+    made = make(models, routing, T="canary-2").outline
+    text = msgspec.json.encode(made)
+    assert b"canary" not in text
+    back = msgspec.json.decode(text, type=Outline)
+    assert diff(made, back) == diff(back, made) == Diff()
+    assert back == made

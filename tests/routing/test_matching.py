@@ -118,7 +118,7 @@ def test_unlisted_deployments_serve_when_all_that_is_listed_waits_for_a_variable
 def test_an_unset_base_url_makes_its_deployment_inactive() -> None:
     made = make("models: [{id: llama, route: [{base_url: 'http://box'}, {base_url: '${URL}'}]}]")
     assert list(deployments(made)) == ["box:80"]
-    assert made.inactive == (Inactive("llama", "unlisted", "URL"),)
+    assert made.inactive == (Inactive("llama", "unlisted", "URL", "${URL}"),)
     assert [str(notice) for notice in made.notices] == [
         "models.yaml:1:67: models[0].route[1].base_url: URL is not set or empty, so a deployment of llama is inactive"
     ]
@@ -141,7 +141,7 @@ def test_an_unset_key_of_its_own_or_inherited_makes_a_deployment_inactive() -> N
 
 def test_an_unset_endpoint_of_an_entry_makes_its_deployment_inactive() -> None:
     made = make(BOXES, claim("${BOX}"))
-    assert made.inactive == (Inactive("llama", "local", "BOX"),)
+    assert made.inactive == (Inactive("llama", "local", "BOX", "${BOX}"),)
     assert str(made.notices[-1]) == (
         "routing.yaml:1:31: local_deployment[0].endpoint: BOX is not set or empty, so a deployment of llama is inactive"
     )
@@ -149,7 +149,7 @@ def test_an_unset_endpoint_of_an_entry_makes_its_deployment_inactive() -> None:
 
 def test_an_unset_key_of_an_entry_makes_its_deployment_inactive() -> None:
     made = make(BOXES, claim("http://a:8000", more=", api_key: '${KEY}'"))
-    assert made.inactive == (Inactive("llama", "local", "KEY"),)
+    assert made.inactive == (Inactive("llama", "local", "KEY", "a"),)
     assert made.notices[-1].path == "local_deployment[0].api_key"
     assert list(deployments(made)) == ["b", "cloud"]
 
@@ -165,7 +165,7 @@ def test_one_variable_in_both_files_is_one_deployment() -> None:
     models = "models: [{id: llama, route: [{base_url: 'http://box'}, {base_url: '${URL}'}]}]"
     routing = claim("http://box") + "remote_deployment: [{endpoint: '${URL}', models: [llama]}]"
     made = make(models, routing)
-    assert made.inactive == (Inactive("llama", "remote", "URL"),)
+    assert made.inactive == (Inactive("llama", "remote", "URL", "${URL}"),)
     assert len(made.notices) == 1
     assert shares(models, routing) == {"box:80": 1}
 
@@ -174,7 +174,7 @@ def test_entries_that_wait_for_one_variable_do_not_clash() -> None:
     routing = (
         "local_deployment: [{endpoint: 'http://${H}/a', models: [llama]}, {endpoint: 'http://${H}/b', models: [l3]}]"
     )
-    assert make(BOXES, routing).inactive == (Inactive("llama", "local", "H"),)
+    assert make(BOXES, routing).inactive == (Inactive("llama", "local", "H", "${H}"),)
 
 
 def test_what_a_model_is_left_without_is_told() -> None:

@@ -80,7 +80,7 @@ async def told(gate: Running, capfd: pytest.CaptureFixture[str]) -> AsyncIterato
     """Look for keys in what the test was told (it appends that), and wherever else somebody could read one."""
     told: list[str] = []
     yield told
-    targets = ("/routing", "/metrics", "/health", "/health/ready", "/v1/models", "/v1/models/written")
+    targets = ("/routing", "/routing/plan", "/metrics", "/health", "/health/ready", "/v1/models", "/v1/models/written")
     told += [(await say(gate, get(target, FIELDS)))[1] for target in targets]
     await gate.log()
     told += [gate.config.log.read_text(), *capfd.readouterr()]

@@ -57,7 +57,7 @@ def test_drops_are_told() -> None:
     assert found[key("gateway_ledger_rows_dropped_total")] == 7
 
 
-def test_an_attempt_under_way_stands_for_a_connection_where_none_are_counted() -> None:
+def test_connections_are_told() -> None:
     assert samples(page(state().told(LABELS)))[key("gateway_upstream_connections")] == 8
 
 

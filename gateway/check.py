@@ -1,0 +1,152 @@
+"""`gateway check --diff`: what a save would change, asked of the running gateway and told to people."""
+
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from http.client import HTTPException
+from typing import Final, TextIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.api.plan import PATH, InForce
+from gateway.routing.diff import Change, Diff, diff
+from gateway.routing.manager import Plan
+
+_TIMEOUT: Final = 5.0
+_LARGEST: Final = 256 << 20
+_EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::", "[::]"})  # noqa: S104 - recognized, not bound
+_COLOURS: Final = {"+": "\x1b[32m", "-": "\x1b[31m", "~": "\x1b[33m"}
+_PLAIN: Final = "\x1b[0m"
+_SIGNS: Final = {
+    "models_added": "+",
+    "models_removed": "-",
+    "deployments_added": "+",
+    "deployments_removed": "-",
+}
+
+
+class UnreachableError(Exception):
+    """The running gateway does not tell its plan; the message says why."""
+
+
+def default_url(environ: Mapping[str, str]) -> str:
+    """Give the address that `gateway serve` would be reached at from here, with the same environment."""
+    host = environ.get("GATEWAY_HOST", "")
+    host = "127.0.0.1" if host in _EVERYWHERE else host
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    port = environ.get("GATEWAY_PORT") or environ.get("PORT") or ""
+    return f"http://{host}:{port if port.isdecimal() else 8080}"
+
+
+def is_url(text: str) -> bool:
+    """Tell whether `text` may be a gateway's address."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def in_force(url: str) -> InForce:
+    """Ask the gateway at `url` for its plan. Blocking; no proxy is used.
+
+    Raises:
+        UnreachableError: there is no gateway, or it does not tell.
+
+    """
+    address = url.rstrip("/") + PATH
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with closing(opener.open(address, timeout=_TIMEOUT)) as answer:
+            return msgspec.json.decode(answer.read(_LARGEST), type=InForce)
+    except HTTPError as error:
+        error.close()
+        raise UnreachableError(f"{address}: status {error.code}, expected the plan of a gateway") from None
+    except msgspec.DecodeError as error:
+        raise UnreachableError(f"{address}: the answer is not the plan of a gateway of this version") from error
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise UnreachableError(f"cannot ask {address}: {_told(reason)}") from error
+
+
+def _told(reason: object) -> str:
+    if isinstance(reason, TimeoutError):
+        return f"no answer in {_TIMEOUT:g} s"
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror.lower()
+    return type(reason).__name__ if isinstance(reason, Exception) else str(reason)
+
+
+def against(found: InForce, built: Plan) -> Diff:
+    """Compare what a save would put in force with what is."""
+    return diff(found.plan, built.outline)
+
+
+def as_json(url: str, found: InForce, changes: Diff, built: Plan) -> dict[str, object]:
+    """Give the comparison JSON-ready; `changes` are those that the log would tell."""
+    return {
+        "faults": [],
+        "warnings": [notice.as_dict() for notice in built.notices],
+        "running": {"url": url, "generation": found.generation, "hash": found.hash},
+        "changes": changes.as_dict(),
+    }
+
+
+def as_text(url: str, found: InForce, changes: Diff, built: Plan, *, colour: bool) -> str:
+    """Tell the comparison model by model, a line for each deployment that changes."""
+    warnings = [f"warning: {notice}" for notice in built.notices]
+    blocks = [line for group in _grouped(changes.changes) for line in _block(group)]
+    lines = [_coloured(line) if colour else line for line in map(_printable, blocks)]
+    parts = changes.as_dict()
+    number = len(changes.changes)
+    count = f"{number or 'no'} change{'' if number == 1 else 's'}"
+    where = f"generation {found.generation} at {url}" if found.plan else f"{url}, which has no configuration yet"
+    end = [f"{count} to {where}; keys are not compared"]
+    if {"inactive", "active"} & parts.keys():
+        end.append("variables are those of this shell and the .env: the gateway's own may differ")
+    return "\n\n".join("\n".join(block) for block in (warnings, lines, end) if block)
+
+
+def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Tell whether to colour what a stream is told (https://no-color.org)."""
+    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def _grouped(changes: Iterable[Change]) -> Iterable[list[Change]]:
+    """Give the changes by model, the settings at the end."""
+    groups: dict[str | None, list[Change]] = {}
+    for change in changes:
+        groups.setdefault(change.model, []).append(change)
+    settings = groups.pop(None, None)
+    return [*groups.values(), *([settings] if settings else ())]
+
+
+def _block(changes: list[Change]) -> Iterator[str]:
+    """Tell the changes of one model, or the settings'."""
+    whole = next(
+        (_SIGNS[change.part] for change in changes if change.part.startswith("models_") and not change.text), " "
+    )
+    yield f"{whole} {'settings' if changes[0].model is None else changes[0].model}"
+    rows: dict[str | None, list[Change]] = {}
+    for change in changes:
+        rows.setdefault(change.deployment, []).append(change)
+    for change in rows.pop(None, ()):
+        if change.text:
+            yield f"    ~ {change.text}"
+    width = max(map(len, filter(None, rows)), default=0)
+    for name, row in rows.items():
+        sign = next((_SIGNS[change.part] for change in row if change.part in _SIGNS), "~")
+        texts = (f"weight {change.text}" if change.part == "weights" else change.text for change in row)
+        yield f"    {sign} {(name or '').ljust(width)}  {', '.join(filter(None, texts))}".rstrip()
+
+
+def _coloured(line: str) -> str:
+    colour = _COLOURS.get(line.strip()[:1] if line[0] == " " else line[0])
+    return f"{colour}{line}{_PLAIN}" if colour else line
+
+
+def _printable(line: str) -> str:
+    """Escape what a terminal would obey: the text comes from another program."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

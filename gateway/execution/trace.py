@@ -1,0 +1,102 @@
+"""W3C Trace Context: where a request stands in a trace, decided before its first attempt.
+
+An upstream is told the span of the attempt that asks it, so that its own spans hang below. So trace id and span ids are
+made when a request arrives, and whether it is recorded is decided then too; spans are made of them when it is over.
+
+https://www.w3.org/TR/trace-context-2/. A traceparent that is not well formed is as none, and its tracestate with it.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+SAMPLED: Final = 0x01
+RANDOM: Final = 0x02
+"""Flags: the caller may have recorded its span; the right half of the trace id is random."""
+
+_PARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_HALF: Final = 1 << 64
+_LONGEST_STATE: Final = 512
+
+_random: Final = random.Random()  # noqa: S311 - ids, not secrets
+
+
+def new_span_id() -> int:
+    """Make a span's id: 64 random bits, not all 0."""
+    return _random.getrandbits(64) or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A request's place in a trace.
+
+    `span_id` is the request's own, `parent_id` that of the client's, if it named one. `flags` are the traceparent's.
+    `state` is the client's tracestate.
+    """
+
+    trace_id: int
+    span_id: int
+    parent_id: int | None
+    flags: int
+    state: str | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether spans are recorded."""
+        return bool(self.flags & SAMPLED)
+
+    def fields(self, span_id: int) -> dict[str, str]:
+        """Give the header fields that tell an upstream which span asks it."""
+        fields = {"traceparent": f"00-{self.trace_id:032x}-{span_id:016x}-{self.flags:02x}"}
+        if self.state:
+            fields["tracestate"] = self.state
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which traces are recorded: those of a share of the trace ids, or those that the caller recorded.
+
+    `bound`: recorded are ids whose right half is below it. `parent_decides`: it does not count where there is a caller.
+    """
+
+    bound: int = _HALF
+    parent_decides: bool = True
+
+    @classmethod
+    def of(cls, name: str, ratio: float) -> "Sampling | None":
+        """Make OpenTelemetry's sampler of that name (OTEL_TRACES_SAMPLER), or nothing; `ratio` is from 0 to 1.
+
+        https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+        """
+        kind = name.removeprefix("parentbased_")
+        bounds = {"always_on": _HALF, "always_off": 0, "traceidratio": round(ratio * _HALF)}
+        return cls(bounds[kind], kind != name) if kind in bounds else None
+
+    def begin(self, parents: Sequence[str], states: Sequence[str]) -> Trace:
+        """Give a request its place; `parents` and `states` are its traceparent and tracestate fields."""
+        parent = _parsed(parents)
+        if parent is None:
+            trace_id = _random.getrandbits(128) or 1
+            sampled = SAMPLED if trace_id % _HALF < self.bound else 0
+            return Trace(trace_id, new_span_id(), None, RANDOM | sampled)
+        trace_id, parent_id, flags = parent
+        sampled = flags & SAMPLED if self.parent_decides else SAMPLED * (trace_id % _HALF < self.bound)
+        return Trace(trace_id, new_span_id(), parent_id, flags & RANDOM | sampled, _state(states))
+
+
+def _parsed(parents: Sequence[str]) -> tuple[int, int, int] | None:
+    """Read a traceparent (section 3.2): trace id, parent id, flags; of a later version, what this one knows."""
+    match = _PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
+    if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
+        return None
+    trace_id, parent_id = int(match[2], 16), int(match[3], 16)
+    return (trace_id, parent_id, int(match[4], 16)) if trace_id and parent_id else None
+
+
+def _state(states: Sequence[str]) -> str | None:
+    """Join the tracestate fields (section 3.3); what is too long or no header text is left out."""
+    joined = ",".join(states)
+    return joined if joined.isascii() and joined.isprintable() and len(joined) <= _LONGEST_STATE else None

@@ -1,0 +1,89 @@
+"""How the readings of the configuration went: the last one, and the last twenty.
+
+A reading is here what the reloader built from, good or bad. One that was read before and changes nothing (SIGHUP, a
+touched file) is not kept: it would push out those that tell something.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from gateway.config.faults import Fault
+from gateway.observe.render import rfc3339
+
+KEPT: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reading: when, in seconds since the epoch, and what came of it.
+
+    `generation` is the one in force after it, 0 before the first. `digest` names the files' content, where it was
+    accepted. `changes` are those of the `config.reloaded` log event.
+    """
+
+    at: float
+    result: Literal["accepted", "rejected"]
+    generation: int
+    digest: str | None = None
+    changes: Mapping[str, object] | None = None
+    faults: tuple[Fault, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Give it JSON-ready; what has no value is left out."""
+        told: dict[str, object] = {"at": rfc3339(self.at), "result": self.result, "generation": self.generation}
+        faults = [fault.as_dict() for fault in self.faults]
+        more = {"hash": self.digest, "changes": self.changes, "faults": faults}
+        return told | {name: value for name, value in more.items() if value}
+
+
+@dataclass(slots=True)
+class ReloadState:
+    """How the configuration's last reading went; `faults` stand until a good one is read.
+
+    Mutable: all of it. `accepted` and `rejected` are seconds since the epoch: when a configuration that means something
+    else was accepted last, and since when the files are bad. `history` holds the last readings, oldest first.
+    """
+
+    accepted: float | None = None
+    rejected: float | None = None
+    faults: tuple[Fault, ...] = ()
+    notices: tuple[Fault, ...] = ()
+    history: deque[Reading] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def accept(
+        self,
+        at: float,
+        generation: int,
+        digest: str,
+        notices: Iterable[Fault],
+        changes: Mapping[str, object] | None = None,
+    ) -> None:
+        """Note a good reading; without `changes` it means what the last good one meant, or is the first."""
+        last = self.history[-1] if self.history else None
+        if last is None or last.digest != digest or last.result == "rejected":
+            self.history.append(Reading(at, "accepted", generation, digest, changes))
+        if last is None or last.generation != generation:
+            self.accepted = at
+        self.rejected, self.faults, self.notices = None, (), tuple(notices)
+
+    def reject(self, at: float, generation: int, faults: Iterable[Fault]) -> None:
+        """Note a bad reading."""
+        self.rejected, self.faults = at, tuple(faults)
+        self.history.append(Reading(at, "rejected", generation, faults=self.faults))
+
+    def as_dict(self) -> Mapping[str, object]:
+        """Give it JSON-ready; the newest reading first."""
+        return {
+            "accepted_at": _time(self.accepted),
+            "rejected_at": _time(self.rejected),
+            "faults": [fault.as_dict() for fault in self.faults],
+            "warnings": [notice.as_dict() for notice in self.notices],
+            "history": [reading.as_dict() for reading in reversed(self.history)],
+        }
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

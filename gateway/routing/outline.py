@@ -1,0 +1,140 @@
+"""An outline: what a plan says, as plain data and without its keys.
+
+Two configurations are compared by their outlines, be they in one process or in two: an outline survives JSON, so that
+a running gateway can give its own out. Of a key it says whether there is one, and nothing else: whatever could be
+compared with a key, such as a hash, would let a reader try keys.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from gateway.routing.snapshot import Clocks, Deployment, Group, Inactive, Model, RescuePolicy, Route, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentOutline:
+    """A deployment; `weight` is its part of 1 with everything healthy, 0 a fallback. URLs hold no key."""
+
+    name: str
+    group: Group
+    kind: str
+    endpoint: str
+    base_url: str
+    health_url: str
+    provider_model_id: str
+    weight: float
+    has_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InactiveOutline:
+    """A deployment that waits for an environment variable."""
+
+    name: str
+    group: Group
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutline:
+    """A model: what is said of it, and its deployments in the order they are tried. Clocks are in seconds."""
+
+    id: str
+    aliases: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    clocks: Clocks
+    fallbacks: tuple[str, ...]
+    rescue: RescuePolicy
+    deployments: tuple[DeploymentOutline, ...]
+    inactive: tuple[InactiveOutline, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A plan. `split` tells whether there is a routing.yaml; `settings` have the names that they have there."""
+
+    split: bool
+    settings: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    clocks: Clocks
+    models: tuple[ModelOutline, ...]
+
+
+_WRITTEN: Final[Mapping[str, Callable[[Settings], object]]] = {
+    name: attrgetter(part)
+    for name, part in {
+        "routing_strategy": "strategy",
+        "timeout": "clocks.connect",
+        "timeouts.first_token": "clocks.first_token",
+        "timeouts.idle": "clocks.idle",
+        "timeouts.total": "clocks.total",
+        "retries.attempts": "bounds.attempts",
+        "retries.ratio": "retry_ratio",
+        "retries.retry_after_max": "bounds.retry_after_max",
+        "breaker.failures": "breaker.failures",
+        "breaker.hold": "breaker.hold",
+        "breaker.longest_hold": "breaker.longest_hold",
+        "health_check.interval": "health_interval",
+        "health_check.unhealthy_after": "unhealthy_after",
+        "health_check.healthy_after": "healthy_after",
+        "logging.output": "log_output",
+        "logging.level": "log_level",
+    }.items()
+}
+"""The settings by what they are called in routing.yaml."""
+
+
+def outline(
+    models: Iterable[Model], routes: Mapping[str, Route], inactive: Iterable[Inactive], settings: Settings
+) -> Outline:
+    """Outline a configuration; `routes` are by model id, with everything healthy."""
+    waiting: dict[str, list[InactiveOutline]] = {}
+    for each in inactive:
+        waiting.setdefault(each.model, []).append(InactiveOutline(each.name, each.group, each.variable))
+    return Outline(
+        split=settings.split,
+        settings={name: of(settings) for name, of in _WRITTEN.items()},
+        parameters=_plain(settings.parameters),
+        clocks=settings.clocks,
+        models=tuple(_model(model, routes[model.id], tuple(waiting.get(model.id, ()))) for model in models),
+    )
+
+
+def _model(model: Model, route: Route, inactive: tuple[InactiveOutline, ...]) -> ModelOutline:
+    return ModelOutline(
+        id=model.id,
+        aliases=model.aliases,
+        metadata=_plain(model.metadata),
+        clocks=route.clocks,
+        fallbacks=route.fallbacks,
+        rescue=route.rescue,
+        deployments=tuple(
+            _deployment(deployment, float(weight))
+            for deployment, weight in zip(route.chain, route.configured, strict=True)
+        ),
+        inactive=inactive,
+    )
+
+
+def _deployment(deployment: Deployment, weight: float) -> DeploymentOutline:
+    return DeploymentOutline(
+        name=deployment.name,
+        group=deployment.group,
+        kind=deployment.kind,
+        endpoint=deployment.endpoint.identity,
+        base_url=deployment.urls["chat/completions"].removesuffix("/chat/completions"),
+        health_url=deployment.endpoint.health_url,
+        provider_model_id=deployment.served_model,
+        weight=weight,
+        has_key=deployment.key is not None,
+    )
+
+
+def _plain(values: Mapping[str, object]) -> Mapping[str, Any]:
+    """Give frozen JSON as JSON gives it back."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(values, enc_hook=dict))
+    return plain

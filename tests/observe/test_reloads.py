@@ -1,0 +1,70 @@
+"""What is kept of the configuration's readings."""
+
+from gateway.config.faults import Fault
+from gateway.observe.reloads import KEPT, ReloadState
+
+FAULT = Fault("models.yaml", 3, 5, "models[0].id", "found nothing, expected text")
+NOTICE = Fault("routing.yaml", 1, 1, "", "unlisted")
+CHANGES = {"weights": ["m/a: 0.6 -> 0.8"]}
+
+
+def told(state: ReloadState) -> list[tuple[object, object]]:
+    history = state.as_dict()["history"]
+    assert isinstance(history, list)
+    return [(reading["result"], reading.get("hash")) for reading in history]
+
+
+def test_before_the_first_reading_there_is_nothing() -> None:
+    assert ReloadState().as_dict() == {
+        "accepted_at": None,
+        "rejected_at": None,
+        "faults": [],
+        "warnings": [],
+        "history": [],
+    }
+
+
+def test_readings_are_told_newest_first_without_what_they_lack() -> None:
+    state = ReloadState()
+    state.accept(0.0, 1, "aaa", ())
+    state.reject(1.5, 1, [FAULT])
+    assert (state.faults, state.rejected) == ((FAULT,), 1.5)
+    state.accept(2.0, 2, "bbb", [NOTICE], CHANGES)
+    assert state.as_dict() == {
+        "accepted_at": "1970-01-01T00:00:02.000+00:00",
+        "rejected_at": None,
+        "faults": [],
+        "warnings": [NOTICE.as_dict()],
+        "history": [
+            {
+                "at": "1970-01-01T00:00:02.000Z",
+                "result": "accepted",
+                "generation": 2,
+                "hash": "bbb",
+                "changes": CHANGES,
+            },
+            {"at": "1970-01-01T00:00:01.500Z", "result": "rejected", "generation": 1, "faults": [FAULT.as_dict()]},
+            {"at": "1970-01-01T00:00:00.000Z", "result": "accepted", "generation": 1, "hash": "aaa"},
+        ],
+    }
+
+
+def test_a_reading_that_changes_nothing_is_kept_where_it_says_something() -> None:
+    state = ReloadState()
+    state.accept(1.0, 1, "aaa", ())
+    state.accept(2.0, 1, "aaa", ())
+    assert told(state) == [("accepted", "aaa")]
+    state.accept(3.0, 1, "bbb", ())
+    assert told(state) == [("accepted", "bbb"), ("accepted", "aaa")]
+    state.reject(4.0, 1, [FAULT])
+    state.accept(5.0, 1, "bbb", ())
+    assert told(state)[:2] == [("accepted", "bbb"), ("rejected", None)]
+    assert (state.accepted, state.rejected, state.faults) == (1.0, None, ())
+
+
+def test_the_last_twenty_are_kept() -> None:
+    state = ReloadState()
+    for number in range(1, 30):
+        state.accept(float(number), number, str(number), ())
+    assert told(state) == [("accepted", str(number)) for number in range(29, 29 - KEPT, -1)]
+    assert len(state.history) == 20
