@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 
 from gateway import __version__
 from gateway.api.openai import Limits
+from gateway.capacity import open_files, shortfall
 from gateway.check import UnreachableError, against, as_json, as_text, default_url, in_force, is_url, wants_colour
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
@@ -69,6 +70,13 @@ def port(text: str) -> int:
     """Read a port number; 0 takes a free one."""
     if not text.isascii() or not text.isdigit() or int(text) > 65_535:  # noqa: PLR2004 - RFC 9293 3.1: 16 bits
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Read how many connections, at least one."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of at least 1")
     return int(text)
 
 
@@ -140,6 +148,8 @@ class _Flags:
         told = "the port to listen on, 0 for a free one"
         self.add("--port", "GATEWAY_PORT", "PORT", reads=port, told=told, default="8080")
         self.add("--max-body", "GATEWAY_MAX_BODY", reads=size, told="the largest request body", default="32MiB")
+        told = "the most connections of clients, by default what the limit of open files allows"
+        self.add("--max-connections", "GATEWAY_MAX_CONNECTIONS", reads=count, told=told)
         told = "seconds that requests in flight may go on after the signal to stop"
         self.add("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", reads=seconds, told=told, default="30")
 
@@ -175,7 +185,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _listen(arguments: argparse.Namespace) -> Listen:
-    return Listen(arguments.host, arguments.port, arguments.drain_timeout)
+    return Listen(arguments.host, arguments.port, arguments.drain_timeout, arguments.max_connections)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -188,6 +198,8 @@ async def _announce(door: Door) -> None:
     """Say where it serves, and what is wrong with its configuration."""
     state, snapshot = door.gateway.state, door.gateway.manager.snapshot
     lines = [*map(str, state.faults), *(f"warning: {notice}" for notice in state.notices)]
+    if (few := shortfall(door.capacity.bounds.limit, open_files())) is not None:
+        lines.append(f"warning: {few}")
     where = ", ".join(door.urls)
     if snapshot is None:
         lines.append(f"gateway: on {where} without a configuration: it answers 503 until the faults are mended")

@@ -16,7 +16,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -28,46 +28,57 @@ from aiohttp.web_protocol import _ErrInfo
 
 from gateway.api.context import SERVER, request_id_of
 from gateway.api.errors import error_response
+from gateway.capacity import Capacity, bounds, open_files
+from gateway.listener import Listener
 from gateway.server import GATEWAY, HANDLER_ARGS, Options, create_app
 
-_BACKLOG: Final = 4096
+_GOOD_NEWS: Final = frozenset({"connections.accepted", "connections.free"})
 _POLL: Final = 0.02
 _LAST_WORDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen, and for how many seconds requests in flight may go on after the signal to stop."""
+    """Where to listen, and for how many seconds requests in flight may go on after the signal to stop.
+
+    `connections` is the most that clients may have; None: what the limit of open files allows.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
     drain: float = 30.0
+    connections: int | None = None
 
 
 class Protocol(web.RequestHandler):
     """Aiohttp's protocol, but for errors that it would answer itself.
 
     Its answer to a malformed request quotes the bytes, which may hold a key; this one does not. Its parser, when it
-    fails inside a body, tells the next request's handler and not the body's reader; this one tells both. `connections`
+    fails inside a body, tells the next request's handler and not the body's reader; this one tells both. `capacity`
     holds each connection until its last byte has left.
     """
 
-    __slots__ = ("_body", "_connections")
+    __slots__ = ("_body", "_capacity")
 
-    def __init__(self, connections: dict["Protocol", asyncio.BaseTransport], *args: object, **more: object) -> None:
+    def __init__(self, capacity: Capacity, *args: object, **more: object) -> None:
         """Make one for a connection to come."""
         super().__init__(*args, **more)  # type: ignore[arg-type] # aiohttp's own
         self._body: StreamReader = EMPTY_PAYLOAD
-        self._connections = connections
+        self._capacity = capacity
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self._current_request is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in."""
-        self._connections[self] = transport
+        self._capacity.enter(self, transport)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        self._connections.pop(self, None)
+        self._capacity.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -135,13 +146,16 @@ class Door:
         """Wire the gateway; nothing runs and nothing listens yet."""
         app = create_app(options)
         self.gateway = app[GATEWAY]
+        self.capacity = Capacity(self._tell)
+        self.listener = Listener(self._protocol, self.capacity.has_room, self._tell)
+        self.capacity.left = self.listener.resume
+        app.middlewares.append(self.capacity.admit)
+        app.on_response_prepare.append(self.capacity.close_spare)
         self.runner = web.AppRunner(app, shutdown_timeout=_LAST_WORDS)
-        self.server: asyncio.Server | None = None
         self.ports: tuple[int, ...] = ()
         self.urls: tuple[str, ...] = ()
         self.stopping = asyncio.Event()
         self.cutting = asyncio.Event()
-        self._connections: dict[Protocol, asyncio.BaseTransport] = {}
 
     async def open(self, listen: Listen) -> None:
         """Take the address, start the gateway, and listen.
@@ -150,18 +164,16 @@ class Door:
             CannotListenError: the address is taken or not ours.
 
         """
-        loop = asyncio.get_running_loop()
+        self.capacity.bounds = bounds(listen.connections, open_files())
         try:
             with _taking(listen):
-                server = self.server = await loop.create_server(
-                    self._protocol, listen.host, listen.port, backlog=_BACKLOG, start_serving=False
-                )
-            addresses = [bound.getsockname()[:2] for bound in server.sockets]
+                await self.listener.bind(listen.host, listen.port)
+            addresses = [bound.getsockname()[:2] for bound in self.listener.sockets]
             self.ports = tuple(port for _, port in addresses)
             self.urls = self.gateway.urls = tuple(f"http://{_bracketed(host)}:{port}" for host, port in addresses)
             await self.runner.setup()
             with _taking(listen):
-                await server.start_serving()
+                self.listener.start()
         except BaseException:
             await self.close(0)
             raise
@@ -175,8 +187,7 @@ class Door:
     async def close(self, drain: float) -> None:
         """Let requests in flight end for `drain` seconds, cut the rest, and stop."""
         self.gateway.draining = True
-        if self.server is not None:
-            self.server.close()
+        self.listener.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain
         await self._wait(lambda: not self.gateway.active, deadline)
@@ -185,14 +196,18 @@ class Door:
         if self.runner.server is not None:
             self.runner.server.pre_shutdown()  # ends what is idle
             await self.runner.server.shutdown(_LAST_WORDS)
-        await self._wait(lambda: not self._connections, max(deadline, loop.time() + _LAST_WORDS))
-        for transport in list(self._connections.values()):
+        await self._wait(lambda: not self.capacity.connections, max(deadline, loop.time() + _LAST_WORDS))
+        for transport in list(self.capacity.connections.values()):
             transport.abort()  # type: ignore[attr-defined] # a TCP connection's has it
         await self.runner.cleanup()
 
     def _protocol(self) -> Protocol:
         arguments = {name: value for name, value in HANDLER_ARGS.items() if name != "handler_cancellation"}
-        return Protocol(self._connections, self.runner.server, loop=asyncio.get_running_loop(), **arguments)
+        return Protocol(self.capacity, self.runner.server, loop=asyncio.get_running_loop(), **arguments)
+
+    def _tell(self, event: str, fields: Mapping[str, object]) -> None:
+        say = self.gateway.log.info if event in _GOOD_NEWS else self.gateway.log.warning
+        say(event, **fields)
 
     async def _wait(self, done: Callable[[], bool], deadline: float) -> None:
         loop = asyncio.get_running_loop()

@@ -185,7 +185,11 @@ class Reloader(Generic[T]):
                 except Exception as error:  # noqa: BLE001 - whatever it is, the files are followed further
                     await self._failed(_described(error))
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self.close()
+
+    def close(self) -> None:
+        """End the threads; needed where `run` was not, or was cancelled before it began."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def request(self) -> None:
         """Read and build now, changed or not; several requests before the next reading are one."""

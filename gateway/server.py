@@ -151,6 +151,7 @@ class Gateway:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
+        self.reloader.close()
         if self._ramp is not None:
             self._ramp.cancel()
             await asyncio.gather(self._ramp, return_exceptions=True)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gateway import __version__
-from gateway.cli import _parser, main, port, seconds, size
+from gateway.cli import _parser, count, main, port, seconds, size
 from gateway.config.schema import schema
 from tests.fakes.client import RawClient, post
 from tests.running import Config, Process, hold, split
@@ -66,6 +66,7 @@ def parsed(*arguments: str, **environ: str) -> dict[str, object]:
 def test_flags_have_defaults() -> None:
     config: dict[str, object] = {"config_dir": Path("config"), "env_file": None}
     listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
+    listen |= {"max_connections": None}
     assert parsed("serve") == config | listen
     address = {"url": "http://127.0.0.1:8080"}
     assert parsed("check") == config | address | {"diff": False, "json": False, "schema": None}
@@ -83,6 +84,7 @@ def test_flags_have_defaults() -> None:
         ("--port", "GATEWAY_PORT", "9000", 9000),
         ("--port", "PORT", "9000", 9000),
         ("--max-body", "GATEWAY_MAX_BODY", "64MiB", 64 << 20),
+        ("--max-connections", "GATEWAY_MAX_CONNECTIONS", "500", 500),
         ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "1.5", 1.5),
         ("--url", "GATEWAY_URL", "https://gateway:1", "https://gateway:1"),
     ],
@@ -106,10 +108,10 @@ def test_the_gateways_own_port_variable_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("1", 1), ("33554432", 1 << 25), ("8k", 8192), ("32MiB", 1 << 25), (" 1 gb ", 1 << 30)]
+    ("text", "expected"), [("1", 1), ("33554432", 1 << 25), ("8k", 8192), ("32MiB", 1 << 25), (" 1 gb ", 1 << 30)]
 )
-def test_sizes_are_read(text: str, count: int) -> None:
-    assert size(text) == count
+def test_sizes_are_read(text: str, expected: int) -> None:
+    assert size(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,7 @@ def test_sizes_are_read(text: str, count: int) -> None:
     [
         *[(size, text, "a size such as 32MiB") for text in ("", "0", "-1", "1.5M", "lots", "1T")],
         *[(port, text, "a port from 0 to 65535") for text in ("", "-1", "65536", "80.0", "http", "\u0663")],
+        *[(count, text, "a number of at least 1") for text in ("", "0", "-1", "1.5", "many")],
         *[(seconds, text, "a number of seconds, at least 0") for text in ("", "-1", "nan", "inf", "soon")],
     ],
 )
@@ -353,6 +356,16 @@ def test_a_closed_stdout_is_no_fault(config: Config) -> None:
     command = f"exec {shlex.quote(sys.executable)} -m gateway check --config-dir {shlex.quote(str(config.path))} >&-"
     ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False)  # noqa: S603, S607 - our own
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere open files may be without a limit")
+async def test_a_limit_that_open_files_do_not_allow_is_told(config: Config) -> None:
+    good(config)
+    async with Process(
+        "serve", "--config-dir", str(config.path), "--port", "0", "--max-connections", "9999999999"
+    ) as it:
+        assert await it.url()
+        assert "\nwarning: 9999999999 connections may need 20000000126 open files, the limit is " in f"\n{it.stderr}"
 
 
 async def test_an_interrupt_is_no_traceback(config: Config) -> None:

@@ -156,7 +156,7 @@ async def test_an_answer_is_in_flight_until_it_has_left(door: OpenDoor, config: 
 
     def full() -> bool:
         assert opened is not None
-        transports = cast("list[asyncio.Transport]", list(opened._connections.values()))
+        transports = cast("list[asyncio.Transport]", list(opened.capacity.connections.values()))
         return any(transport.get_write_buffer_size() for transport in transports)
 
     head = sse_head().replace(b"text/event-stream", b"application/json")
@@ -189,7 +189,7 @@ async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor
             await client.read_exactly(1)
             client.pause_reading()
             await opened.close(0.1)
-            assert opened._connections == {}
+            assert opened.capacity.connections == {}
             client.resume_reading()
             await client.read_to_end()
             assert len(client.raw) < 100_000_000

@@ -1,0 +1,142 @@
+"""How many connections of clients may be open, and what becomes of one more.
+
+A routed request holds two file descriptors: its client's and its upstream's. Of L open files that the process may have,
+
+    reserve = min(128, L / 4)       for the log, the files that are followed, probes, name lookups
+    limit   = (L - reserve) / 2     connections of clients
+    spare   = reserve / 2           connections above the limit: they are only told so
+
+A spare connection is answered once, and closed: what would be routed with 503, what tells of the gateway itself as
+ever. One that asks for nothing is closed after a while. When the spare ones are taken too, nothing is accepted until a
+connection ends: the kernel keeps the newcomers waiting.
+"""
+
+import asyncio
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from gateway.api.context import Handler
+from gateway.api.errors import RequestError
+
+RESERVE: Final = 128
+_PATIENCE: Final = 5.0
+_TOLD: Final = frozenset({"/health", "/health/ready", "/metrics", "/routing"})
+_CALM: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most connections that are served, and the most above them; a `limit` of None is none."""
+
+    limit: int | None
+    spare: int
+
+
+class Connection(Protocol):
+    """What is asked of a connection."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request of it is being answered."""
+        ...
+
+
+def bounds(asked: int | None, files: int | None) -> Bounds:
+    """Set the bounds; `asked` is the operator's limit, `files` how many the process may open, None being no limit."""
+    reserve = RESERVE if files is None else min(RESERVE, files // 4)
+    derived = None if files is None else max(1, (files - reserve) // 2)
+    return Bounds(asked or derived, max(1, reserve // 2))
+
+
+def shortfall(limit: int | None, files: int | None) -> str | None:
+    """Say that so many connections may not have the open files that they need."""
+    if limit is None or files is None or limit <= (bounds(None, files).limit or 0):
+        return None
+    return f"{limit} connections may need {2 * limit + RESERVE} open files, the limit is {files}"
+
+
+def open_files() -> int | None:
+    """Give how many files this process may have open, None without a limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+class Capacity:
+    """Counts connections. `tell` takes a log event and its fields; `left` is called when one has ended.
+
+    Mutable: `bounds`; `connections`, each with its transport; `spare`, those above the limit, each with the timer that
+    ends its wait; `refused`, the requests refused since the limit was last reached; and whether that was told.
+    """
+
+    def __init__(self, tell: Callable[[str, Mapping[str, object]], None], patience: float = _PATIENCE) -> None:
+        """Start without a connection and without a limit; a spare one that asks for nothing has `patience` seconds."""
+        self.bounds = Bounds(None, 0)
+        self.connections: dict[object, asyncio.BaseTransport] = {}
+        self.spare: dict[object, asyncio.TimerHandle] = {}
+        self.refused = 0
+        self.left: Callable[[], None] = lambda: None
+        self._tell = tell
+        self._patience = patience
+        self._told = False
+
+    def has_room(self, arriving: int) -> bool:
+        """Tell whether one more may be accepted, with so many accepted that have not entered yet."""
+        limit, spare = self.bounds.limit, self.bounds.spare
+        return limit is None or len(self.connections) + arriving < limit + spare
+
+    def enter(self, connection: Connection, transport: asyncio.BaseTransport) -> None:
+        """Take a connection in; above the limit it is a spare one."""
+        self.connections[connection] = transport
+        limit = self.bounds.limit
+        if limit is not None and self._served > limit:
+            loop = asyncio.get_running_loop()
+            self.spare[connection] = loop.call_later(self._patience, self._expire, connection)
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.connections.pop(connection, None)
+        self._no_longer_spare(connection)
+        if self._told and self._served <= (self.bounds.limit or 0) * _CALM:
+            self._tell("connections.free", {"limit": self.bounds.limit, "refused": self.refused})
+            self._told, self.refused = False, 0
+        self.left()
+
+    @web.middleware
+    async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what a spare connection asks, unless a served one has ended by now, or it asks about the gateway."""
+        connection = request.protocol
+        if connection in self.spare and request.path not in _TOLD:
+            if self._served >= (self.bounds.limit or 0):
+                self._refuse()
+                message = "the gateway has as many connections as it may, try again shortly"
+                raise RequestError(503, message, code="too_many_connections")
+            self._no_longer_spare(connection)
+        return await handler(request)
+
+    async def close_spare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Let a spare connection end with its answer (RFC 9112 9.6)."""
+        if request.protocol in self.spare:
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    @property
+    def _served(self) -> int:
+        return len(self.connections) - len(self.spare)
+
+    def _refuse(self) -> None:
+        self.refused += 1
+        if not self._told:
+            self._told = True
+            self._tell("connections.full", {"limit": self.bounds.limit})
+
+    def _no_longer_spare(self, connection: object) -> None:
+        if (timer := self.spare.pop(connection, None)) is not None:
+            timer.cancel()
+
+    def _expire(self, connection: Connection) -> None:
+        if connection.idle:
+            self.connections[connection].close()

@@ -1,0 +1,145 @@
+"""Accepting connections, when there is room and when the system has no more to give.
+
+A server of uvloop's own accepts by itself. Out of file descriptors it closes each connection that waits, by means of
+one descriptor that it keeps; where it has lost that one, it tries again without a pause. Neither is told. asyncio's
+tries again each second, and logs every connection that waits, each time. So the sockets are ours: when accepting fails,
+all of them rest until a connection ends or a while has passed. The kernel keeps the newcomers meanwhile.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+_Taken = tuple[asyncio.BaseTransport, asyncio.BaseProtocol]
+
+_BACKLOG: Final = 4096
+_BATCH: Final = 64
+_RETRY: Final = 0.5
+_CALM: Final = 5.0
+
+
+class Listener:
+    """Sockets that are listened on.
+
+    `make` makes a connection's protocol; `has_room` tells whether one more may be accepted, given the number of those
+    that are on their way; `tell` takes a log event and its fields. Mutable: the sockets, those `arriving`, the timer
+    while nothing is accepted, and when accepting failed and whether that was told.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], asyncio.Protocol],
+        has_room: Callable[[int], bool],
+        tell: Callable[[str, Mapping[str, object]], None],
+        calm: float = _CALM,
+    ) -> None:
+        """Start without a socket; failures less than `calm` seconds apart are told as one."""
+        self.sockets: list[socket.socket] = []
+        self._make = make
+        self._has_room = has_room
+        self._tell = tell
+        self._arriving: set[asyncio.Task[_Taken]] = set()
+        self._calm = calm
+        self._listens = self._accepts = False
+        self._told = False
+        self._failed_at = 0.0
+        self._retry: asyncio.TimerHandle | None = None
+
+    async def bind(self, host: str, port: int) -> None:
+        """Take the address, without listening on it.
+
+        Raises:
+            OSError: it is taken, not ours, or no address.
+
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            bound = socket.socket(family, kind, protocol)
+            self.sockets.append(bound)
+            bound.settimeout(0)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(address)
+
+    def start(self) -> None:
+        """Listen and accept.
+
+        Raises:
+            OSError: another one began to listen on the address first.
+
+        """
+        for each in self.sockets:
+            each.listen(_BACKLOG)
+        self._listens = True
+        self.resume()
+
+    def resume(self) -> None:
+        """Accept again: a connection has ended, or a while has passed."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._listens and not self._accepts:
+            self._accepts = True
+            for each in self.sockets:
+                asyncio.get_running_loop().add_reader(each.fileno(), self._accept, each)
+
+    def close(self) -> None:
+        """Close the sockets; connections that wait are reset."""
+        self._rest()
+        self._listens = False
+        if self._retry is not None:
+            self._retry.cancel()
+        for each in self.sockets:
+            each.close()
+        self.sockets.clear()
+
+    def _rest(self) -> None:
+        if self._accepts:
+            self._accepts = False
+            for each in self.sockets:
+                asyncio.get_running_loop().remove_reader(each.fileno())
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Accept what waits; some of it, for others wait too."""
+        for _ in range(_BATCH):
+            if not self._has_room(len(self._arriving)):
+                self._rest()
+                return
+            try:
+                accepted, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._failed(error)
+                return
+            self._works()
+            accepted.settimeout(0)
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(loop.connect_accepted_socket(self._make, accepted))
+            self._arriving.add(task)
+            task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[_Taken]) -> None:
+        """Look again: until now it counted twice, among those on their way and among those that are open."""
+        self._arriving.discard(task)
+        if not self._arriving:
+            self.resume()
+
+    def _failed(self, error: OSError) -> None:
+        self._rest()
+        loop = asyncio.get_running_loop()
+        self._failed_at = loop.time()
+        if not self._told:
+            self._told = True
+            self._tell("connections.unaccepted", {"reason": os.strerror(error.errno or 0).lower()})
+        if self._retry is None:
+            self._retry = loop.call_later(_RETRY, self.resume)
+
+    def _works(self) -> None:
+        if self._told and asyncio.get_running_loop().time() - self._failed_at >= self._calm:
+            self._told = False
+            self._tell("connections.accepted", {})

@@ -1,0 +1,1 @@
+"""What `scripts/bench` runs: the gateway beside its peers, in one run, with the CPU time that the system counted."""
