@@ -1,4 +1,4 @@
-"""`gateway serve | check | demo`: arguments, and what is printed.
+"""`gateway serve | check | stats | demo`: arguments, and what is printed.
 
 Exit codes: 0, 1 when something is wrong with the configuration or the address, 2 when the command is used wrongly.
 What `serve` prints goes to stderr: stdout may be the log.
@@ -28,6 +28,7 @@ from gateway.observe.target import STREAMS
 from gateway.routing.manager import Plan
 from gateway.routing.snapshot import Deployment
 from gateway.server import Options, build
+from gateway.stats import fetch, table
 
 T = TypeVar("T")
 
@@ -160,7 +161,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         description="Splits LLM traffic between your own GPU boxes and remote providers, and fails over between them.",
     )
     parser.add_argument("--version", action="version", version=f"gateway {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="serve | check | demo")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="serve | check | stats | demo")
 
     def command(name: str, does: Callable[[argparse.Namespace], int], told: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=told, description=told)
@@ -177,6 +178,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     flags.add("--url", "GATEWAY_URL", reads=url, told="where that gateway is", default=default_url(environ))
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.add_argument("--schema", choices=("models", "routing"), help="print the JSON Schema of a file instead")
+    asking = command("stats", _stats, "ask a running gateway what its ledger says of the last hours")
+    told = "where the gateway is"
+    _Flags(asking, environ).add("--url", "GATEWAY_URL", reads=str, told=told, default="http://127.0.0.1:8080")
+    asking.add_argument("--hours", default="24", help="how far to look back [default: 24]")
+    asking.add_argument("--model", help="only requests for this model")
+    asking.add_argument("--deployment", help="only what this deployment answered")
+    asking.add_argument("--json", action="store_true", help="print JSON")
     trying = command("demo", _demo, "serve three simulated boxes, and say what to try")
     _Flags(trying, environ).listen()
     trying.add_argument("--dir", type=Path, help="where to write the demo's configuration, by default a new folder")
@@ -210,6 +218,13 @@ async def _announce(door: Door) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     run(demo(_listen(arguments), Limits(body=arguments.max_body), arguments.dir, chaos=arguments.chaos))
+    return 0
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    question = {name: getattr(arguments, name) for name in ("hours", "model", "deployment")}
+    answer = fetch(arguments.url, question)
+    print(json.dumps(answer, indent=2) if arguments.json else table(answer))
     return 0
 
 

@@ -84,12 +84,14 @@ models:
     aliases: [demo]
     description: Three simulated boxes; each answer says which one gave it.
     context_length: 8192
+    pricing: {{prompt: "0.0000005", completion: "0.0000015"}}
     route:
       - {{name: local-a, kind: vllm, base_url: "{0}"}}
       - {{name: local-b, kind: vllm, base_url: "{1}"}}
       - {{name: remote, kind: openai_compatible, base_url: "{2}"}}
   - id: demo-embed
     description: Embeddings from one local box and the remote one.
+    pricing: {{prompt: "0.00000002"}}
     route:
       - {{name: local-a, kind: vllm, base_url: "{0}"}}
       - {{name: remote, kind: openai_compatible, base_url: "{2}"}}
@@ -119,6 +121,8 @@ timeout: 2
 health_check: 2
 logging:
   output: {log}
+ledger:
+  url: {ledger} # gateway stats prints what is in it
 local_deployment:
   - endpoint: {0}
     models: [demo-chat, demo-embed]
@@ -145,6 +149,7 @@ Change the split while it serves: set local_fraction to 1.0 in
 
 See what it does:
   curl -s {url}/routing
+  curl -s {url}/stats
   tail -f {log}
 
 Take a box down (its siblings take its share within two seconds):
@@ -223,7 +228,9 @@ def write_config(folder: Path, urls: Sequence[str], log: Path, *, chaos: bool = 
 
     """
     output = json.dumps(str(log)).replace("$", "$$")  # the gateway reads ${VAR} in any string
-    texts = {"models.yaml": _MODELS.format(*urls), "routing.yaml": _ROUTING.format(*urls, log=output)}
+    ledger = json.dumps(f"sqlite:///{folder / 'ledger.db'}").replace("$", "$$")
+    routing = _ROUTING.format(*urls, log=output, ledger=ledger)
+    texts = {"models.yaml": _MODELS.format(*urls), "routing.yaml": routing}
     if chaos:
         texts["models.yaml"] += "".join(_chaos_model(each, urls) for each in CHAOS)
         texts["routing.yaml"] += _CHAOS_ROUTING

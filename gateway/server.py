@@ -20,6 +20,7 @@ from gateway.api.context import Handler, Stamp, errors
 from gateway.api.metrics import Scrape
 from gateway.api.openai import Limits, OpenAI
 from gateway.api.plan import plan_routes
+from gateway.api.stats import Stats
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
@@ -27,6 +28,9 @@ from gateway.config.sources import ConfigFiles, Sources
 from gateway.execution.executor import Executor
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Upstream
+from gateway.observe.cost import Costs
+from gateway.observe.ledger.places import check
+from gateway.observe.ledger.writer import Ledger
 from gateway.observe.log import RequestLog, capture_stdlib, make_logger, set_level
 from gateway.observe.metrics.observer import Metrics
 from gateway.observe.metrics.state import State
@@ -49,6 +53,7 @@ HANDLER_ARGS: Final[Mapping[str, object]] = {
 }
 _RAMP_SECONDS: Final = 1.0
 _FLUSH_SECONDS: Final = 2.0
+_LEDGER_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,11 @@ def build(
         if isinstance(written, Interpolated):
             reason = reason.replace(written, written.source)
         raise ConfigError((loaded.fault("routing", at, f"cannot log there: {reason}"),)) from error
+    if built.settings.ledger.place is not None:
+        try:
+            check(built.settings.ledger.place)
+        except ValueError as error:
+            raise ConfigError((loaded.fault("routing", ("ledger", "url"), str(error)),)) from error
     return built
 
 
@@ -101,6 +111,8 @@ class Gateway:
         self.log = make_logger(self.sink, "info")
         self.manager = RoutingManager(time.time() - time.monotonic())
         self.traffic = Traffic()
+        self.costs = Costs()
+        self.ledger = Ledger(self.costs.cost_of, self.log)
         self.metrics = Metrics(time.monotonic)
         self.tracing = Tracing.of(os.environ)
         self.state = ReloadState()
@@ -114,7 +126,14 @@ class Gateway:
             upstream=self.upstream,
             selector=self.selector,
             manager=self.manager,
-            observers=(RequestLog(self.log), self.traffic, self.metrics, *self.tracing.observers),
+            observers=(
+                RequestLog(self.log),
+                self.traffic,
+                self.costs,
+                self.ledger,
+                self.metrics,
+                *self.tracing.observers,
+            ),
             changed=self._changed,
             clock=time.monotonic,
             dice=random.random,
@@ -159,6 +178,7 @@ class Gateway:
         await self.prober.close()
         await self.upstream.close()
         await self.tracing.close(_FLUSH_SECONDS)
+        await asyncio.to_thread(self.ledger.close, _LEDGER_SECONDS)
         self.log.info("gateway.stopped", cut=self.cut)
         if self._release_stdlib is not None:
             self._release_stdlib()
@@ -183,15 +203,16 @@ class Gateway:
         self.selector.adopt(snapshot)
         self.prober.follow(snapshot)
         self.traffic.rebase()
+        self.costs.adopt(snapshot)
         self.metrics.adopted(snapshot)
         self.tracing.adopt(snapshot)
-        self.sink.set_secrets(
-            frozenset(deployment.key.get_secret_value() for deployment in snapshot.deployments if deployment.key)
-        )
         settings = snapshot.settings
+        keys = frozenset(deployment.key.get_secret_value() for deployment in snapshot.deployments if deployment.key)
+        self.sink.set_secrets(keys | (settings.ledger.place.secrets() if settings.ledger.place else frozenset()))
         if settings.log_output != self.sink.target:
             self.sink.retarget(settings.log_output)
         set_level(self.log, settings.log_level)
+        self.ledger.move(settings.ledger)
         if told is not None:
             self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
         for notice in built.notices:
@@ -302,6 +323,7 @@ def create_app(options: Options | None = None) -> web.Application:
         reloads=gateway.state,
         draining=lambda: gateway.draining,
         log_dropped=lambda: gateway.sink.dropped,
+        ledger=gateway.ledger.as_dict,
     )
     scrape = Scrape(
         gateway.metrics,
@@ -311,10 +333,14 @@ def create_app(options: Options | None = None) -> web.Application:
             reloads=gateway.state,
             in_flight=gateway.executor.in_flight,
             log_dropped=lambda: gateway.sink.dropped,
+            ledger_dropped=lambda: gateway.ledger.dropped,
             connections=lambda: gateway.upstream.connections,
+            costs=lambda: gateway.costs.totals,
         ),
     )
-    app.add_routes([*openai.routes(), *admin.routes(), *plan_routes(gateway.manager), *scrape.routes()])
+    recent = Stats(gateway.ledger, lambda: gateway.manager.snapshot)
+    routes = (openai.routes(), admin.routes(), plan_routes(gateway.manager), scrape.routes(), recent.routes())
+    app.add_routes([route for group in routes for route in group])
     app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
 
     async def running(_: web.Application) -> AsyncIterator[None]:

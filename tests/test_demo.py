@@ -54,7 +54,7 @@ async def test_what_the_demo_prints_works() -> None:
     async with Process("demo", "--port", "0") as gateway:
         await gateway.said(r"Stop it with Ctrl-C", "stdout")
         told = commands(gateway.stdout)
-        [chat, streamed, routing, take_down] = [Curl.of(words) for words in told if words[0] == "curl"]
+        [chat, streamed, routing, stats, take_down] = [Curl.of(words) for words in told if words[0] == "curl"]
         [log] = [Path(words[2]) for words in told if words[:2] == ["tail", "-f"]]
         [[edited]] = [words for words in told if len(words) == 1]
 
@@ -64,6 +64,10 @@ async def test_what_the_demo_prints_works() -> None:
         assert (len([name for name in boxes if name.startswith("local-")]), boxes.count("remote")) == (3, 2)
         assert all(f"I am {name}." in str(answer) for name, answer in zip(boxes, answers, strict=True))
         assert (await streamed.run()).endswith("data: [DONE]\n\n")
+        total = (await stats.run())["total"]
+        assert (total["requests"], total["cost_unknown"]) == (6, 0)
+        assert total["cost_usd"] > 0
+        assert total["avoided_usd"] > 0
 
         file = Path(edited)
         edit(file, "local_fraction: 0.6", "local_fraction: 1.0")
@@ -179,7 +183,7 @@ async def test_the_chaos_is_told_where_it_is(tmp_path: Path, capsys: pytest.Capt
 
     await until(ready)
     curls = [Curl.of(words) for words in commands(told) if words[0] == "curl"]
-    assert len(curls) == 4 + len(CHAOS) + 2
+    assert len(curls) == 5 + len(CHAOS) + 2
     faulty, healed = [await curl.run() for curl in curls[-2:]]
     assert ([fault["left"] for fault in faulty["faults"]], healed["faults"], healed["deterministic"]) == (
         [10],
@@ -204,7 +208,7 @@ async def test_a_taken_port_gives_way_to_a_free_one(tmp_path: Path) -> None:
             assert await second.ended() == 0
         first.send_signal(signal.SIGTERM)
         assert await first.ended() == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["models.yaml", "output.log", "routing.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["ledger.db", "models.yaml", "output.log", "routing.yaml"]
 
 
 async def test_an_address_that_is_not_ours_is_refused(tmp_path: Path) -> None:

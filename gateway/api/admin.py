@@ -35,6 +35,7 @@ class Admin:
         reloads: Reloads,
         draining: Callable[[], bool],
         log_dropped: Callable[[], int],
+        ledger: Callable[[], Mapping[str, object]],
     ) -> None:
         """Tell of these."""
         self._manager = manager
@@ -43,6 +44,7 @@ class Admin:
         self._reloads = reloads
         self._draining = draining
         self._log_dropped = log_dropped
+        self._ledger = ledger
 
     def routes(self) -> list[web.RouteDef]:
         """Give the routes to register."""
@@ -80,6 +82,7 @@ class Admin:
             "parameters": dict(snapshot.settings.parameters) if snapshot else {},
             "reload": self._reloads.as_dict(),
             "log": {"dropped": self._log_dropped()},
+            "ledger": self._ledger(),
             "models": [self._model(snapshot, model.id) for model in snapshot.models] if snapshot else [],
         }
         return _json(answer)

@@ -16,12 +16,14 @@ from gateway.config.fields import (
     Attempts,
     BaseUrl,
     Count,
+    Days,
     Failures,
     Flag,
     HealthPath,
     Interval,
     Key,
     Kind,
+    LedgerPlace,
     Parameters,
     Pricing,
     Prose,
@@ -41,6 +43,7 @@ __all__ = [
     "BreakerEntry",
     "HealthCheck",
     "Kind",
+    "LedgerEntry",
     "Logging",
     "ModelEntry",
     "ModelsDocument",
@@ -111,6 +114,9 @@ class RouteEntry(Document):
     )
     name: Text | None = Field(None, description="Its name in logs and headers; default: the endpoint's host:port.")
     health_path: HealthPath | None = Field(None, description="Where its health is asked for, in place of /health.")
+    pricing: Pricing | None = Field(
+        None, description="Its own prices, US dollars a token; default: the model's, or nothing where it is local."
+    )
 
 
 class ModelEntry(Document):
@@ -144,7 +150,9 @@ class ModelEntry(Document):
     supports_tools: Flag | None = Field(None, description="Whether it calls tools.")
     supports_structured_output: Flag | None = Field(None, description="Whether it keeps to a JSON schema.")
     supported_params: Texts | None = Field(None, description="The request parameters that it understands.")
-    pricing: Pricing | None = Field(None, description="Prices by name, such as prompt and completion.")
+    pricing: Pricing | None = Field(
+        None, description="Prices by name, such as prompt and completion: US dollars a token where it is not local."
+    )
     description: Prose | None = Field(None, description="A sentence about the model.")
     owned_by: Text | None = Field(None, description="Who made or serves it.")
 
@@ -180,6 +188,9 @@ class SplitEntry(Document):
         None, description="Its share inside its group; default: what models.yaml says, else 1. 0: a fallback."
     )
     health_path: HealthPath | None = Field(None, description="Where its health is asked for, in place of /health.")
+    pricing: Pricing | None = Field(
+        None, description="Prices of the models there, US dollars a token; default: what models.yaml says."
+    )
 
 
 class HealthCheck(Document):
@@ -201,6 +212,15 @@ class Logging(Document):
 
     output: Text = Field("stdout", description="stdout, stderr, or a file, relative to the working directory.")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is told.")
+
+
+class LedgerEntry(Document):
+    """Where a row is kept of each request, and for how long."""
+
+    url: LedgerPlace = Field(
+        None, description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE. Default: there is no ledger."
+    )
+    retention_days: Days = Field(30.0, description="Days until a row is deleted. 0: none is.")
 
 
 class Retries(Document):
@@ -242,5 +262,6 @@ class RoutingDocument(Document):
         default_factory=HealthCheck, description="Seconds between health probes (0: none), or a mapping."
     )
     logging: Logging = Field(default_factory=Logging, description="Where the log goes, and how much of it.")
+    ledger: LedgerEntry = Field(default_factory=LedgerEntry, description="Where a row is kept of each request.")
     local_deployment: tuple[SplitEntry, ...] = Field((), description="Who is local.")
     remote_deployment: tuple[SplitEntry, ...] = Field((), description="Who is remote.")

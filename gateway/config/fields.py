@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gateway.config.environment import Interpolated
+from gateway.config.ledger_place import BadPlaceError, Place
 from gateway.config.scalars import resolve, surprise
 
 Kind = Literal[
@@ -44,6 +45,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 LARGEST_WEIGHT = 1e9
 LONGEST_SECONDS = 86_400.0
+LONGEST_DAYS = 36_500.0
 MOST_ATTEMPTS = 100
 MOST_FAILURES = 1_000
 
@@ -149,6 +151,17 @@ def _price(value: object) -> object:
     return str(value) if isinstance(value, str) and value else _refuse("a price: a number of at least 0, or text")
 
 
+def _ledger_place(value: object) -> object:
+    if isinstance(value, Place) or value is None or value == "":
+        return value or None
+    if not isinstance(value, str):
+        _refuse("a URL such as sqlite:///ledger.db")
+    try:
+        return Place.of(value)
+    except BadPlaceError as error:
+        _refuse_unseen(str(error))
+
+
 def is_nothing(value: object) -> bool:
     """Tell whether an interpolated text came out empty."""
     return isinstance(value, Interpolated) and not value
@@ -188,12 +201,18 @@ Failures = Annotated[int, Strict(), Field(ge=1, le=MOST_FAILURES), _READ]
 Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False), _READ]
 Weight = Annotated[float, Strict(), Field(ge=0, le=LARGEST_WEIGHT, allow_inf_nan=False), _READ]
 Interval = Annotated[float, Strict(), Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False), _READ]
+Days = Annotated[float, Strict(), Field(ge=0, le=LONGEST_DAYS, allow_inf_nan=False), _READ]
 Timeout = Annotated[float, Strict(), Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False), _READ]
 BaseUrl = Annotated[
     str | Unset, PlainValidator(_base_url), WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{"})
 ]
 Key = Annotated[
     SecretStr | Unset | None, PlainValidator(_key), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})
+]
+LedgerPlace = Annotated[
+    Place | None,
+    PlainValidator(_ledger_place),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^sqlite:///|^postgres(ql)?://|\$\{"}, {"type": "null"}]}),
 ]
 _Price = Annotated[
     float | str,

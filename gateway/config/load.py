@@ -19,6 +19,7 @@ from gateway.config.faults import Fault
 from gateway.config.interpolate import interpolate
 from gateway.config.messages import explain
 from gateway.config.names import Names
+from gateway.config.prices import dear_prices, unreadable_prices
 from gateway.config.relations import unrelated
 from gateway.config.schema import schema
 from gateway.config.shown import Path
@@ -63,13 +64,13 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
     variables = _Variables({**env.values, **environ}, environ, tuple(env.values))
     models = _models(sources.models, str(files.models), variables)
     names = Names.of(models.tree)
-    among = (*names.faults, *check_fallbacks(models.tree, names))
+    among = (*names.faults, *check_fallbacks(models.tree, names), *unreadable_prices(models.tree))
     routing = _routing(sources, files, variables, names)
     return Loaded(
         models=models.document,
         routing=routing.document,
         faults=(*env.faults, *_in_order((*models.faults, *among)), *_in_order(routing.faults)),
-        notices=(*env.notices, *_notices(sources, files)),
+        notices=(*env.notices, *_notices(sources, files), *dear_prices(models.tree), *dear_prices(routing.tree)),
         _trees={"models": models.tree, "routing": routing.tree},
     )
 
@@ -124,7 +125,7 @@ def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names:
     if _is_deprecated(tree.data, files.routing.name):
         return _File(tree, None, (tree.fault((), _deprecated(names)),))
     read = _validated(RoutingDocument, tree, faults)
-    return replace(read, faults=(*read.faults, *names.check(tree), *unrelated(tree)))
+    return replace(read, faults=(*read.faults, *names.check(tree), *unrelated(tree), *unreadable_prices(tree)))
 
 
 def _without_routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> Iterator[Fault]:

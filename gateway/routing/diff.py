@@ -111,6 +111,7 @@ def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]
 def _deployments(old: ModelOutline | None, new: ModelOutline, other_keys: frozenset[Identity]) -> Iterator[Change]:
     was = {deployment.name: deployment for deployment in old.deployments} if old else {}
     now = {deployment.name: deployment for deployment in new.deployments}
+    same_prices = old is not None and old.metadata.get("pricing") == new.metadata.get("pricing")
     for name, deployment in now.items():
         before = was.get(name)
         if before is None:
@@ -118,6 +119,9 @@ def _deployments(old: ModelOutline | None, new: ModelOutline, other_keys: frozen
             yield Change("deployments_added", f"{place}, weight {_number(deployment.weight)}", new.id, name)
         else:
             for text in _particulars(before, deployment, rekeyed=(new.id, name) in other_keys):
+                yield Change("deployments_changed", text, new.id, name)
+            if same_prices and before.group == deployment.group and before.pricing != deployment.pricing:
+                text = f"pricing {before.pricing} -> {deployment.pricing}"
                 yield Change("deployments_changed", text, new.id, name)
         yield from _weight(new.id, before, deployment)
     yield from (Change("deployments_removed", "", new.id, name) for name in was if name not in now)

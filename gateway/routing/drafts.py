@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from gateway.adapters.openai_compatible import Address
 from gateway.config.documents import ModelEntry, ModelsDocument, RouteEntry, RoutingDocument, SplitEntry, Unset
 from gateway.config.shown import Path
+from gateway.routing.pricing import FREE, Prices
 from gateway.routing.snapshot import Group
 
 
@@ -88,6 +89,13 @@ class Draft:
     health_path: str | None = None
     group: Group = "unlisted"
     context_length: int | None = None
+    own_prices: Prices | None = None
+    model_prices: Prices | None = None
+
+    @property
+    def prices(self) -> Prices | None:
+        """What it costs: its own pricing, or nothing where it is local, or the model's pricing."""
+        return self.own_prices or (FREE if self.group == "local" else self.model_prices)
 
     @property
     def called(self) -> str:
@@ -180,6 +188,7 @@ def _draft(model: ModelEntry, target: Target, place: Place, target_place: Place)
         key=None,
         key_place=place,
         context_length=model.context_length,
+        model_prices=Prices.of(model.pricing),
     )
 
 
@@ -193,5 +202,6 @@ def _said(entry: RouteEntry | SplitEntry, place: Place) -> dict[str, Any]:
         "weight": entry.weight,
         "name": entry.name,
         "health_path": entry.health_path,
+        "own_prices": Prices.of(entry.pricing),
     }
     return {name: value for name, value in fields.items() if value is not None}

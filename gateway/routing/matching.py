@@ -169,4 +169,5 @@ def _deployment(draft: Draft, health_path: str | None) -> Deployment | None:
         urls=address.operation_urls(),
         headers=authorization(key.get_secret_value() if key else None),
         context_length=draft.context_length,
+        prices=draft.prices,
     )

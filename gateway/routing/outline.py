@@ -27,6 +27,7 @@ class DeploymentOutline:
     health_url: str
     provider_model_id: str
     weight: float
+    pricing: str
     has_key: bool
 
 
@@ -84,6 +85,9 @@ _WRITTEN: Final[Mapping[str, Callable[[Settings], object]]] = {
         "logging.output": "log_output",
         "logging.level": "log_level",
     }.items()
+} | {
+    "ledger.url": lambda settings: settings.ledger.place and str(settings.ledger.place),
+    "ledger.retention_days": lambda settings: settings.ledger.retention_days,
 }
 """The settings by what they are called in routing.yaml."""
 
@@ -130,6 +134,7 @@ def _deployment(deployment: Deployment, weight: float) -> DeploymentOutline:
         health_url=deployment.endpoint.health_url,
         provider_model_id=deployment.served_model,
         weight=weight,
+        pricing="unknown" if deployment.prices is None else str(deployment.prices),
         has_key=deployment.key is not None,
     )
 

@@ -26,6 +26,7 @@ from gateway.routing.snapshot import (
     Deployment,
     Identity,
     Inactive,
+    LedgerSettings,
     Model,
     Route,
     Settings,
@@ -283,6 +284,7 @@ def _settings(routing: RoutingDocument | None) -> Settings:
         healthy_after=routing.health_check.healthy_after,
         log_output=routing.logging.output,
         log_level=routing.logging.level,
+        ledger=LedgerSettings(routing.ledger.url, routing.ledger.retention_days),
     )
 
 

@@ -14,6 +14,8 @@ from typing import Literal
 from pydantic import SecretStr
 
 from gateway.adapters.openai_compatible import Operation
+from gateway.config.ledger_place import Place
+from gateway.routing.pricing import Prices
 
 Group = Literal["local", "remote", "unlisted"]
 Selection = Literal["random", "smooth"]
@@ -71,8 +73,9 @@ class Deployment:
     """One model on one endpoint.
 
     `served_model` is the name the endpoint knows the model by. `weight` is the one written for it: what that comes to
-    beside its siblings, the route says. `context_length` is its model's, in tokens, where that is known. `urls` and
-    `headers` are what a request needs, ready made; `headers` carry the key and show in no repr.
+    beside its siblings, the route says. `context_length` is its model's, in tokens, `prices` are what it costs, where
+    that is known. `urls` and `headers` are what a request needs, ready made; `headers` carry the key and show in no
+    repr.
     """
 
     model: str
@@ -86,6 +89,7 @@ class Deployment:
     urls: Mapping[Operation, str] = field(repr=False, compare=False)
     headers: Mapping[str, str] = field(repr=False, compare=False)
     context_length: int | None = None
+    prices: Prices | None = None
 
     @property
     def identity(self) -> Identity:
@@ -180,6 +184,14 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """Where rows are kept, if they are, and for how many days; 0: for ever."""
+
+    place: Place | None = None
+    retention_days: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What routing.yaml sets beside the split.
 
@@ -201,6 +213,7 @@ class Settings:
     healthy_after: int = 1
     log_output: str = "stdout"
     log_level: str = "info"
+    ledger: LedgerSettings = LedgerSettings()
 
     @property
     def connect_timeout(self) -> float:

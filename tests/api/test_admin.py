@@ -100,6 +100,14 @@ async def test_routing_tells_how_requests_are_routed(config: Config) -> None:
                 "strategy": "fixed",
                 "parameters": {"local_fraction": 0.6, "selection": "smooth"},
                 "log": {"dropped": 0},
+                "ledger": {
+                    "url": None,
+                    "retention_days": 30.0,
+                    "problem": None,
+                    "written": 0,
+                    "waiting": 0,
+                    "dropped": 0,
+                },
             }
             assert (reload["faults"], reload["rejected_at"], len(reload["warnings"])) == ([], None, 1)
             assert (model["id"], model["selection"]) == ("m", "smooth")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config import documents
 from tests.config.loading import faults
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -44,3 +45,14 @@ def test_the_examples_are_found() -> None:
     assert len(found("failover.md")) == 6
     assert len(found("migration.md")) == 5
     assert len([shown for _, _, shown in found("configuration.md") if shown]) == 2
+
+
+def test_every_field_is_told() -> None:
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    tables = [set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) for table in page.split("|---|---|---|---|\n")]
+    kinds = [
+        kind for kind in vars(documents).values() if isinstance(kind, type) and issubclass(kind, documents.Document)
+    ]
+    for kind in kinds:
+        fields = set(kind.model_fields)
+        assert len(fields) < 2 or any(fields <= table for table in tables), f"{kind.__name__} is not told of whole"

@@ -202,3 +202,22 @@ def test_an_outline_survives_json_and_holds_no_key() -> None:
     back = msgspec.json.decode(text, type=Outline)
     assert diff(made, back) == diff(back, made) == Diff()
     assert back == made
+
+
+def test_prices_are_told_where_a_deployment_has_its_own() -> None:
+    priced = BOXES.replace("api_key: canary-cloud", "api_key: canary-cloud, pricing: {prompt: 2}")
+    assert lines((BOXES, SPLIT), (priced, SPLIT)) == {
+        "deployments_changed": ["llama/cloud: pricing unknown -> prompt 2, input_cache_read 2"]
+    }
+    model = BOXES + "    pricing: {prompt: 3}\n"
+    assert lines((BOXES, SPLIT), (model, SPLIT)) == {"models_changed": ["llama: pricing changed"]}
+    paid = SPLIT.replace('"http://a:8000", models: [llama]', '"http://a:8000", models: [llama], pricing: {request: 1}')
+    assert lines((BOXES, SPLIT), (BOXES, paid)) == {"deployments_changed": ["llama/a: pricing free -> request 1"]}
+
+
+def test_the_ledger_is_told_without_its_password() -> None:
+    kept = SPLIT + "ledger: {url: 'postgresql://me:canary@host/ledger', retention_days: 7}\n"
+    told = {"settings": ["ledger.url: none -> postgresql://host/ledger", "ledger.retention_days: 30 -> 7"]}
+    assert lines((BOXES, SPLIT), (BOXES, kept)) == told
+    other = kept.replace("canary", "other")
+    assert lines((BOXES, kept), (BOXES, other)) == {}

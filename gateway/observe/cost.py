@@ -1,0 +1,146 @@
+"""What requests cost, and what they would have cost elsewhere.
+
+A request is paid for at the deployment that answered it (`Outcome.answered`), with the prices in force when it ends.
+What a broken stream took beyond the answer is paid for where it broke. `avoided` is what the answer's tokens would have
+cost at the cheapest remote deployment of that model, where the one that answered is not remote itself; what was lost
+avoids nothing.
+
+A cost is unknown where a deployment has no known price, or where it has and the upstream told no tokens.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from gateway.execution.outcome import Outcome, Usage
+from gateway.routing.pricing import FREE, Prices, Tokens, cheapest
+from gateway.routing.snapshot import Identity, Snapshot
+
+MOST_TOKENS: Final = 10**10
+"""More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was spent on a request, and what was avoided: in nanodollars, billionths of a US dollar."""
+
+    spent: int = 0
+    avoided: int = 0
+
+
+NOTHING: Final = Cost()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tariff:
+    """A deployment's prices, and those of the remote deployments that could have answered in its place."""
+
+    prices: Prices | None
+    elsewhere: tuple[Prices, ...] = ()
+
+
+_UNKNOWN: Final = _Tariff(None)
+
+
+class Costs:
+    """The observer that works costs out and adds them up, by deployment, since the process began.
+
+    It goes before the observers that ask `cost_of`: the last answer is kept for them. It changes by its totals, by that
+    answer, and by the tariffs of the configuration in force; those of the one before serve requests under way.
+    """
+
+    def __init__(self) -> None:
+        """Start without prices."""
+        self._tariffs: dict[Identity, _Tariff] = {}
+        self._current: dict[Identity, _Tariff] = {}
+        self._spent: dict[Identity, int] = {}
+        self._avoided: dict[Identity, int] = {}
+        self._last: tuple[Outcome | None, Cost | None] = (None, None)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Take a configuration's prices."""
+        before, self._current = self._current, dict(_tariffs(snapshot))
+        self._tariffs = before | self._current
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Count a finished request."""
+        cost = self._worked_out(outcome)
+        self._last = outcome, cost
+        if cost is not None and (cost.spent or cost.avoided):
+            attempt = outcome.attempts[-1]
+            identity = attempt.model, attempt.deployment
+            self._spent[identity] = self._spent.get(identity, 0) + cost.spent
+            self._avoided[identity] = self._avoided.get(identity, 0) + cost.avoided
+
+    def cost_of(self, outcome: Outcome) -> Cost | None:
+        """Give what a request cost; nothing comes back where that is unknown."""
+        if outcome is self._last[0]:
+            return self._last[1]
+        return self._worked_out(outcome)
+
+    @property
+    def totals(self) -> Mapping[Identity, Cost]:
+        """What each deployment has cost and avoided since the process began, as far as it is known."""
+        return {each: Cost(spent, self._avoided[each]) for each, spent in self._spent.items()}
+
+    def _worked_out(self, outcome: Outcome) -> Cost | None:
+        answered = outcome.answered
+        if answered is None:
+            return Cost(self._lost(outcome)) if outcome.lost is not None else NOTHING
+        tariff = self._tariffs.get((answered.model, answered.deployment), _UNKNOWN)
+        used = tokens(outcome.usage)
+        spent = _paid(tariff.prices, used)
+        if spent is None:
+            return None
+        if outcome.lost is not None:
+            spent += self._lost(outcome)
+        avoided = cheapest(tariff.elsewhere, used) if used is not None and tariff.elsewhere else 0
+        return Cost(spent, avoided) if spent or avoided else NOTHING
+
+    def _lost(self, outcome: Outcome) -> int:
+        """Price what was lost where the first stream broke: the attempt before the one that took over, or the last."""
+        used = tokens(outcome.lost)
+        if used is None or not outcome.attempts:
+            return 0
+        broken = next((one for one, other in pairwise(outcome.attempts) if other.rescue), outcome.attempts[-1])
+        prices = self._tariffs.get((broken.model, broken.deployment), _UNKNOWN).prices
+        return prices.cost_of_tokens(used) if prices is not None else 0
+
+
+def tokens(usage: Usage | None) -> Tokens | None:
+    """Give what an upstream counted, within what can be; nothing comes back where it told neither side."""
+    if usage is None:
+        return None
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    if prompt is None and completion is None:
+        return None
+    prompt, completion = prompt or 0, completion or 0
+    cached, reasoning = usage.cached_tokens or 0, usage.reasoning_tokens or 0
+    if 0 <= cached <= prompt <= MOST_TOKENS and 0 <= reasoning <= completion <= MOST_TOKENS:
+        return prompt, completion, cached, reasoning
+    prompt, completion = _within(prompt, MOST_TOKENS), _within(completion, MOST_TOKENS)
+    return prompt, completion, _within(cached, prompt), _within(reasoning, completion)
+
+
+def _within(count: int, most: int) -> int:
+    return min(max(count, 0), most)
+
+
+def _paid(prices: Prices | None, used: Tokens | None) -> int | None:
+    if prices is FREE:
+        return 0
+    if prices is None:
+        return None
+    if used is not None:
+        return prices.cost(used)
+    return 0 if prices == FREE else None
+
+
+def _tariffs(snapshot: Snapshot) -> Iterator[tuple[Identity, _Tariff]]:
+    for model in snapshot.models:
+        chain = snapshot.routes[model.id].chain
+        remote = {each.prices: None for each in chain if each.group == "remote"}
+        offers = tuple(prices for prices in remote if prices is not None)
+        for deployment in chain:
+            yield deployment.identity, _Tariff(deployment.prices, () if deployment.group == "remote" else offers)

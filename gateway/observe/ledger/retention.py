@@ -1,0 +1,48 @@
+"""Old rows go: a few thousand at a time, so that no new one waits long, and each hour once there are no more."""
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.observe.ledger.store import RefusedError, Store, UnavailableError
+from gateway.observe.log import Log
+
+_MOST: Final = 5_000
+_DAY: Final = 86_400.0
+_HOUR: Final = 3_600.0
+_MINUTE: Final = 60.0
+
+
+class Retention:
+    """Deletes old rows, for one thread. It changes by when it is due, and by whether the last try failed.
+
+    `clock` is monotonic, `wall` in seconds since the epoch.
+    """
+
+    def __init__(self, log: Log, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._log = log
+        self._clock = clock
+        self._wall = wall
+        self._due = 0.0
+        self._failing = False
+
+    def hurry(self) -> None:
+        """Be due at once: the ledger or its retention is another."""
+        self._due = 0.0
+
+    def prune(self, store: Store, ledger: str, days: float) -> None:
+        """Delete some of the rows that are older than so many days (0: none is), if it is due.
+
+        A failure is tried again in a minute; the log is told of the first in a row, and calls the ledger `ledger`.
+        """
+        if not days or self._clock() < self._due:
+            return
+        try:
+            deleted = store.prune(self._wall() - days * _DAY, _MOST)
+        except (UnavailableError, RefusedError) as error:
+            if not self._failing:
+                self._log.warning("ledger.unpruned", ledger=ledger, reason=str(error))
+            self._failing, self._due = True, self._clock() + _MINUTE
+            return
+        self._failing = False
+        if deleted < _MOST:
+            self._due = self._clock() + _HOUR

@@ -1,0 +1,132 @@
+"""A row: what the ledger keeps of an Outcome. Made in the writer's thread.
+
+A row is a tuple in the order of `COLUMNS`. `run` is a number of the process, `seq` counts its rows: together they name
+a row, so that one that was sent twice because its confirmation was lost stays one.
+
+What clients and upstreams name or count is taken within bounds: text that a database refuses, or a number that fits no
+column, would hold up the rows behind it.
+"""
+
+import time
+from typing import Final
+
+import msgspec
+
+from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.observe.cost import MOST_TOKENS, Cost
+
+Value = str | int | float | bool | None
+Row = tuple[Value, ...]
+Entry = tuple[float, Outcome, Cost | None]
+"""When a request ended (seconds since the epoch), what came of it, and what it cost, where that is known."""
+
+COLUMNS: Final[tuple[tuple[str, str], ...]] = (
+    ("run", "bigint"),
+    ("seq", "bigint"),
+    ("time", "time"),
+    ("request_id", "text"),
+    ("operation", "text"),
+    ("model", "text"),
+    ("model_id", "text"),
+    ("served_model", "text"),
+    ("deployment", "text"),
+    ("deployment_group", "text"),
+    ("generation", "integer"),
+    ("status", "integer"),
+    ("failure", "text"),
+    ("attempts", "integer"),
+    ("failed_attempts", "json"),
+    ("fallback", "boolean"),
+    ("rescue", "text"),
+    ("stream", "boolean"),
+    ("ttft_ms", "real"),
+    ("duration_ms", "real"),
+    ("prompt_tokens", "bigint"),
+    ("completion_tokens", "bigint"),
+    ("cached_tokens", "bigint"),
+    ("reasoning_tokens", "bigint"),
+    ("lost_prompt_tokens", "bigint"),
+    ("lost_completion_tokens", "bigint"),
+    ("cost_nusd", "bigint"),
+    ("avoided_nusd", "bigint"),
+)
+"""Each column's name, and what it holds (`schema.TYPES`)."""
+
+NAMES: Final = tuple(name for name, _ in COLUMNS)
+_NO_TOKENS: Final = Usage()
+_MOST_NANO: Final = 10**15
+_LONGEST: Final = 256
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def row(run: int, seq: int, entry: Entry) -> Row:
+    """Make an entry's row."""
+    ended, outcome, cost = entry
+    answered, failed = outcome.answered, any(attempt.failure for attempt in outcome.attempts)
+    used, lost = outcome.usage or _NO_TOKENS, outcome.lost or _NO_TOKENS
+    return (
+        run,
+        seq,
+        ended,
+        _text(outcome.request_id),
+        outcome.operation,
+        _text(outcome.model),
+        outcome.model_id,
+        outcome.served_model,
+        answered.deployment if answered else None,
+        answered.group if answered else None,
+        outcome.generation,
+        outcome.status,
+        outcome.failure,
+        len(outcome.attempts),
+        _failed(outcome.attempts) if failed else None,
+        outcome.fallback,
+        outcome.rescue,
+        outcome.stream,
+        _milliseconds(outcome.first_content),
+        _milliseconds(outcome.duration),
+        _count(used.prompt_tokens),
+        _count(used.completion_tokens),
+        _count(used.cached_tokens),
+        _count(used.reasoning_tokens),
+        _count(lost.prompt_tokens),
+        _count(lost.completion_tokens),
+        min(cost.spent, _MOST_NANO) if cost else None,
+        min(cost.avoided, _MOST_NANO) if cost else None,
+    )
+
+
+def iso(seconds: float) -> str:
+    """Write a time as `2026-11-23T03:00:00Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _failed(attempts: tuple[Attempt, ...]) -> str:
+    """Write the attempts that failed as JSON; their details stay in the log."""
+    told = [
+        {
+            "model": attempt.model,
+            "deployment": attempt.deployment,
+            "group": attempt.group,
+            "ms": round(attempt.milliseconds, 1),
+            "status": attempt.status,
+            "failure": attempt.failure,
+        }
+        for attempt in attempts
+        if attempt.failure
+    ]
+    return _ENCODER.encode(told).decode()
+
+
+def _text(text: str) -> str:
+    """Cut a client's text, and escape what is not printable: PostgreSQL takes no NUL, no database half a surrogate."""
+    cut = text[:_LONGEST]
+    return cut if cut.isprintable() else cut.encode("unicode_escape").decode()
+
+
+def _milliseconds(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _count(count: int | None) -> int | None:
+    return None if count is None else min(max(count, 0), MOST_TOKENS)

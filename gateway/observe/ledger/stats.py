@@ -1,0 +1,189 @@
+"""What the ledger says of the last hours: totals, by model and by deployment. One SQL for both databases.
+
+A request is an error when the client got a 5xx, or an answer that broke off: what the log tells at `warning`.
+
+The p-th percentile is the least value that at least p percent of the values do not exceed (nearest rank), of values
+that are rounded to three digits: so a million of them come down to some thousand, which are sorted in an instant. Few
+rows leave the database: for each, a thread that is not the event loop's may have to wait for its turn.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from gateway.observe.ledger.rows import iso
+from gateway.observe.ledger.store import Reader
+from gateway.routing.pricing import dollars
+
+PERCENTILES: Final = (50, 90, 99)
+_HOUR: Final = 3_600.0
+_ERROR: Final = "status >= 500 OR (served_model IS NOT NULL AND failure IS NOT NULL AND failure <> 'client_left')"
+_COUNTS: Final[Mapping[str, str]] = {
+    "requests": "count(*)",
+    "errors": f"count(*) FILTER (WHERE {_ERROR})",
+    "clients_left": "count(*) FILTER (WHERE status = 499)",
+    "fallbacks": "count(*) FILTER (WHERE fallback)",
+    "rescues": "count(*) FILTER (WHERE rescue IS NOT NULL)",
+    "streams": "count(*) FILTER (WHERE stream)",
+    "prompt_tokens": "sum(prompt_tokens)",
+    "completion_tokens": "sum(completion_tokens)",
+    "cached_tokens": "sum(cached_tokens)",
+    "reasoning_tokens": "sum(reasoning_tokens)",
+    "lost_tokens": "sum(coalesce(lost_prompt_tokens, 0) + coalesce(lost_completion_tokens, 0))",
+    "cost_unknown": "count(*) FILTER (WHERE cost_nusd IS NULL)",
+    "cost_usd": "sum(cost_nusd)",
+    "avoided_usd": "sum(avoided_nusd)",
+}
+_MONEY: Final = ("cost_usd", "avoided_usd")
+_TIMES: Final = ("ttft_ms", "duration_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: of the last `hours`; of one model (its id) and of one deployment (its name), if they are given."""
+
+    hours: float = 24.0
+    model: str | None = None
+    deployment: str | None = None
+
+
+_KEYS: Final = ("model_id", "served_model", "deployment", "deployment_group")
+_Key = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouping:
+    """What rows are grouped by: names in the answer, the columns behind them, and which rows have a part in it."""
+
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    condition: str = "TRUE"
+
+    def key(self, row: Sequence[object]) -> _Key | None:
+        """Name the group of a row that begins with `_KEYS`; one without a deployment has none by deployment."""
+        found = dict(zip(_KEYS, row, strict=False))
+        if "deployment" in self.columns and found["deployment"] is None:
+            return None
+        return tuple(found[column] for column in self.columns)
+
+
+_GROUPINGS: Final[Mapping[str, _Grouping]] = {
+    "total": _Grouping((), ()),
+    "models": _Grouping(("model",), ("model_id",)),
+    "deployments": _Grouping(
+        ("model", "deployment", "group"),
+        ("served_model", "deployment", "deployment_group"),
+        "deployment IS NOT NULL",
+    ),
+}
+
+Answer = dict[str, object]
+_Groups = dict[tuple[str, _Key], dict[str, object]]
+
+
+def stats(reader: Reader, question: Question, now: float) -> Answer:
+    """Answer a question, ready for JSON; `now` is in seconds since the epoch.
+
+    Raises:
+        UnavailableError: the ledger cannot be read, or takes too long.
+
+    """
+    since = now - question.hours * _HOUR
+    asked = {"since": since, "model": question.model, "deployment": question.deployment}
+    parameters = {name: value for name, value in asked.items() if value is not None}
+    where = " AND ".join((f"time >= {reader.since}", *_conditions(question)))
+    groups = _counted(reader.rows(_counts(where), parameters))
+    for time in _TIMES:
+        _rank(groups, time, reader.rows(_ranks(where, time), parameters))
+    return {
+        "hours": question.hours,
+        "since": iso(since),
+        "until": iso(now),
+        "model": question.model,
+        "deployment": question.deployment,
+        "total": groups["total", ()],
+        "models": _listed(groups, "models"),
+        "deployments": _listed(groups, "deployments"),
+    }
+
+
+def _conditions(question: Question) -> Iterator[str]:
+    if question.model is not None:
+        yield "model_id = :model"
+    if question.deployment is not None:
+        yield "deployment = :deployment"
+
+
+def _counted(rows: Sequence[Sequence[object]]) -> _Groups:
+    """Add up the counts of rows by each grouping; PostgreSQL gives sums as decimals, and a sum of nothing is none."""
+    sums: dict[tuple[str, _Key], list[int]] = {("total", ()): [0] * len(_COUNTS)}
+    for row in rows:
+        values = [int(cast("int", value or 0)) for value in row[len(_KEYS) :]]
+        for kind, grouping in _GROUPINGS.items():
+            key = grouping.key(row)
+            if key is not None:
+                total = sums.get((kind, key), [0] * len(_COUNTS))
+                sums[kind, key] = [old + new for old, new in zip(total, values, strict=True)]
+    return {key: _named(values) for key, values in sums.items()}
+
+
+def _named(values: list[int]) -> dict[str, object]:
+    found = dict(zip(_COUNTS, values, strict=True))
+    rate = round(found["errors"] / found["requests"], 6) if found["requests"] else 0.0
+    money = {name: dollars(found[name]) for name in _MONEY}
+    unknown = {time: dict.fromkeys(map("p{}".format, PERCENTILES)) for time in _TIMES}
+    return {**found, **money, "error_rate": rate, **unknown}
+
+
+def _rank(groups: _Groups, time: str, rows: Sequence[Sequence[object]]) -> None:
+    for kind, *found in rows:
+        key, ranks = found[: -len(PERCENTILES)], found[-len(PERCENTILES) :]
+        named = (str(kind), tuple(key[: len(_GROUPINGS[str(kind)].columns)]))
+        groups[named][time] = {f"p{percent}": rank for percent, rank in zip(PERCENTILES, ranks, strict=True)}
+
+
+def _listed(groups: _Groups, wanted: str) -> list[Answer]:
+    """Give a grouping's groups, the busiest first."""
+    names = _GROUPINGS[wanted].names
+    found = [{**dict(zip(names, key, strict=True)), **group} for (kind, key), group in groups.items() if kind == wanted]
+    return sorted(found, key=lambda group: -cast("int", group["requests"]))
+
+
+def _counts(where: str) -> str:
+    keys = ", ".join(_KEYS)
+    return f"SELECT {keys}, {', '.join(_COUNTS.values())} FROM gateway_requests WHERE {where} GROUP BY {keys}"  # noqa: S608 - SQL of our own, values are parameters
+
+
+def _ranks(where: str, time: str) -> str:
+    """Ask for the percentiles of a time in every grouping at once: `n` is how often a value `v` occurred."""
+    keys = ", ".join(_KEYS)
+    counted = (
+        f"SELECT {keys}, {_three_digits(time)} AS v, count(*) AS n FROM gateway_requests"  # noqa: S608 - as above
+        f" WHERE {where} AND {time} IS NOT NULL GROUP BY 1, 2, 3, 4, 5"
+    )
+    ranked = " UNION ALL ".join(_ranked(kind, grouping) for kind, grouping in _GROUPINGS.items())
+    return f"WITH counted AS ({counted}) {ranked}"
+
+
+def _ranked(kind: str, grouping: _Grouping) -> str:
+    """Pick a grouping's percentiles: `upto` is how many values there are up to `v`, `among` how many in all."""
+    most = max(len(each.columns) for each in _GROUPINGS.values())
+    columns = (*grouping.columns, *["CAST(NULL AS TEXT)"] * (most - len(grouping.columns)))
+    keys = ", ".join(f"k{place}" for place in range(most))
+    listed = ", ".join(f"{column} AS k{place}" for place, column in enumerate(columns))
+    picked = ", ".join(f"min(v) FILTER (WHERE 100 * upto >= {percent} * among)" for percent in PERCENTILES)
+    summed = f"sum(n) OVER (PARTITION BY {keys} ORDER BY v) AS upto, sum(n) OVER (PARTITION BY {keys}) AS among"
+    chosen = f"SELECT {listed}, v, n FROM counted WHERE {grouping.condition}"  # noqa: S608 - as above
+    return (
+        f"SELECT '{kind}', {keys}, {picked} FROM"  # noqa: S608 - as above
+        f" (SELECT {keys}, v, {summed} FROM ({chosen}) AS chosen) AS ranked GROUP BY {keys}"
+    )
+
+
+def _three_digits(time: str) -> str:
+    """Round milliseconds to three digits; below 10 to a hundredth. Both databases round to whole numbers alike."""
+    return (
+        f"CASE WHEN {time} < 10 THEN round({time} * 100) / 100 WHEN {time} < 100 THEN round({time} * 10) / 10"
+        f" WHEN {time} < 1000 THEN round({time}) WHEN {time} < 10000 THEN round({time} / 10) * 10"
+        f" WHEN {time} < 100000 THEN round({time} / 100) * 100 ELSE round({time} / 1000) * 1000 END"
+    )

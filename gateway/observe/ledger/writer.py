@@ -1,0 +1,264 @@
+"""The ledger's way to its database: a bounded queue, and one thread that writes it down in batches.
+
+The observer appends to a deque and is done: it makes no row, takes no lock and wakes nobody. The thread comes by
+itself, at most half a second later, makes rows of what has gathered and writes them in one transaction.
+
+A database that is locked, full, removed or away refuses its batch. The batch is kept and tried again after a pause,
+however long that lasts; meanwhile the queue fills, and when it is full new rows are dropped and counted. The log is
+told once when this begins, and once when it is over.
+
+A move to another database goes through the queue, so that earlier rows go to the earlier one. One that refuses its
+batch is left at once, and what it did not take goes to the newest.
+"""
+
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.config.ledger_place import Place
+from gateway.execution.outcome import Outcome
+from gateway.observe.cost import Cost
+from gateway.observe.ledger.places import store_at
+from gateway.observe.ledger.retention import Retention
+from gateway.observe.ledger.rows import Entry, Row, row
+from gateway.observe.ledger.store import RefusedError, Store, UnavailableError
+from gateway.observe.log import Log
+from gateway.routing.snapshot import LedgerSettings
+
+_BATCH: Final = 1_000
+_LAST_TRY: Final = 1.0
+_BEHIND: Final = "the writer fell behind"
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    settings: LedgerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+_Message = _Move | _Flush
+
+
+class Ledger:
+    """The observer that keeps a row of each request, from one daemon thread, where `move` says.
+
+    `capacity` bounds the rows that wait. `gather` (seconds) is how long rows are collected for one transaction, `pause`
+    lies between two attempts at a database that refuses. `clock` is monotonic, `wall` in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        cost_of: Callable[[Outcome], Cost | None],
+        log: Log,
+        *,
+        capacity: int = 50_000,
+        gather: float = 0.5,
+        pause: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        make_store: Callable[[Place], Store] = store_at,
+    ) -> None:
+        self._cost_of = cost_of
+        self._log = log
+        self._capacity = capacity
+        self._gather = gather
+        self._pause = pause
+        self._clock = clock
+        self._wall = wall
+        self._make_store = make_store
+        # The event loop's: what is wanted, whether rows are taken (0: none is), and what did not fit.
+        self._wanted = LedgerSettings()
+        self._limit = 0
+        self._overflowed = 0
+        # Shared: the queue, what ends the writer's pauses, and when to give up once it closes.
+        self._queue: deque[Entry | _Message] = deque()
+        self._hurry = threading.Event()
+        self._deadline: float | None = None
+        self._thread: threading.Thread | None = None
+        # The writer's own.
+        self._settings = LedgerSettings()
+        self._store: Store | None = None
+        self._run = secrets.randbits(53)
+        self._seq = 0
+        self._rows: list[Row] = []
+        self._written = 0
+        self._refused = 0
+        self._told = 0
+        self._reason: str | None = None  # why the database refuses, while it does
+        self._cause = _BEHIND  # why rows are dropped
+        self._retention = Retention(log, clock, wall)
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Keep a finished request; nothing is kept while there is no ledger."""
+        if len(self._queue) < self._limit:
+            self._queue.append((self._wall(), outcome, self._cost_of(outcome)))
+        elif self._limit:
+            self._overflowed += 1
+
+    @property
+    def place(self) -> Place | None:
+        """Where the ledger is, if there is one."""
+        return self._wanted.place
+
+    @property
+    def dropped(self) -> int:
+        """How many rows were never written, since the start."""
+        return self._overflowed + self._refused
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are not written yet."""
+        return len(self._queue) + len(self._rows)
+
+    def as_dict(self) -> Mapping[str, object]:
+        """Tell how it stands, ready for JSON; no secret is in it."""
+        return {
+            "url": str(self.place) if self.place else None,
+            "retention_days": self._wanted.retention_days,
+            "problem": self._reason,
+            "written": self._written,
+            "waiting": self.waiting,
+            "dropped": self.dropped,
+        }
+
+    def move(self, settings: LedgerSettings) -> None:
+        """Keep rows there from now on, or none; for the event loop's thread. Earlier rows go where they were to go."""
+        if settings == self._wanted:
+            return
+        self._wanted = settings
+        self._limit = self._capacity if settings.place else 0
+        self._queue.append(_Move(settings))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_on, name="ledger-writer", daemon=True)
+            self._thread.start()
+        self._hurry.set()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until the rows so far are written; tell whether they are. Blocking."""
+        message = _Flush()
+        self._queue.append(message)
+        self._hurry.set()
+        return message.done.wait(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Write what can be written within `timeout` seconds, and stop; the log is told what was lost. Blocking."""
+        self._limit = 0
+        self._deadline = self._clock() + timeout
+        self._hurry.set()
+        if self._thread is not None:
+            self._thread.join(timeout + _LAST_TRY)
+        lost, self._rows = len(self._rows), []
+        with suppress(IndexError):
+            while True:
+                lost += isinstance(self._queue.popleft(), tuple)
+        if lost:
+            self._refused += lost
+            self._log.error("ledger.lost", count=lost, reason=self._reason or "there was no time to write them")
+
+    def _write_on(self) -> None:
+        while (able := self._round()) and self._deadline is None:
+            self._hurry.wait(self._gather if self._store else None)
+            self._hurry.clear()
+        if able:
+            self._round()  # what came before the close, after the last round
+        if self._store is not None:
+            self._store.close()
+
+    def _round(self) -> bool:
+        """Write what has gathered; False: closing, and it cannot be written."""
+        more = True
+        while more:
+            message = self._take()
+            if not self._deliver():
+                return False
+            more = bool(self._queue) or isinstance(message, _Move)
+            if isinstance(message, _Flush):
+                message.done.set()
+            elif isinstance(message, _Move):
+                self._turn_to(message.settings)
+        if self._store is not None and self._deadline is None:
+            self._retention.prune(self._store, str(self._settings.place), self._settings.retention_days)
+        return True
+
+    def _take(self) -> _Message | None:
+        """Make rows of the next entries, up to a message or a full batch."""
+        while self._queue and len(self._rows) < _BATCH:
+            entry = self._queue.popleft()
+            if not isinstance(entry, tuple):
+                return entry
+            self._seq += 1
+            self._rows.append(row(self._run, self._seq, entry))
+        return None
+
+    def _deliver(self) -> bool:
+        """Write the batch, however often that takes; with none, look after the database. False: closed before."""
+        while self._store is not None and (self._rows or self._deadline is None):
+            last = self._deadline is not None and self._clock() >= self._deadline
+            try:
+                self._write(self._store, self._rows)
+            except UnavailableError as error:
+                self._fail(str(error))
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything, and rows must not be lost by it
+                self._fail(type(error).__name__)
+            else:
+                self._succeed()
+                return True
+            if self._wanted.place != self._settings.place:
+                self._turn_to(self._wanted)
+            elif last:
+                return False
+            else:
+                self._hurry.wait(self._pause if self._deadline is None else min(self._pause, 0.1))
+                self._hurry.clear()
+        self._refused += len(self._rows)  # the ledger was turned off
+        self._rows = []
+        return True
+
+    def _write(self, store: Store, rows: list[Row]) -> None:
+        """Write rows; those that the database refuses are found by halving, and dropped."""
+        try:
+            store.write(rows)
+        except RefusedError as error:
+            if len(rows) > 1:
+                half = len(rows) // 2
+                self._write(store, rows[:half])
+                self._write(store, rows[half:])
+                return
+            self._refused += 1
+            self._cause = str(error)
+
+    def _succeed(self) -> None:
+        self._written += len(self._rows)
+        self._rows = []
+        dropped = self.dropped
+        untold, self._told = dropped - self._told, dropped
+        if self._reason is not None:
+            self._reason = None
+            self._log.info("ledger.recovered", ledger=str(self._settings.place), dropped=untold)
+        elif untold:
+            self._log.warning("ledger.dropped", ledger=str(self._settings.place), count=untold, reason=self._cause)
+        self._cause = _BEHIND
+
+    def _fail(self, reason: str) -> None:
+        if self._reason is None:
+            advice = f"rows wait until there are {self._capacity}, then they are dropped and counted"
+            self._log.warning("ledger.unavailable", ledger=str(self._settings.place), reason=reason, advice=advice)
+        self._reason = self._cause = reason
+
+    def _turn_to(self, settings: LedgerSettings) -> None:
+        if settings.place != self._settings.place:
+            if self._store is not None:
+                self._store.close()
+            self._store = self._make_store(settings.place) if settings.place else None
+            self._reason = None
+        self._settings = settings
+        self._retention.hurry()

@@ -1,0 +1,99 @@
+"""What tokens cost: the prices of a deployment, in whole numbers.
+
+Prices are written as OpenRouter writes them: US dollars a token (`request`: a request), as numbers or as text that
+reads as one. They are kept as whole femtodollars (1e-15), so that a request's cost is exact, and a cost is given in
+whole nanodollars (1e-9), rounded once. Whole numbers have the same sum in whatever order they are added: SQLite,
+PostgreSQL and this process agree to the last digit, which sums of floats do not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from gateway.config.prices import COUNTED
+
+FEMTO: Final = 10**15
+NANO: Final = 10**9
+_ROUNDED: Final = FEMTO // NANO
+
+
+Tokens = tuple[int, int, int, int]
+"""What a request used: prompt, completion, and of these the cached and the reasoning tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a deployment charges, in femtodollars: for a token of each sort, and for a request.
+
+    `cached` is the price of a prompt token read from a cache, `reasoning` that of a reasoning token.
+    """
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    request: int = 0
+
+    @classmethod
+    def of(cls, pricing: Mapping[str, float | str] | None) -> "Prices | None":
+        """Read a `pricing`; without any of the counted prices nothing is known.
+
+        A cached token without a price of its own costs what a prompt token does, a reasoning token what a completion
+        token does. OpenRouter lists `internal_reasoning: "0"` for models whose reasoning is billed as completion: 0 is
+        no price of its own.
+        """
+        if pricing is None or not COUNTED & pricing.keys():
+            return None
+        known = {name: _femto(pricing[name]) for name in COUNTED & pricing.keys()}
+        prompt, completion = known.get("prompt", 0), known.get("completion", 0)
+        return cls(
+            prompt=prompt,
+            completion=completion,
+            cached=known.get("input_cache_read", prompt),
+            reasoning=known.get("internal_reasoning", 0) or completion,
+            request=known.get("request", 0),
+        )
+
+    def cost(self, used: Tokens) -> int:
+        """Give what a request with these tokens costs, in nanodollars."""
+        return (self.request + self._femto(used) + _ROUNDED // 2) // _ROUNDED
+
+    def cost_of_tokens(self, used: Tokens) -> int:
+        """Give what these tokens cost beside a request that is paid for already, in nanodollars."""
+        return (self._femto(used) + _ROUNDED // 2) // _ROUNDED
+
+    def _femto(self, used: Tokens) -> int:
+        prompt, completion, cached, reasoning = used
+        cost = prompt * self.prompt + completion * self.completion
+        if cached:
+            cost += cached * (self.cached - self.prompt)
+        if reasoning:
+            cost += reasoning * (self.reasoning - self.completion)
+        return cost
+
+    def __str__(self) -> str:
+        names = ("prompt", "completion", "input_cache_read", "internal_reasoning", "request")
+        values = (self.prompt, self.completion, self.cached, self.reasoning, self.request)
+        charged = [f"{name} {value / FEMTO:g}" for name, value in zip(names, values, strict=True) if value]
+        return ", ".join(charged) or "free"
+
+
+FREE: Final = Prices()
+"""What a local deployment costs that has no pricing of its own."""
+
+
+def cheapest(offers: Sequence[Prices], used: Tokens) -> int:
+    """Give what a request with these tokens costs where it costs least, in nanodollars; 0 without an offer."""
+    if len(offers) == 1:
+        return offers[0].cost(used)
+    return min((prices.cost(used) for prices in offers), default=0)
+
+
+def dollars(nano: int) -> float:
+    """Give nanodollars as US dollars."""
+    return nano / NANO
+
+
+def _femto(price: float | str) -> int:
+    return round(Decimal(str(price)) * FEMTO)

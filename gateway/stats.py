@@ -1,0 +1,126 @@
+"""`gateway stats`: asks a running gateway what its ledger says, and prints it as a table."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+from gateway.lifecycle import CannotServeError
+
+_SECONDS: Final = 60.0
+_MOST: Final = 16 << 20
+_LEAST: Final = 0.000001
+
+Numbers = Mapping[str, Any]
+
+
+class NoStatsError(CannotServeError):
+    """The gateway could not be asked, or had no answer; the message says why."""
+
+
+def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
+    """Ask the gateway at a URL; `question` holds the parameters of `/stats`. No proxy is asked on the way. Blocking.
+
+    Raises:
+        NoStatsError: it cannot be reached, or refuses.
+
+    """
+    if urlsplit(url).scheme not in {"http", "https"}:
+        raise NoStatsError(f"found the address {url!r}, expected one such as http://127.0.0.1:8080")
+    asked = urlencode({name: value for name, value in question.items() if value is not None})
+    request = Request(f"{url.rstrip('/')}/stats?{asked}", headers={"Accept": "application/json"})  # noqa: S310 - checked
+    try:
+        with build_opener(ProxyHandler({})).open(request, timeout=_SECONDS) as response:
+            return _object(response.read(_MOST), url)
+    except HTTPError as error:
+        raise NoStatsError(_refusal(error, url)) from error
+    except (URLError, OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise NoStatsError(f"cannot ask the gateway at {url}: {str(reason).lower()}") from error
+
+
+def table(answer: Numbers) -> str:
+    """Write an answer of `/stats` for people."""
+    about = [f"{name} {answer[name]}" for name in ("model", "deployment") if answer[name] is not None]
+    heading = ", ".join((f"{answer['hours']:g} h until {answer['until']}", *about))
+    blank = ("", *[""] * len(_COLUMNS))
+    rows = [("", *_COLUMNS), ("all", *_cells(answer["total"])), blank]
+    rows += [(group["model"] or "(no such model)", *_cells(group)) for group in answer["models"]]
+    rows += [blank, *((_called(each), *_cells(each)) for each in answer["deployments"])]
+    return "\n".join((heading, "", *_aligned(rows), *_notes(answer)))
+
+
+def _called(of: Numbers) -> str:
+    return f"{of['model']}/{of['deployment']} ({of['group']})"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share else "0 %"
+
+
+def _time(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "-"
+    return f"{milliseconds:.3g} ms" if milliseconds < 999.5 else f"{milliseconds / 1000:.4g} s"  # noqa: PLR2004 - to 1 s
+
+
+def _usd(amount: float) -> str:
+    if not amount:
+        return "0"
+    return f"{amount:.2f}" if amount >= 1 else "<0.000001" if amount < _LEAST else f"{amount:.6f}"
+
+
+_COLUMNS: Final[Mapping[str, Callable[[Numbers], str]]] = {
+    "requests": lambda of: f"{of['requests']}",
+    "errors": lambda of: f"{of['errors']}",
+    "rate": lambda of: _percent(of["error_rate"]),
+    "fallbacks": lambda of: f"{of['fallbacks']}",
+    "ttft p50": lambda of: _time(of["ttft_ms"]["p50"]),
+    "p99": lambda of: _time(of["ttft_ms"]["p99"]),
+    "duration p50": lambda of: _time(of["duration_ms"]["p50"]),
+    "p99 ": lambda of: _time(of["duration_ms"]["p99"]),
+    "prompt": lambda of: f"{of['prompt_tokens']}",
+    "completion": lambda of: f"{of['completion_tokens']}",
+    "cost USD": lambda of: _usd(of["cost_usd"]),
+    "avoided USD": lambda of: _usd(of["avoided_usd"]),
+}
+
+
+def _cells(numbers: Numbers) -> Iterator[str]:
+    return (of(numbers) for of in _COLUMNS.values())
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        shown = (cell.strip().rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        yield "  ".join((name.ljust(widths[0]), *shown)).rstrip()
+
+
+def _notes(answer: Numbers) -> Iterator[str]:
+    """Say what the numbers leave out."""
+    unknown, ledger = answer["total"]["cost_unknown"], answer["ledger"]
+    notes = {
+        f"{unknown} requests have no known cost: their deployment has no pricing, or told no tokens": unknown,
+        f"{ledger['waiting']} rows wait to be written": ledger["waiting"],
+        f"{ledger['dropped']} rows were dropped since the gateway started": ledger["dropped"],
+    }
+    told = [note for note, applies in notes.items() if applies]
+    yield from ("", *told) if told else ()
+
+
+def _object(body: bytes, url: str) -> Numbers:
+    answer = json.loads(body)
+    if not isinstance(answer, dict) or "total" not in answer:
+        raise NoStatsError(f"{url} is no gateway: it answers something else")
+    return answer
+
+
+def _refusal(error: HTTPError, url: str) -> str:
+    """Give the gateway's own words for a refusal, where they are its own."""
+    try:
+        return str(json.loads(error.read(_MOST))["error"]["message"])
+    except (ValueError, LookupError, TypeError, OSError):
+        return f"{url} answers {error.code}, expected a gateway there"

@@ -1,0 +1,56 @@
+"""What a client or an upstream can put into a row is within what every database takes."""
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.execution.outcome import Attempt, Usage
+from gateway.observe.cost import Cost
+from gateway.observe.ledger.rows import NAMES, Value, row
+from tests.observe.ledger.outcomes import PLAIN
+
+
+def made(cost: Cost | None = None, **fields: object) -> dict[str, Value]:
+    outcome = replace(PLAIN, **fields)  # type: ignore[arg-type] # as given
+    return dict(zip(NAMES, row(1, 2, (3.0, outcome, cost)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("llama", "llama"),
+        ("Größe 7", "Größe 7"),
+        ("a\x00b", "a\\x00b"),
+        ("a\nb", "a\\nb"),
+        ("\ud800", "\\ud800"),
+        ("x" * 1_000, "x" * 256),
+    ],
+)
+def test_names_are_printable_and_short(asked: str, kept: str) -> None:
+    assert made(model=asked)["model"] == kept
+    assert kept.encode()
+
+
+def test_counts_and_costs_are_within_bounds() -> None:
+    found = made(Cost(10**30, 10**30), usage=Usage(10**30, -5, None, 0), lost=Usage(10**30, 1))
+    assert [found[name] for name in NAMES if name.endswith("_tokens")] == [10**10, 0, None, 0, 10**10, 1]
+    assert (found["cost_nusd"], found["avoided_nusd"]) == (10**15, 10**15)
+
+
+def test_an_unknown_cost_is_none_and_no_cost_is_zero() -> None:
+    assert (made()["cost_nusd"], made(Cost())["cost_nusd"], made(Cost())["avoided_nusd"]) == (None, 0, 0)
+
+
+def test_only_attempts_that_failed_are_told_and_without_their_detail() -> None:
+    failed = Attempt("llama", "far", "remote", 3.26, 503, "server_error", "canary")
+    assert made()["failed_attempts"] is None
+    found = made(attempts=(failed, *PLAIN.attempts))
+    assert found["attempts"] == 2
+    assert found["failed_attempts"] == (
+        '[{"model":"llama","deployment":"far","group":"remote","ms":3.3,"status":503,"failure":"server_error"}]'
+    )
+
+
+def test_a_request_that_nobody_answered_has_no_deployment() -> None:
+    found = made(served_model=None, attempts=(), usage=None, first_content=None)
+    assert [found[name] for name in ("served_model", "deployment", "deployment_group", "ttft_ms")] == [None] * 4

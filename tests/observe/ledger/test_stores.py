@@ -1,0 +1,294 @@
+"""Both databases, for real: what is written is read, once; what is old goes; versions go forward."""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from gateway.config.ledger_place import Place
+from gateway.execution.outcome import Attempt, Usage
+from gateway.observe.cost import Cost
+from gateway.observe.ledger.places import reader_at
+from gateway.observe.ledger.postgres import PostgresStore, check_driver
+from gateway.observe.ledger.rows import NAMES, row
+from gateway.observe.ledger.schema import MIGRATIONS, Migrations
+from gateway.observe.ledger.sqlite import SqliteStore
+from gateway.observe.ledger.store import RefusedError, Store, UnavailableError
+from tests.observe.ledger.outcomes import PLAIN, Postgres, outcome, rows
+
+NEWER: Migrations = (*MIGRATIONS, ("ALTER TABLE gateway_requests ADD COLUMN region {text}",))
+FULL = replace(
+    outcome(7),
+    model="alias",
+    generation=3,
+    status=200,
+    attempts=(Attempt("llama", "far", "remote", 3.25, 503, "server_error", "a detail"), PLAIN.attempts[0]),
+    fallback=True,
+    stream=True,
+    usage=Usage(10, 20, 4, 5),
+    lost=Usage(1, 2),
+    failure="cut_answer",
+)
+
+
+class Database:
+    """One of the two: where it is, a store of it, and a look into it."""
+
+    def __init__(self, place: Place, make: Callable[[Migrations], Store]) -> None:
+        self.place = place
+        self._make = make
+        self._made: list[Store] = []
+
+    def store(self, migrations: Migrations = MIGRATIONS) -> Store:
+        self._made.append(self._make(migrations))
+        return self._made[-1]
+
+    def ask(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        with reader_at(self.place, 10) as reader:
+            return [tuple(found) for found in reader.rows(query.format(since=reader.since), parameters)]
+
+    def close(self) -> None:
+        for store in self._made:
+            store.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Make an empty database of each sort."""
+    if request.param == "sqlite":
+        path = tmp_path / "new folder" / "ledger.db"
+        made = Database(Place.of(f"sqlite:///{path}"), lambda migrations: SqliteStore(str(path), migrations))
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        name = f"stores_{abs(hash(request.node.name))}"
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        url = server.secret(name)
+        made = Database(server.place(name), lambda migrations: PostgresStore(url, migrations))
+    yield made
+    made.close()
+
+
+def numbers(database: Database) -> list[int]:
+    return [found for (found,) in database.ask("SELECT seq FROM gateway_requests ORDER BY seq")]
+
+
+def test_a_row_comes_back_as_it_was_written(database: Database) -> None:
+    database.store().write([row(5, 1, (1_700_000_000.25, FULL, Cost(11, 12)))])
+    columns = ", ".join(name for name in NAMES if name not in {"time", "failed_attempts"})
+    (found,) = database.ask(f"SELECT {columns} FROM gateway_requests")  # noqa: S608 - names of our own
+    expected = (
+        *(5, 1, "r-7", "chat/completions", "alias", "llama", "llama", "near", "local", 3, 200, "cut_answer"),
+        *(2, True, None, True, 10.0, 12.5, 10, 20, 4, 5, 1, 2, 11, 12),
+    )
+    assert found == expected
+    in_sqlite = "SELECT failed_attempts ->> '$[0].failure', time FROM gateway_requests WHERE time >= {since}"
+    elsewhere = in_sqlite.replace("->> '$[0].failure', time", "-> 0 ->> 'failure', extract(epoch FROM time)")
+    query = in_sqlite if database.place.kind == "sqlite" else elsewhere
+    ((failure, time),) = database.ask(query, since=1_700_000_000.25)
+    assert (failure, float(time)) == ("server_error", 1_700_000_000.25)
+    assert database.ask("SELECT 1 FROM gateway_requests WHERE time >= {since}", since=1_700_000_000.5) == []
+
+
+def test_many_rows_are_written_once_however_often_they_are_sent(database: Database) -> None:
+    store = database.store()
+    store.write(rows(*range(1_234)))
+    store.write(rows(*range(1_200, 1_300)))
+    store.write(rows(1, run=2))
+    assert numbers(database) == sorted([*range(1_300), 1])
+
+
+def test_a_store_that_writes_nothing_makes_the_tables(database: Database) -> None:
+    store = database.store()
+    store.write([])
+    store.write([])
+    assert numbers(database) == []
+
+
+def test_old_rows_go_a_few_at_a_time(database: Database) -> None:
+    store = database.store()
+    store.write([*rows(1, 2, 3, at=100.0), *rows(4, 5, at=200.0)])
+    assert [store.prune(200.0, 2), store.prune(200.0, 2), store.prune(200.0, 2)] == [2, 1, 0]
+    assert numbers(database) == [4, 5]
+
+
+def test_a_row_that_cannot_be_written_is_refused_and_takes_no_other_along(database: Database) -> None:
+    store = database.store()
+    bad = tuple(2**70 if name == "cost_nusd" else value for name, value in zip(NAMES, rows(2)[0], strict=True))
+    with pytest.raises(RefusedError):
+        store.write([*rows(1), bad, *rows(3)])
+    store.write(rows(4))
+    assert numbers(database) == [4]
+
+
+def test_an_older_schema_is_brought_forward_with_its_rows(database: Database) -> None:
+    database.store().write(rows(1))
+    assert database.ask("SELECT version FROM gateway_ledger") == [(1,)]
+    database.store(NEWER).write(rows(2))
+    assert database.ask("SELECT version FROM gateway_ledger") == [(2,)]
+    assert database.ask("SELECT seq, region FROM gateway_requests ORDER BY seq") == [(1, None), (2, None)]
+
+
+def test_an_empty_ledger_takes_all_versions_at_once(database: Database) -> None:
+    database.store(NEWER).write(rows(1))
+    assert database.ask("SELECT version, region FROM gateway_ledger, gateway_requests") == [(2, None)]
+
+
+def test_a_newer_schema_is_refused_and_stays_as_it_is(database: Database) -> None:
+    database.store(NEWER).write(rows(1))
+    with pytest.raises(
+        UnavailableError, match="its schema has version 2 and this gateway knows 1: use a newer gateway"
+    ):
+        database.store().write(rows(2))
+    assert database.ask("SELECT version FROM gateway_ledger") == [(2,)]
+    assert numbers(database) == [1]
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(database: Database) -> None:
+    database.store().write(rows(1))
+    broken: Migrations = (*MIGRATIONS, ("CREATE TABLE half (a {text})", "ALTER TABLE nothing ADD COLUMN b {text}"))
+    with pytest.raises(UnavailableError, match="nothing"):
+        database.store(broken).write(rows(2))
+    assert database.ask("SELECT version FROM gateway_ledger") == [(1,)]
+    with pytest.raises(UnavailableError, match="half"):
+        database.ask("SELECT * FROM half")
+    database.store().write(rows(3))
+    assert numbers(database) == [1, 3]
+
+
+def test_what_takes_too_long_is_stopped(database: Database) -> None:
+    database.store().write([])
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    with reader_at(database.place, 0.05) as reader, pytest.raises(UnavailableError, match="it takes too long"):
+        reader.rows(endless, {})
+
+
+def test_a_bad_query_is_told(database: Database) -> None:
+    database.store().write([])
+    with reader_at(database.place, 10) as reader, pytest.raises(UnavailableError, match="nowhere"):
+        reader.rows("SELECT * FROM nowhere", {})
+
+
+def test_a_removed_file_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    store = SqliteStore(str(path))
+    store.write(rows(1))
+    path.unlink()
+    store.write(rows(2))
+    path.rename(tmp_path / "moved.db")
+    store.write([])
+    assert path.exists()
+    store.close()
+    assert sqlite_numbers(path) == []
+    assert sqlite_numbers(tmp_path / "moved.db") == [2]
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+class RemovedMeanwhile(Sequence[Any]):
+    """Rows whose reading removes the file that they are written to."""
+
+    def __init__(self, path: Path, content: Sequence[Any]) -> None:
+        self._path = path
+        self._content = content
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._path.unlink(missing_ok=True)
+        return self._content[index]
+
+
+def test_rows_that_went_into_a_file_that_is_gone_are_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    store = SqliteStore(str(path))
+    store.write([])
+    with pytest.raises(UnavailableError, match="the file was removed while it was written"):
+        store.write(RemovedMeanwhile(path, rows(1)))
+    store.write(rows(1))
+    store.close()
+    assert sqlite_numbers(path) == [1]
+
+
+def sqlite_numbers(path: Path) -> list[int]:
+    connection = sqlite3.connect(path)
+    try:
+        return [number for (number,) in connection.execute("SELECT seq FROM gateway_requests ORDER BY seq")]
+    finally:
+        connection.close()
+
+
+def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database, but text that is long enough to be looked at" * 10)
+    with pytest.raises(UnavailableError, match="file is not a database"):
+        SqliteStore(str(tmp_path / "text")).write(rows(1))
+    with pytest.raises(UnavailableError, match="is a directory"):
+        SqliteStore(str(tmp_path)).write(rows(1))
+    with pytest.raises(UnavailableError, match="a part of its path is not a folder"):
+        SqliteStore(str(tmp_path / "text" / "ledger.db")).write(rows(1))
+    with pytest.raises(UnavailableError, match="unable to open"), reader_at(Place.of(f"sqlite:///{tmp_path}/none"), 1):
+        pass
+
+
+def test_a_locked_file_takes_rows_once_it_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    store = SqliteStore(str(path))
+    store.write(rows(1))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UnavailableError, match="database is locked"):
+        store.write(rows(2))
+    with reader_at(Place.of(f"sqlite:///{path}"), 1) as reader:
+        assert reader.rows("SELECT count(*) FROM gateway_requests", {}) == [(1,)]
+    other.execute("ROLLBACK")
+    other.close()
+    store.write(rows(2))
+    store.close()
+    assert sqlite_numbers(path) == [1, 2]
+
+
+def test_a_server_that_is_away_is_told_without_a_secret(postgres: Postgres) -> None:
+    nowhere = SecretStr("postgresql://keeper:canary@/none?host=/nowhere&connect_timeout=1")
+    with pytest.raises(UnavailableError, match="nowhere") as caught:
+        PostgresStore(nowhere).write(rows(1))
+    assert "canary" not in str(caught.value)
+    place = postgres.place("no_such_database")
+    with pytest.raises(UnavailableError, match="no_such_database"), reader_at(place, 1):
+        pass
+
+
+def test_a_connection_that_is_cut_is_made_again(postgres: Postgres, database: Database) -> None:
+    if database.place.kind == "sqlite":
+        return
+    store = database.store()
+    store.write(rows(1))
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hybrid-inference-gateway'"
+        )
+    with pytest.raises(UnavailableError):
+        store.write(rows(2))
+    store.write(rows(2))
+    assert numbers(database) == [1, 2]
+
+
+def test_a_url_is_checked_without_connecting() -> None:
+    check_driver(SecretStr("postgresql://keeper@host-that-is-not-there/ledger"))
+    with pytest.raises(ValueError, match="found a URL that libpq does not take") as caught:
+        check_driver(SecretStr("postgresql://keeper:canary@host/ledger?canary=1"))
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_missing_driver_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
+    with pytest.raises(
+        ValueError, match=r"expected psycopg: install the extra postgres, or pip install 'psycopg\[binary\]"
+    ):
+        check_driver(SecretStr("postgresql://keeper@host/ledger"))

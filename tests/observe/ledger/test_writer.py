@@ -1,0 +1,416 @@
+"""The queue and the thread behind it: no row is lost to a database that comes and goes; no request waits for one."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.ledger_place import Place
+from gateway.observe.ledger.rows import NAMES, Row
+from gateway.observe.ledger.store import RefusedError, UnavailableError
+from gateway.observe.ledger.writer import Ledger
+from gateway.observe.sink import LogSink
+from gateway.routing.snapshot import LedgerSettings
+from tests.observe.ledger.conftest import PATIENCE, MakeLedger
+from tests.observe.ledger.outcomes import outcome, sqlite_at
+
+HERE, THERE = (LedgerSettings(Place.of(f"sqlite:///{name}.db"), 0.0) for name in ("here", "there"))
+REQUEST, COST = NAMES.index("request_id"), NAMES.index("cost_nusd")
+
+
+class Memory:
+    """A database in memory, which does what it is told: it refuses while `down`, waits while `held`."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.down: str | None = None
+        self.error: Exception | None = None
+        self.refuses: str | None = None
+        self.tried = threading.Semaphore(0)
+        self.free = threading.Event()
+        self.free.set()
+        self.batches: list[int] = []
+        self.pruned: list[tuple[float, int]] = []
+        self.old: list[int | Exception] = []
+        self.closed = 0
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self.tried.release()
+        assert self.free.wait(PATIENCE)
+        if self.error is not None:
+            raise self.error
+        if self.down is not None:
+            raise UnavailableError(self.down)
+        if any(row[REQUEST] == self.refuses for row in rows):
+            raise RefusedError("a number out of range")
+        self.batches.append(len(rows))
+        self.rows += rows
+
+    def prune(self, before: float, most: int) -> int:
+        self.pruned.append((before, most))
+        found = self.old.pop(0) if self.old else 0
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def close(self) -> None:
+        self.closed += 1
+
+    @property
+    def requests(self) -> list[object]:
+        return [row[REQUEST] for row in self.rows]
+
+    def wait_for_a_try(self) -> None:
+        assert self.tried.acquire(timeout=PATIENCE)
+
+    def wait_for_a_new_try(self) -> None:
+        """Wait for a try that began after this call."""
+        while self.tried.acquire(blocking=False):
+            pass
+        self.wait_for_a_try()
+        self.wait_for_a_try()
+
+
+class Stores(dict[str, Memory]):
+    """Databases by the name of their place."""
+
+    def __missing__(self, name: str) -> Memory:
+        self[name] = Memory()
+        return self[name]
+
+    def at(self, place: Place) -> Memory:
+        return self[place.path.removesuffix(".db")]
+
+
+@pytest.fixture
+def stores() -> Stores:
+    return Stores()
+
+
+@pytest.fixture
+def make(make_ledger: MakeLedger, stores: Stores) -> Callable[..., Ledger]:
+    """Make a ledger upon databases in memory."""
+    return lambda **options: make_ledger(make_store=stores.at, **options)
+
+
+def ids(*numbers: int) -> list[str]:
+    return [f"r-{number}" for number in numbers]
+
+
+def keep(ledger: Ledger, *numbers: int) -> None:
+    for number in numbers:
+        ledger(outcome(number))
+
+
+def logged(records: LogSink) -> list[dict[str, Any]]:
+    """Take what was logged, without its time."""
+    found = []
+    while not records._queue.empty():
+        record = records._queue.get()
+        assert isinstance(record, dict)
+        found.append({name: value for name, value in record.items() if name != "time"})
+    return found
+
+
+def test_nothing_is_kept_while_there_is_no_ledger(make: Callable[..., Ledger], stores: Stores) -> None:
+    ledger = make()
+    keep(ledger, 1)
+    ledger.close(PATIENCE)
+    assert (ledger.waiting, ledger.dropped, ledger.place, ledger._thread, stores) == (0, 0, None, None, {})
+    assert ledger.as_dict() == {
+        "url": None,
+        "retention_days": 30.0,
+        "problem": None,
+        "written": 0,
+        "waiting": 0,
+        "dropped": 0,
+    }
+
+
+def test_rows_are_written_in_their_order_with_what_they_cost(make: Callable[..., Ledger], stores: Stores) -> None:
+    ledger = make(wall=lambda: 42.5)
+    ledger.move(HERE)
+    keep(ledger, 0, 1, 2)
+    assert ledger.flush(PATIENCE)
+    store = stores["here"]
+    assert store.requests == ids(0, 1, 2)
+    assert [row[1:3] for row in store.rows] == [(1, 42.5), (2, 42.5), (3, 42.5)]
+    assert [row[COST : COST + 2] for row in store.rows] == [(None, None), (5, 7), (5, 7)]
+    assert len({row[0] for row in store.rows}) == 1
+    assert (ledger.as_dict()["written"], ledger.waiting, ledger.dropped) == (3, 0, 0)
+
+
+def test_what_gathers_is_written_in_batches(make: Callable[..., Ledger], stores: Stores) -> None:
+    ledger = make()
+    stores["here"].free.clear()
+    ledger.move(HERE)
+    stores["here"].wait_for_a_try()
+    keep(ledger, *range(2_500))
+    assert ledger.waiting == 2_500
+    stores["here"].free.set()
+    assert ledger.flush(PATIENCE)
+    assert [size for size in stores["here"].batches if size] == [1_000, 1_000, 500]
+
+
+def test_a_close_writes_everything(make: Callable[..., Ledger], stores: Stores, records: LogSink) -> None:
+    ledger = make(gather=3_600.0)
+    ledger.move(HERE)
+    keep(ledger, *range(3_000))
+    ledger.close(PATIENCE)
+    keep(ledger, 9_999)
+    assert stores["here"].requests == ids(*range(3_000))
+    assert (stores["here"].closed, ledger.dropped, logged(records)) == (1, 0, [])
+
+
+def test_a_database_that_is_away_holds_up_nobody_and_is_told_of_once(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    store = stores["here"]
+    store.down = "database is locked"
+    ledger = make(capacity=10)
+    ledger.move(HERE)
+    store.wait_for_a_new_try()
+    keep(ledger, *range(12))
+    assert (ledger.waiting, ledger.dropped, ledger.as_dict()["problem"]) == (10, 2, "database is locked")
+    assert not ledger.flush(0.0)
+    store.wait_for_a_new_try()
+    store.down = None
+    assert ledger.flush(PATIENCE)
+    assert store.requests == ids(*range(10))
+    assert (ledger.waiting, ledger.dropped, ledger.as_dict()["problem"]) == (0, 2, None)
+    keep(ledger, 12)
+    assert ledger.flush(PATIENCE)
+    assert store.requests[-1] == "r-12"
+    place = "sqlite:///here.db"
+    advice = "rows wait until there are 10, then they are dropped and counted"
+    unavailable = {"reason": "database is locked", "advice": advice}
+    assert logged(records) == [
+        {"level": "warning", "event": "ledger.unavailable", "ledger": place, **unavailable},
+        {"level": "info", "event": "ledger.recovered", "ledger": place, "dropped": 2},
+    ]
+
+
+def test_an_error_that_nobody_expects_stops_nothing(make: Callable[..., Ledger], stores: Stores) -> None:
+    store = stores["here"]
+    store.error = ZeroDivisionError("canary")
+    ledger = make()
+    ledger.move(HERE)
+    keep(ledger, 1)
+    store.wait_for_a_new_try()
+    assert ledger.as_dict()["problem"] == "ZeroDivisionError"
+    store.error = None
+    assert ledger.flush(PATIENCE)
+    assert store.requests == ids(1)
+
+
+def test_a_row_that_is_refused_takes_no_other_along(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    store = stores["here"]
+    store.refuses = "r-3"
+    ledger = make()
+    store.free.clear()
+    ledger.move(HERE)
+    store.wait_for_a_try()
+    keep(ledger, *range(6))
+    store.free.set()
+    assert ledger.flush(PATIENCE)
+    assert store.requests == ids(0, 1, 2, 4, 5)
+    assert ledger.dropped == 1
+    told = {"ledger": "sqlite:///here.db", "count": 1, "reason": "a number out of range"}
+    assert logged(records) == [{"level": "warning", "event": "ledger.dropped", **told}]
+
+
+def test_rows_that_a_slow_writer_leaves_no_room_for_are_told_of(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    store = stores["here"]
+    store.free.clear()
+    ledger = make(capacity=2)
+    ledger.move(HERE)
+    store.wait_for_a_try()
+    keep(ledger, 1, 2, 3)
+    store.free.set()
+    assert ledger.flush(PATIENCE)
+    assert store.requests == ids(1, 2)
+    told = {"ledger": "sqlite:///here.db", "count": 1, "reason": "the writer fell behind"}
+    assert logged(records) == [{"level": "warning", "event": "ledger.dropped", **told}]
+
+
+def test_a_move_takes_later_rows_along_and_leaves_earlier_ones(make: Callable[..., Ledger], stores: Stores) -> None:
+    ledger = make(gather=3_600.0)
+    ledger.move(HERE)
+    keep(ledger, 1)
+    ledger.move(THERE)
+    keep(ledger, 2)
+    ledger.move(THERE)
+    ledger.move(LedgerSettings())
+    keep(ledger, 3)
+    ledger.move(HERE)
+    keep(ledger, 4)
+    assert ledger.flush(PATIENCE)
+    assert (stores["here"].requests, stores["there"].requests) == (ids(1, 4), ids(2))
+    assert (stores["here"].closed, stores["there"].closed, ledger.dropped) == (1, 1, 0)
+
+
+def test_rows_that_a_database_does_not_take_go_where_the_next_ones_do(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    stores["here"].down = "disk full"
+    ledger = make()
+    ledger.move(HERE)
+    keep(ledger, 1)
+    stores["here"].wait_for_a_new_try()
+    ledger.move(THERE)
+    keep(ledger, 2)
+    assert ledger.flush(PATIENCE)
+    assert (stores["here"].requests, stores["there"].requests, ledger.dropped) == ([], ids(1, 2), 0)
+    assert [record["event"] for record in logged(records)] == ["ledger.unavailable"]
+
+
+def test_rows_that_are_not_written_when_the_ledger_is_turned_off_are_dropped_and_counted(
+    make: Callable[..., Ledger], stores: Stores
+) -> None:
+    stores["here"].down = "disk full"
+    ledger = make()
+    ledger.move(HERE)
+    keep(ledger, 1)
+    stores["here"].wait_for_a_new_try()
+    ledger.move(LedgerSettings())
+    assert ledger.flush(PATIENCE)
+    assert (ledger.waiting, ledger.dropped, ledger.place) == (0, 1, None)
+
+
+def test_a_close_gives_up_at_its_deadline_and_counts_what_is_lost(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    stores["here"].down = "disk full"
+    ledger = make()
+    ledger.move(HERE)
+    keep(ledger, *range(1_500))
+    stores["here"].wait_for_a_new_try()
+    ledger.close(0.0)
+    assert (ledger.dropped, ledger.waiting) == (1_500, 0)
+    assert logged(records)[-1] == {"level": "error", "event": "ledger.lost", "count": 1_500, "reason": "disk full"}
+
+
+def test_a_close_with_nothing_to_write_waits_for_no_database(make: Callable[..., Ledger], stores: Stores) -> None:
+    stores["here"].down = "disk full"
+    ledger = make(pause=3_600.0)
+    ledger.move(HERE)
+    stores["here"].wait_for_a_try()
+    ledger.close(PATIENCE)
+    assert ledger._thread is not None
+    assert not ledger._thread.is_alive()
+
+
+def test_a_close_goes_on_trying_until_its_deadline(make: Callable[..., Ledger], stores: Stores) -> None:
+    store = stores["here"]
+    store.down = "database is locked"
+    ledger = make()
+    ledger.move(HERE)
+    keep(ledger, 1)
+    closing = threading.Thread(target=ledger.close, args=(PATIENCE,))
+    closing.start()
+    store.wait_for_a_new_try()
+    store.down = None
+    closing.join(PATIENCE)
+    assert (store.requests, ledger.dropped) == (ids(1), 0)
+
+
+def test_a_close_does_not_wait_for_a_database_that_hangs(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    store = stores["here"]
+    ledger = make()
+    store.free.clear()
+    ledger.move(HERE)
+    store.wait_for_a_try()
+    keep(ledger, 1)
+    ledger.close(0.0)
+    store.free.set()
+    assert ledger.dropped == 1
+    assert logged(records)[-1]["reason"] == "there was no time to write them"
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_old_rows_are_deleted_at_once_then_each_hour_and_on_while_there_are_more(
+    make: Callable[..., Ledger], stores: Stores
+) -> None:
+    clock, store = Time(), stores["here"]
+    store.old = [5_000, 5_000, 17]
+    ledger = make(clock=clock, wall=lambda: 10 * 86_400.0)
+    ledger.move(replace(HERE, retention_days=3.0))
+    while len(store.pruned) < 3:
+        assert ledger.flush(PATIENCE)
+    assert ledger.flush(PATIENCE)
+    assert ledger.flush(PATIENCE)
+    assert store.pruned == [(7 * 86_400.0, 5_000)] * 3
+    clock.now += 3_600.0
+    while len(store.pruned) < 4:
+        assert ledger.flush(PATIENCE)
+
+
+def test_rows_that_cannot_be_deleted_are_told_of_once_and_tried_again_in_a_minute(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    clock, store = Time(), stores["here"]
+    store.old = [UnavailableError("it takes too long"), UnavailableError("it takes too long"), 0]
+    ledger = make(clock=clock)
+    ledger.move(replace(HERE, retention_days=3.0))
+    for tries in (1, 2, 3):
+        while len(store.pruned) < tries:
+            assert ledger.flush(PATIENCE)
+        clock.now += 60.0
+    assert ledger.flush(PATIENCE)
+    told = {"ledger": "sqlite:///here.db", "reason": "it takes too long"}
+    assert logged(records) == [{"level": "warning", "event": "ledger.unpruned", **told}]
+
+
+def test_a_new_retention_holds_at_once_and_moves_nothing(make: Callable[..., Ledger], stores: Stores) -> None:
+    store = stores["here"]
+    ledger = make(wall=lambda: 10 * 86_400.0)
+    ledger.move(HERE)
+    assert ledger.flush(PATIENCE)
+    assert store.pruned == []
+    ledger.move(replace(HERE, retention_days=1.0))
+    while not store.pruned:
+        assert ledger.flush(PATIENCE)
+    assert (store.pruned[0], store.closed) == ((9 * 86_400.0, 5_000), 0)
+
+
+def test_a_file_that_is_locked_and_then_removed_costs_no_row_that_comes_later(
+    make_ledger: MakeLedger, tmp_path: Path, records: LogSink
+) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = make_ledger()
+    ledger.move(sqlite_at(path))
+    keep(ledger, 1)
+    assert ledger.flush(PATIENCE)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    keep(ledger, 2)
+    while ledger.as_dict()["problem"] is None:
+        ledger.flush(0.01)
+    other.execute("ROLLBACK")
+    other.close()
+    assert ledger.flush(PATIENCE)
+    path.unlink()
+    keep(ledger, 3)
+    assert ledger.flush(PATIENCE)
+    ledger.close(PATIENCE)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT request_id FROM gateway_requests").fetchall() == [("r-3",)]
+    connection.close()
+    assert [record["event"] for record in logged(records)] == ["ledger.unavailable", "ledger.recovered"]

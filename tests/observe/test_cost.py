@@ -1,0 +1,152 @@
+from dataclasses import replace
+
+from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.observe.cost import Cost, Costs
+from tests.routing.planning import serve, snapshot
+
+MODELS = """\
+models:
+  - id: llama
+    pricing: {prompt: "0.0000006", completion: "0.0000012", input_cache_read: "0.0000001"}
+    route:
+      - {name: box, base_url: "http://box:8000"}
+      - {name: paid, base_url: "http://paid:8000", pricing: {request: 0.5}}
+      - {name: cheap, base_url: "https://cheap.example", pricing: {prompt: 2.0e-7, completion: 5.0e-6}}
+      - {name: dear, base_url: "https://dear.example"}
+      - {name: fallback, base_url: "https://fallback.example"}
+  - id: bare
+    route:
+      - {name: box, base_url: "http://box:8000"}
+      - {name: cloud, base_url: "https://cheap.example"}
+  - id: alone
+    base_url: http://box:8000
+    pricing: {prompt: 1.0e-6}
+"""
+ROUTING = """\
+local_deployment:
+  - {endpoint: "http://box:8000", models: [llama, bare, alone]}
+  - {endpoint: "http://paid:8000", models: [llama]}
+remote_deployment:
+  - {endpoint: "https://cheap.example", models: [llama, bare]}
+  - {endpoint: "https://dear.example", models: [llama]}
+"""
+USED = Usage(1_000, 100)
+
+
+def costs(models: str = MODELS, routing: str | None = ROUTING) -> Costs:
+    made = Costs()
+    made.adopt(snapshot(serve(models, routing)))
+    return made
+
+
+def answered(name: str, model: str = "llama", usage: Usage | None = USED, lost: Usage | None = None) -> Outcome:
+    return Outcome(
+        request_id="1",
+        operation="chat/completions",
+        model=model,
+        model_id=model,
+        served_model=model,
+        generation=1,
+        stream=False,
+        status=200,
+        attempts=(Attempt(model, name, "whichever", 1.0, 200),),
+        fallback=False,
+        duration=1.0,
+        usage=usage,
+        lost=lost,
+    )
+
+
+def test_a_remote_deployment_costs_what_the_model_or_its_own_pricing_says_and_avoids_nothing() -> None:
+    assert costs().cost_of(answered("dear")) == Cost(720_000, 0)
+    assert costs().cost_of(answered("cheap")) == Cost(700_000, 0)
+
+
+def test_a_local_deployment_is_free_and_avoids_what_the_cheapest_remote_one_would_have_cost() -> None:
+    assert costs().cost_of(answered("box")) == Cost(0, 700_000)
+    assert costs().cost_of(answered("box", usage=Usage(1_000, 1_000))) == Cost(0, 1_800_000)
+    assert costs().cost_of(answered("box", usage=Usage(1_000, 100, 900))) == Cost(0, 270_000)
+
+
+def test_a_local_deployment_may_have_a_price() -> None:
+    assert costs().cost_of(answered("paid")) == Cost(500_000_000, 700_000)
+
+
+def test_an_unlisted_deployment_costs_what_the_model_does_and_avoids_what_a_local_one_does() -> None:
+    assert costs().cost_of(answered("fallback")) == Cost(720_000, 700_000)
+
+
+def test_without_a_remote_deployment_nothing_is_avoided() -> None:
+    assert costs().cost_of(answered("box:8000", "alone")) == Cost(0, 0)
+    assert costs(routing=None).cost_of(answered("box:8000", "alone")) == Cost(1_000_000, 0)
+
+
+def test_without_prices_a_cost_is_unknown_where_it_is_not_free() -> None:
+    assert costs().cost_of(answered("cloud", "bare")) is None
+    assert costs().cost_of(answered("box", "bare")) == Cost(0, 0)
+    assert costs().cost_of(answered("gone")) is None
+
+
+def test_without_tokens_a_cost_is_unknown_where_it_is_not_free() -> None:
+    free = MODELS.replace('pricing: {prompt: "0.0000006"', 'pricing: {prompt: "0"').replace('"0.0000012"', "0")
+    for usage in (None, Usage()):
+        assert costs().cost_of(answered("dear", usage=usage)) is None
+        assert costs().cost_of(answered("box", usage=usage)) == Cost(0, 0)
+    assert costs(free.replace('"0.0000001"', "0")).cost_of(answered("dear", usage=None)) == Cost(0, 0)
+
+
+def test_one_side_of_the_tokens_is_enough() -> None:
+    assert costs().cost_of(answered("dear", usage=Usage(1_000, None))) == Cost(600_000, 0)
+    assert costs().cost_of(answered("dear", usage=Usage(None, 100))) == Cost(120_000, 0)
+
+
+def test_counts_that_cannot_be_are_taken_for_the_nearest_that_can() -> None:
+    assert costs().cost_of(answered("dear", usage=Usage(1_000, -5, 2_000, 9))) == Cost(100_000, 0)
+    assert costs().cost_of(answered("dear", usage=Usage(10**30, 0, -7))) == Cost(6_000_000_000_000, 0)
+
+
+def test_what_nobody_answered_costs_nothing() -> None:
+    assert costs().cost_of(replace(answered("dear"), served_model=None, usage=None)) == Cost(0, 0)
+    assert costs().cost_of(replace(answered("dear"), served_model=None, attempts=(), usage=None)) == Cost(0, 0)
+
+
+def test_lost_tokens_are_spent_where_the_stream_broke_and_avoid_nothing() -> None:
+    broke, took_over = Attempt("llama", "dear", "remote", 1.0, 200, "cut_answer"), Attempt("llama", "box", "local", 1.0)
+    moved = replace(answered("box", lost=USED), attempts=(broke, replace(took_over, rescue="replay")))
+    assert costs().cost_of(moved) == Cost(720_000, 700_000)
+    assert costs().cost_of(answered("dear", lost=USED)) == Cost(1_440_000, 0)
+    assert costs().cost_of(answered("box", lost=USED)) == Cost(0, 700_000)
+    assert costs().cost_of(answered("box", lost=Usage())) == Cost(0, 700_000)
+    assert costs().cost_of(replace(moved, served_model=None, usage=None)) == Cost(720_000, 0)
+    assert costs().cost_of(replace(answered("cloud", "bare", lost=USED), served_model=None)) == Cost(0, 0)
+    assert costs().cost_of(replace(moved, served_model=None, attempts=())) == Cost(0, 0)
+
+
+def test_totals_are_by_deployment_and_outlive_a_configuration() -> None:
+    made = costs()
+    for name in ("box", "dear", "box"):
+        made(answered(name))
+    made(answered("cloud", "bare"))
+    made.adopt(snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING)))
+    made(answered("dear"))
+    assert made.totals == {
+        ("llama", "box"): Cost(0, 1_400_000),
+        ("llama", "dear"): Cost(720_000 + 1_720_000, 0),
+    }
+
+
+def test_the_last_cost_is_kept_for_those_who_ask_next() -> None:
+    made, outcome = costs(), answered("dear")
+    made(outcome)
+    made.adopt(snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING)))
+    assert made.cost_of(outcome) == Cost(720_000, 0)
+    assert made.cost_of(replace(outcome)) == Cost(1_720_000, 0)
+
+
+def test_a_request_that_ends_after_its_deployment_was_removed_is_paid_for() -> None:
+    made = costs()
+    without = MODELS.replace("""      - {name: fallback, base_url: "https://fallback.example"}\n""", "")
+    made.adopt(snapshot(serve(without, ROUTING)))
+    assert made.cost_of(answered("fallback")) == Cost(720_000, 700_000)
+    made.adopt(snapshot(serve(without, ROUTING)))
+    assert made.cost_of(answered("fallback")) is None

@@ -1,0 +1,128 @@
+"""`gateway stats` before whatever answers; what it prints of a real gateway is in tests/api/test_stats.py."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import pytest
+
+from gateway.stats import NoStatsError, fetch, table
+from tests.fakes.answers import json_answer
+from tests.fakes.upstream import ScriptedUpstream, Send, status
+
+HEADING = "requests errors rate fallbacks ttft p50 p99 duration p50 p99 prompt completion cost USD avoided USD"
+NUMBERS: dict[str, Any] = {
+    "requests": 12,
+    "errors": 3,
+    "error_rate": 0.25,
+    "fallbacks": 1,
+    "prompt_tokens": 1_000,
+    "completion_tokens": 20,
+    "cost_unknown": 0,
+    "cost_usd": 1234.5678,
+    "avoided_usd": 0.0000375,
+    "ttft_ms": {"p50": 0.25, "p90": 7.0, "p99": 123.456},
+    "duration_ms": {"p50": 999.6, "p90": 1.0, "p99": 61_234.5},
+}
+ANSWER: dict[str, Any] = {
+    "hours": 24.0,
+    "since": "2026-11-22T03:00:00Z",
+    "until": "2026-11-23T03:00:00Z",
+    "model": None,
+    "deployment": None,
+    "total": NUMBERS,
+    "models": [{"model": "llama", **NUMBERS}],
+    "deployments": [{"model": "llama", "deployment": "near", "group": "local", **NUMBERS}],
+    "ledger": {"waiting": 0, "dropped": 0},
+}
+
+
+def test_a_table() -> None:
+    rows = [row.split() for row in table(ANSWER).splitlines()]
+    cells = ["12", "3", "25.00%", "1", "0.25", "ms", "123", "ms", "0.9996", "s", "61.23", "s", "1000", "20", "1234.57"]
+    assert rows == [
+        ["24", "h", "until", "2026-11-23T03:00:00Z"],
+        [],
+        HEADING.split(),
+        ["all", *cells, "0.000037"],
+        [],
+        ["llama", *cells, "0.000037"],
+        [],
+        ["llama/near", "(local)", *cells, "0.000037"],
+    ]
+
+
+def test_columns_stand_below_their_names() -> None:
+    _, _, head, *rows = table(ANSWER).splitlines()
+    ends = {match.end() for match in re.finditer(r"requests|errors|fallbacks|prompt|completion|USD", head)}
+    for row in rows:
+        assert not row or {len(row), *(match.end() for match in re.finditer(r"\S+", row))} >= ends
+
+
+def test_what_is_missing_is_told() -> None:
+    answer = {
+        **ANSWER,
+        "model": "llama",
+        "deployment": "near",
+        "total": {**NUMBERS, "cost_unknown": 4},
+        "models": [
+            {
+                "model": None,
+                **NUMBERS,
+                "error_rate": 0.0,
+                "ttft_ms": {"p50": None, "p99": None},
+                "cost_usd": 0.0,
+                "avoided_usd": 6e-8,
+            }
+        ],
+        "ledger": {"waiting": 5, "dropped": 6},
+    }
+    lines = table(answer).splitlines()
+    assert lines[0] == "24 h until 2026-11-23T03:00:00Z, model llama, deployment near"
+    assert lines[5].split()[-2:] == ["0", "<0.000001"]
+    assert lines[5].split()[:9] == ["(no", "such", "model)", "12", "3", "0", "%", "1", "-"]
+    assert lines[-3:] == [
+        "4 requests have no known cost: their deployment has no pricing, or told no tokens",
+        "5 rows wait to be written",
+        "6 rows were dropped since the gateway started",
+    ]
+
+
+async def refusal(url: str) -> str:
+    with pytest.raises(NoStatsError) as caught:
+        await asyncio.to_thread(fetch, url, {"hours": "24", "model": None})
+    return str(caught.value)
+
+
+async def test_an_address_that_is_none_is_refused() -> None:
+    assert await refusal("localhost:8080") == (
+        "found the address 'localhost:8080', expected one such as http://127.0.0.1:8080"
+    )
+
+
+async def test_a_gateway_that_is_not_there_is_told() -> None:
+    assert "cannot ask the gateway at http://127.0.0.1:1: " in await refusal("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (json_answer({"status": "ok"}), "{url} is no gateway: it answers something else"),
+        (json_answer([]), "{url} is no gateway: it answers something else"),
+        (json_answer({}).replace(b"{}", b"{]"), "cannot ask the gateway at {url}: expecting property name"),
+        (status(404, "Not Found", b"<html>"), "{url} answers 404, expected a gateway there"),
+        (status(503, "No", b'{"error": {"message": "there is no ledger"}}'), "there is no ledger"),
+        (status(500, "No", b'{"error": "text"}'), "{url} answers 500, expected a gateway there"),
+    ],
+)
+async def test_a_strange_answer_is_told(answer: bytes, told: str) -> None:
+    async with ScriptedUpstream([Send(answer)]) as upstream:
+        assert (await refusal(f"{upstream.url}/")).startswith(told.format(url=f"{upstream.url}/"))
+
+
+async def test_the_question_is_asked() -> None:
+    async with ScriptedUpstream([Send(json_answer(ANSWER))]) as upstream:
+        found = await asyncio.to_thread(fetch, upstream.url, {"hours": "24", "model": "a b", "deployment": None})
+        assert found == json.loads(json.dumps(ANSWER))
+        assert upstream.requests[0].target == "/stats?hours=24&model=a+b"
