@@ -21,7 +21,7 @@ from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
 from gateway.config.schema import schema
 from gateway.config.sources import ConfigFiles, read
-from gateway.demo import demo
+from gateway.demo import demo, reachable
 from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
 from gateway.observe.sink import LogSink
 from gateway.observe.target import STREAMS
@@ -212,7 +212,8 @@ async def _announce(door: Door) -> None:
     if snapshot is None:
         lines.append(f"gateway: on {where} without a configuration: it answers 503 until the faults are mended")
     else:
-        lines.append(f"gateway: serving on {where}, log: {snapshot.settings.log_output}")
+        page = f"{reachable(door.urls[0])}/"
+        lines.append(f"gateway: serving on {where}, page: {page}, log: {snapshot.settings.log_output}")
     print("\n".join([*lines, ""]), end="", file=sys.stderr, flush=True)  # in one write: the log may be there too
 
 

@@ -135,6 +135,7 @@ remote_deployment:
 
 _TOLD: Final = """\
 The gateway serves on {url}, in front of three simulated boxes.
+Watch it work in a browser: {url}/
 
 Ask it (again and again: six of ten answers are local):
   curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\
@@ -195,8 +196,8 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos:
 
         async def opened(door: Door) -> None:
             paths = {"routing": folder / "routing.yaml", "log": shlex.quote(str(log))}
-            told = _TOLD.format(url=_reachable(door.urls[0]), box=urls[0], **paths)
-            more = chaos_told(_reachable(door.urls[0]), urls[0]) if chaos else ""
+            told = _TOLD.format(url=reachable(door.urls[0]), box=urls[0], **paths)
+            more = chaos_told(reachable(door.urls[0]), urls[0]) if chaos else ""
             print(told + more + _STOP, flush=True)
 
         options = Options(folder, env_file=folder / ".env", limits=limits, environ={})
@@ -256,7 +257,8 @@ async def _box(stack: AsyncExitStack, box: Box) -> str:
     return f"http://127.0.0.1:{runner.addresses[0][1]}"
 
 
-def _reachable(url: str) -> str:
+def reachable(url: str) -> str:
+    """Give the address to ask on this machine for one that is listened on."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 

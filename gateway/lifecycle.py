@@ -186,7 +186,7 @@ class Door:
 
     async def close(self, drain: float) -> None:
         """Let requests in flight end for `drain` seconds, cut the rest, and stop."""
-        self.gateway.draining = True
+        self.gateway.drain()
         self.listener.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain

@@ -17,8 +17,10 @@ from aiohttp import web
 from gateway import __version__
 from gateway.api.admin import Admin
 from gateway.api.context import Handler, Stamp, errors
+from gateway.api.events import Events
 from gateway.api.metrics import Scrape
 from gateway.api.openai import Limits, OpenAI
+from gateway.api.page import Page
 from gateway.api.plan import plan_routes
 from gateway.api.stats import Stats
 from gateway.config.environment import Interpolated
@@ -28,12 +30,15 @@ from gateway.config.sources import ConfigFiles, Sources
 from gateway.execution.executor import Executor
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Upstream
+from gateway.observe.board import Board
 from gateway.observe.cost import Costs
 from gateway.observe.ledger.places import check
 from gateway.observe.ledger.writer import Ledger
+from gateway.observe.live import Live
 from gateway.observe.log import RequestLog, capture_stdlib, make_logger, set_level
 from gateway.observe.metrics.observer import Metrics
 from gateway.observe.metrics.state import State
+from gateway.observe.models import Models
 from gateway.observe.reloads import ReloadState
 from gateway.observe.sink import LogSink
 from gateway.observe.tracing import Tracing
@@ -115,6 +120,7 @@ class Gateway:
         self.ledger = Ledger(self.costs.cost_of, self.log)
         self.metrics = Metrics(time.monotonic)
         self.tracing = Tracing.of(os.environ)
+        self.live = Live()
         self.state = ReloadState()
         self.draining = False
         self.active = 0
@@ -129,6 +135,7 @@ class Gateway:
             observers=(
                 RequestLog(self.log),
                 self.traffic,
+                self.live,
                 self.costs,
                 self.ledger,
                 self.metrics,
@@ -137,6 +144,17 @@ class Gateway:
             changed=self._changed,
             clock=time.monotonic,
             dice=random.random,
+        )
+        self.models = Models(self.manager, self.traffic, self.executor.in_flight)
+        self.events = Events(
+            Board(
+                manager=self.manager,
+                models=self.models,
+                live=self.live,
+                in_flight=self.executor.in_flight,
+                reloads=self.state,
+                money=self.costs.money,
+            )
         )
         self.prober = Prober(self.upstream, self._probed, random.random)
         self.reloader: Reloader[Plan] = Reloader(
@@ -164,6 +182,11 @@ class Gateway:
             **({"urls": self.urls} if self.urls else {}),
         )
         self._following = asyncio.create_task(self.reloader.run(), name="reload")
+
+    def drain(self) -> None:
+        """Begin to stop: readiness turns, and the streams of those who watch end."""
+        self.draining = True
+        self.events.close()
 
     async def close(self) -> None:
         """Stop following and probing, close every connection, and write the log out."""
@@ -203,6 +226,7 @@ class Gateway:
         self.selector.adopt(snapshot)
         self.prober.follow(snapshot)
         self.traffic.rebase()
+        self.live.rebase()
         self.costs.adopt(snapshot)
         self.metrics.adopted(snapshot)
         self.tracing.adopt(snapshot)
@@ -318,8 +342,7 @@ def create_app(options: Options | None = None) -> web.Application:
     )
     admin = Admin(
         manager=gateway.manager,
-        executor=gateway.executor,
-        traffic=gateway.traffic,
+        models=gateway.models,
         reloads=gateway.state,
         draining=lambda: gateway.draining,
         log_dropped=lambda: gateway.sink.dropped,
@@ -339,14 +362,22 @@ def create_app(options: Options | None = None) -> web.Application:
         ),
     )
     recent = Stats(gateway.ledger, lambda: gateway.manager.snapshot)
-    routes = (openai.routes(), admin.routes(), plan_routes(gateway.manager), scrape.routes(), recent.routes())
-    app.add_routes([route for group in routes for route in group])
+    page = Page()
+    told = (admin, scrape, recent, page, gateway.events)
+    app.add_routes(
+        [*openai.routes(), *plan_routes(gateway.manager), *(route for each in told for route in each.routes())]
+    )
     app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
 
     async def running(_: web.Application) -> AsyncIterator[None]:
+        await page.load()
         await gateway.start()
         yield
         await gateway.close()
 
+    async def drained(_: web.Application) -> None:
+        gateway.drain()
+
     app.cleanup_ctx.append(running)
+    app.on_shutdown.append(drained)
     return app

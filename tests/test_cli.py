@@ -410,7 +410,8 @@ async def test_serve_takes_everything_from_the_environment(config: Config) -> No
     async with Process("serve", environ=environ) as gateway:
         url = await gateway.url()
         assert url.startswith("http://0.0.0.0:")
-        assert gateway.stderr == f"gateway: serving on {url}, log: {config.log}\n"
+        page = f"{url.replace('0.0.0.0', '127.0.0.1')}/"
+        assert gateway.stderr == f"gateway: serving on {url}, page: {page}, log: {config.log}\n"
         async with RawClient(url.replace("0.0.0.0", "127.0.0.1")) as client:
             await client.send(post("/v1/chat/completions", {"model": "x" * 1024}))
             answer = await client.read_answer()

@@ -1,7 +1,6 @@
 """`/routing` and `/health`: what the gateway is doing, for people and for load balancers. No key is in them."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
@@ -9,10 +8,8 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.api.context import GENERATION
-from gateway.execution.executor import Executor
-from gateway.observe.traffic import Served, Traffic
+from gateway.observe.models import Models
 from gateway.routing.manager import RoutingManager
-from gateway.routing.snapshot import Deployment, Route, Snapshot
 
 
 class Reloads(Protocol):
@@ -30,8 +27,7 @@ class Admin:
         self,
         *,
         manager: RoutingManager,
-        executor: Executor,
-        traffic: Traffic,
+        models: Models,
         reloads: Reloads,
         draining: Callable[[], bool],
         log_dropped: Callable[[], int],
@@ -39,8 +35,7 @@ class Admin:
     ) -> None:
         """Tell of these."""
         self._manager = manager
-        self._executor = executor
-        self._traffic = traffic
+        self._models = models
         self._reloads = reloads
         self._draining = draining
         self._log_dropped = log_dropped
@@ -83,50 +78,9 @@ class Admin:
             "reload": self._reloads.as_dict(),
             "log": {"dropped": self._log_dropped()},
             "ledger": self._ledger(),
-            "models": [self._model(snapshot, model.id) for model in snapshot.models] if snapshot else [],
+            "models": [self._models.of(snapshot, model.id) for model in snapshot.models] if snapshot else [],
         }
         return _json(answer)
-
-    def _model(self, snapshot: Snapshot, model: str) -> dict[str, object]:
-        route = snapshot.routes[model]
-        served = self._traffic.served(model, tuple(deployment.name for deployment in route.chain))
-        return {
-            "id": model,
-            "selection": route.selection,
-            "fallbacks": route.fallbacks,
-            "deployments": [
-                self._deployment(route, place, deployment, served[deployment.name])
-                for place, deployment in enumerate(route.chain)
-            ],
-            "inactive": [
-                {"group": inactive.group, "waits_for": inactive.variable}
-                for inactive in snapshot.inactive
-                if inactive.model == model
-            ],
-        }
-
-    def _deployment(self, route: Route, place: int, deployment: Deployment, served: Served) -> dict[str, object]:
-        health = self._manager.health(deployment.endpoint.identity)
-        breaker = self._manager.breaker(deployment)
-        return {
-            "name": deployment.name,
-            "group": deployment.group,
-            "endpoint": deployment.endpoint.identity,
-            "kind": deployment.kind,
-            "provider_model_id": deployment.served_model,
-            "configured_weight": round(float(route.configured[place]), 6),
-            "effective_weight": round(float(route.weights[place]), 6),
-            "delivered_share": None if served.share is None else round(served.share, 6),
-            "requests": served.requests,
-            "failures": served.failures,
-            "in_flight": self._executor.in_flight[deployment.identity],
-            "health": {"state": health.state, "since": _time(health.since), "reason": health.reason},
-            "breaker": {"state": breaker.state, "since": _time(breaker.since), "reason": breaker.reason},
-        }
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 from gateway.execution.outcome import Outcome, Usage
-from gateway.routing.pricing import FREE, Prices, Tokens, cheapest
+from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
 from gateway.routing.snapshot import Identity, Snapshot
 
 MOST_TOKENS: Final = 10**10
@@ -68,7 +68,7 @@ class Costs:
         cost = self._worked_out(outcome)
         self._last = outcome, cost
         if cost is not None and (cost.spent or cost.avoided):
-            attempt = outcome.attempts[-1]
+            attempt = outcome.answered or outcome.attempts[-1]
             identity = attempt.model, attempt.deployment
             self._spent[identity] = self._spent.get(identity, 0) + cost.spent
             self._avoided[identity] = self._avoided.get(identity, 0) + cost.avoided
@@ -83,6 +83,13 @@ class Costs:
     def totals(self) -> Mapping[Identity, Cost]:
         """What each deployment has cost and avoided since the process began, as far as it is known."""
         return {each: Cost(spent, self._avoided[each]) for each, spent in self._spent.items()}
+
+    def money(self) -> Mapping[str, float] | None:
+        """Give what was `spent` and `avoided` since the process began, in USD; None while nothing has a price."""
+        if not self._spent and all(tariff.prices in (None, FREE) for tariff in self._current.values()):
+            return None
+        totals = {"spent": self._spent, "avoided": self._avoided}
+        return {name: sum(total.values()) / NANO for name, total in totals.items()}
 
     def _worked_out(self, outcome: Outcome) -> Cost | None:
         answered = outcome.answered

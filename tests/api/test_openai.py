@@ -137,7 +137,7 @@ async def test_an_unknown_model_is_told_the_nearest(config: Config, model: str, 
     [
         ("/v1/chat/completions", 405, "method_not_allowed", "POST"),
         ("/v1/chat/completions/", 404, "not_found", None),
-        ("/", 404, "not_found", None),
+        ("/v1", 404, "not_found", None),
         ("/v1/audio/speech", 404, "not_found", None),
     ],
 )

@@ -150,3 +150,13 @@ def test_a_request_that_ends_after_its_deployment_was_removed_is_paid_for() -> N
     assert made.cost_of(answered("fallback")) == Cost(720_000, 700_000)
     made.adopt(snapshot(serve(without, ROUTING)))
     assert made.cost_of(answered("fallback")) is None
+
+
+def test_money_is_told_in_dollars_where_anything_has_a_price() -> None:
+    kept = costs()
+    assert kept.money() == {"spent": 0.0, "avoided": 0.0}
+    kept(answered("paid"))
+    assert kept.money() == {"spent": 0.5, "avoided": 0.0007}
+    without = costs('models: [{id: llama, route: [{name: box, base_url: "http://box:8000"}]}]', None)
+    assert without.money() is None
+    assert Costs().money() is None

@@ -236,7 +236,7 @@ REFUSED = {
     "no JSON": post(CHAT, ASKED | {"messages": PROMPT})[:-1] + b"X",
     "no UTF-8": post(CHAT, ASKED | {"messages": PROMPT})[:-2] + b"\xff}",
     "a Host": f"GET /v1/models HTTP/1.1\r\nhost: {CLIENTS}/\r\n\r\n".encode(),
-    "a query": get(f"/?key={CLIENTS}", FIELDS),
+    "a query": get(f"/nowhere?key={CLIENTS}", FIELDS),
     "a method": f"{CLIENTS} / HTTP/1.1\r\nhost: a\r\n\r\n".encode(),
     "a version": f"GET / HTTP/{CLIENTS}\r\nhost: a\r\n\r\n".encode(),
 }

@@ -32,9 +32,9 @@ from gateway.observe.metrics.families import (
 from gateway.observe.metrics.text import Told, labelled, line
 from gateway.observe.traffic import Traffic
 from gateway.routing.manager import RoutingManager
+from gateway.routing.pricing import NANO
 from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
 
-_NANO: Final = 10**9
 _BREAKER_STATES: Final = ("closed", "open", "half_open")
 _ENDPOINT_STATES: Final = ("unknown", "up", "down", "loading")
 
@@ -93,8 +93,8 @@ class State:
             (line(IN_FLIGHT, labels, self._in_flight.get(identity, 0)) for identity, labels in tracked.items()),
         )
         costs = [(tracked[identity], cost) for identity, cost in self._costs().items() if identity in tracked]
-        yield COST, [line(COST, labels, cost.spent / _NANO) for labels, cost in costs]
-        yield AVOIDED, [line(AVOIDED, labels, cost.avoided / _NANO) for labels, cost in costs]
+        yield COST, [line(COST, labels, cost.spent / NANO) for labels, cost in costs]
+        yield AVOIDED, [line(AVOIDED, labels, cost.avoided / NANO) for labels, cost in costs]
         if snapshot is not None:
             yield from self._routing(snapshot)
         yield from self._numbers(snapshot)

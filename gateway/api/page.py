@@ -1,0 +1,97 @@
+"""`GET /`: the page for people. Its files are in the package, and are read once, when the gateway starts.
+
+Nothing on it may come from elsewhere, and nothing in it is a script but its script files: what is shown (model names,
+faults) is the word of others.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
+from typing import Final
+
+from aiohttp import ETag, web
+
+_TYPES: Final = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+_HEADERS: Final = {
+    "Cache-Control": "no-cache",  # asked for each time, and answered with 304 until an upgrade
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_INDEX: Final = "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file of the page."""
+
+    body: bytes
+    content_type: str
+    etag: str
+
+
+class Page:
+    """The handlers of `/`, `/dashboard` and `/assets/`. Mutable: the files by name, empty until they are read."""
+
+    def __init__(self) -> None:
+        self.assets: dict[str, Asset] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Give the routes to register."""
+        return [
+            web.get("/", self.index),
+            web.get("/dashboard", self.index),
+            web.get("/assets/{name:.+}", self.asset),
+        ]
+
+    async def load(self) -> None:
+        """Read the files."""
+        self.assets = await asyncio.to_thread(read)
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Answer with the page."""
+        return self._answer(request, _INDEX)
+
+    async def asset(self, request: web.Request) -> web.Response:
+        """Answer with one of its files; a name that is none of theirs is not looked for on the disk."""
+        return self._answer(request, request.match_info["name"])
+
+    def _answer(self, request: web.Request, name: str) -> web.Response:
+        asset = self.assets.get(name)
+        if asset is None:
+            raise web.HTTPNotFound
+        known = {tag.value for tag in request.if_none_match or ()}
+        if asset.etag in known or "*" in known:
+            response = web.Response(status=304, headers=_HEADERS)  # RFC 9110 15.4.5
+        else:
+            response = web.Response(body=asset.body, content_type=asset.content_type, charset="utf-8", headers=_HEADERS)
+        response.etag = ETag(asset.etag)
+        return response
+
+
+def read() -> dict[str, Asset]:
+    """Read every file of the page that a browser asks for, by its path below the page's folder. Blocking."""
+    found: dict[str, Asset] = {}
+    _collect(files("gateway") / "page", PurePosixPath(), found)
+    return found
+
+
+def _collect(folder: Traversable, path: PurePosixPath, found: dict[str, Asset]) -> None:
+    for entry in folder.iterdir():
+        name = path / entry.name
+        if entry.is_dir():
+            _collect(entry, name, found)
+        elif content_type := _TYPES.get(name.suffix):
+            body = entry.read_bytes()
+            found[str(name)] = Asset(body, content_type, sha256(body).hexdigest()[:16])

@@ -1,0 +1,231 @@
+"""The state that the page shows, made once a second for all who watch, and not at all when nobody does.
+
+A *full* state comes first; what follows, once a second, holds only what changed: rows of models and endpoints that say
+something new, the seconds that are over, the requests that ended. Reading a state twice does no harm.
+
+With thousands of deployments the cost is bounded twice: only models that something happened to are described again, so
+many a second at most, and the loop is let go after every few of them. All of them are described when somebody begins to
+watch, and when the configuration changes.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from gateway import __version__
+from gateway.observe.chart import Chart
+from gateway.observe.live import KEPT, REQUESTS, Live
+from gateway.observe.models import Models
+from gateway.observe.rows import endpoint_row, request_row, shortened
+from gateway.observe.shares import Recent, Share, explain
+from gateway.routing.manager import RoutingManager
+from gateway.routing.snapshot import Identity, Route, Snapshot
+
+ROWS: Final = 100
+"""Models described anew in one second, at most."""
+_SLICE: Final = 10
+Money = Mapping[str, float]
+
+
+class Reloads(Protocol):
+    """What is told of the configuration's readings."""
+
+    def as_dict(self) -> Mapping[str, object]:
+        """Give it JSON-ready."""
+        ...
+
+
+class Board:
+    """Makes the states.
+
+    Mutable: each model's and endpoint's row as it was last sent; the models whose row is to be made anew; and what of
+    the sources has been seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        manager: RoutingManager,
+        models: Models,
+        live: Live,
+        in_flight: Mapping[Identity, int],
+        reloads: Reloads,
+        money: Callable[[], Money | None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Show these; `money` gives USD `spent` and `avoided`, or None without prices, `clock` seconds since the epoch.
+
+        Neither may block.
+        """
+        self._manager, self._models, self._live = manager, models, live
+        self._in_flight, self._reloads, self._money, self._clock = in_flight, reloads, money, clock
+        self._recent, self._chart = Recent(live), Chart(live)
+        self._rows: dict[str, bytes] = {}
+        self._endpoints: dict[str, tuple[object, ...]] = {}
+        self._places: dict[str, tuple[Identity, ...]] = {}
+        self._at: dict[Identity, str] = {}
+        self._waiting: dict[str, None] = {}
+        self._snapshot: Snapshot | None = None
+        self._busy: dict[Identity, int] = {}
+        self._reload: Mapping[str, object] = {}
+        self._seen = 0
+        self._full: bytes | None = None
+
+    async def tick(self) -> bytes:
+        """Look at everything and give what changed since the last look, as JSON."""
+        now, snapshot = self._clock(), self._manager.snapshot
+        renewed = self._follow(snapshot)
+        self._waiting |= dict.fromkeys(model for model, _ in self._recent.advance(now))
+        busy = {identity: number for identity, number in self._in_flight.items() if number}
+        self._waiting |= dict.fromkeys(model for model, _ in dict(busy.items() ^ self._busy.items()))
+        self._busy = busy
+        endpoints = self._look_at_endpoints()
+        models = await self._describe(snapshot, now, None if renewed else ROWS) if snapshot else []
+        state = self._head(snapshot, now) | {
+            "endpoints": [endpoint_row(name, self._endpoints[name]) for name in endpoints],
+            "models": [msgspec.Raw(self._rows[model]) for model in models],
+            "seconds": self._chart.advance(now),
+            "requests": self._requests(self._seen),
+        }
+        if renewed:
+            state["order"] = self._order()
+        reload = self._reloads.as_dict()
+        if reload != self._reload:
+            state["reload"], self._reload = shortened(reload), reload
+        self._seen, self._full = self._live.number, None
+        return msgspec.json.encode(state, enc_hook=dict)
+
+    def full(self) -> bytes:
+        """Give everything as of the last tick, as JSON."""
+        if self._full is None:
+            state = self._head(self._snapshot, self._clock()) | {
+                "full": True,
+                "version": __version__,
+                "began": self._live.began,
+                "order": self._order(),
+                "endpoints": [endpoint_row(name, row) for name, row in self._endpoints.items()],
+                "models": [msgspec.Raw(row) for row in self._rows.values()],
+                "seconds": self._chart.last(KEPT),
+                "requests": self._requests(0),
+                "reload": shortened(self._reload),
+            }
+            self._full = msgspec.json.encode(state, enc_hook=dict)
+        return self._full
+
+    def rest(self) -> None:
+        """Forget what was sent: nobody watches."""
+        self._snapshot, self._full = None, None
+        self._rows.clear()
+        self._endpoints.clear()
+
+    def _head(self, snapshot: Snapshot | None, now: float) -> dict[str, Any]:
+        return {
+            "at": now,
+            "generation": snapshot.generation if snapshot else 0,
+            "revision": snapshot.revision if snapshot else 0,
+            "hash": snapshot.digest if snapshot else None,
+            "strategy": snapshot.settings.strategy if snapshot else None,
+            "parameters": dict(snapshot.settings.parameters) if snapshot else {},
+            "probed": bool(snapshot and snapshot.settings.health_interval),
+            "in_flight": sum(self._busy.values()),
+            "ended": self._live.number,
+            "money": self._money(),
+        }
+
+    def _order(self) -> dict[str, list[str]]:
+        models = [model.id for model in self._snapshot.models] if self._snapshot else []
+        return {"models": models, "endpoints": list(self._endpoints)}
+
+    def _follow(self, snapshot: Snapshot | None) -> bool:
+        """Note the models whose route changed; tells whether there may be other models or endpoints than before."""
+        old, self._snapshot = self._snapshot, snapshot
+        if snapshot is None or snapshot is old:
+            self._waiting |= dict.fromkeys(model for model, _ in snapshot.out) if snapshot else {}
+            return False
+        if old is None or old.generation != snapshot.generation:
+            self._learn(snapshot)
+            self._waiting = dict.fromkeys(model.id for model in snapshot.models)
+            return True
+        routes, before = snapshot.routes, old.routes
+        changed = (model.id for model in snapshot.models if routes[model.id] is not before[model.id])
+        # what weighs differently is what somebody waits to see
+        self._waiting = {**dict.fromkeys(changed), **self._waiting}
+        return False
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        kept = {model.id for model in snapshot.models}
+        self._rows = {model: row for model, row in self._rows.items() if model in kept}
+        places: dict[str, list[Identity]] = {}
+        for deployment in snapshot.deployments:
+            places.setdefault(deployment.endpoint.identity, []).append(deployment.identity)
+        self._places = {endpoint: tuple(found) for endpoint, found in places.items()}
+        self._at = {identity: endpoint for endpoint, found in places.items() for identity in found}
+        self._endpoints = {name: self._endpoints.get(name, ()) for name in self._places}
+
+    def _look_at_endpoints(self) -> list[str]:
+        """Give the endpoints that have changed; the models of one whose health changed are to be described anew."""
+        changed = []
+        busy = Counter[str]()
+        for identity, number in self._busy.items():
+            busy[self._at.get(identity, "")] += number
+        for name, old in self._endpoints.items():
+            health = self._manager.health(name)
+            new = (health.state, health.since, health.reason, busy[name], len(self._places[name]))
+            if new != old:
+                changed.append(name)
+                self._endpoints[name] = new
+                if new[:3] != old[:3]:
+                    self._waiting |= dict.fromkeys(model for model, _ in self._places[name])
+        return changed
+
+    async def _describe(self, snapshot: Snapshot, now: float, most: int | None) -> list[str]:
+        """Make the rows that wait, so many at most; give the models whose row says something new."""
+        chosen = tuple(islice(self._waiting, most))
+        changed = []
+        for place, model in enumerate(chosen, 1):
+            del self._waiting[model]
+            route = snapshot.routes.get(model)
+            if route is None or route.model != model:
+                continue  # it is gone
+            row = msgspec.json.encode(self._row(snapshot, route, now), enc_hook=dict)
+            if row != self._rows.get(model):
+                self._rows[model] = row
+                changed.append(model)
+            if place % _SLICE == 0:
+                await asyncio.sleep(0)
+        return changed
+
+    def _row(self, snapshot: Snapshot, route: Route, now: float) -> dict[str, object]:
+        row = self._models.of(snapshot, route.model)
+        explained = explain([self._share(route, place, now) for place in range(len(route.chain))])
+        deployments: Any = row["deployments"]
+        for each in deployments:
+            share, why = explained[each["name"]]
+            each["recent_share"] = None if share is None else round(share, 4)
+            each["recent"] = self._recent.answers[route.model, each["name"]]
+            each["why"] = why
+        return row
+
+    def _share(self, route: Route, place: int, now: float) -> Share:
+        deployment = route.chain[place]
+        breaker = self._manager.breaker(deployment)
+        return Share(
+            name=deployment.name,
+            planned=float(route.configured[place]),
+            eligible=float(route.weights[place]),
+            answers=self._recent.answers[deployment.identity],
+            failures=self._recent.failures[deployment.identity],
+            health=self._manager.health(deployment.endpoint.identity).state,
+            breaker=breaker.state,
+            back=None if breaker.since is None else now - breaker.since,
+        )
+
+    def _requests(self, after: int) -> list[dict[str, object]]:
+        new = min(self._live.number - after, REQUESTS)
+        ended = self._live.requests
+        return [request_row(*each) for each in islice(ended, max(0, len(ended) - new), None)]

@@ -1,0 +1,129 @@
+"""The last ten minutes second by second, and the last fifty requests: counted from Outcomes, for whoever watches.
+
+Counting happens on the request path and does as little as it can: numbers into the current second, the Outcome itself
+into a queue. Seconds without a request take no room. Rates and percentiles are worked out by those who look.
+
+Times to the first content are kept in buckets of equal ratio, sixteen to the doubling, so that any seconds can be put
+together and a percentile is at most 2.2 % off.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import accumulate
+from math import ceil, log2
+from typing import Final
+
+from gateway.execution.outcome import Outcome
+
+KEPT: Final = 600
+"""Seconds, of those that had a request."""
+REQUESTS: Final = 50
+_STEPS: Final = 16
+_LONGEST_NAME: Final = 200
+_TOO_MANY: Final = 429
+_LEFT: Final = 499
+_BAD: Final = 400
+
+
+class Second:
+    """What ended within one second.
+
+    `at` is in whole seconds since the epoch. `errors` are requests without a whole answer that were not to blame for
+    it, `tokens` the completion tokens of the answers that ended. `first` counts times to the first content of streams
+    by bucket; `answers` and `failures` count attempts by deployment.
+    """
+
+    __slots__ = ("answers", "at", "errors", "failures", "fallbacks", "first", "requests", "tokens")
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.requests = self.errors = self.fallbacks = self.tokens = 0
+        self.first: dict[int, int] = {}
+        self.answers: dict[tuple[str, str], int] = {}
+        self.failures: dict[tuple[str, str], int] = {}
+
+
+class Live:
+    """The observer.
+
+    Mutable: `seconds`, oldest first, the last one being counted; `requests`, each with its number, its end in seconds
+    since the epoch, and its Outcome; `rebased`, which counts configurations.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives seconds since the epoch."""
+        self._clock = clock
+        self._number = 0
+        self._second = Second(0)
+        self.began = int(clock())
+        self.seconds: deque[Second] = deque(maxlen=KEPT)
+        self.requests: deque[tuple[int, float, Outcome]] = deque(maxlen=REQUESTS)
+        self.rebased = 0
+
+    @property
+    def number(self) -> int:
+        """How many requests have ended."""
+        return self._number
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Count a finished request."""
+        now = self._clock()
+        second = self._second
+        if now >= second.at + 1:
+            second = self._second = Second(int(now))
+            self.seconds.append(second)
+        second.requests += 1
+        if outcome.fallback:
+            second.fallbacks += 1
+        if outcome.failure is not None and is_error(outcome):
+            second.errors += 1
+        usage = outcome.usage
+        if usage is not None and usage.completion_tokens:
+            second.tokens += usage.completion_tokens
+        first = outcome.first_content
+        if first is not None and outcome.stream:
+            bucket = int(log2(first) * _STEPS) if first > 1 else 0
+            second.first[bucket] = second.first.get(bucket, 0) + 1
+        for attempt in outcome.attempts:
+            counted = second.answers if attempt.failure is None else second.failures
+            identity = (attempt.model, attempt.deployment)
+            counted[identity] = counted.get(identity, 0) + 1
+        if len(outcome.model) > _LONGEST_NAME:  # the client's word, as long as it likes
+            outcome = replace(outcome, model=outcome.model[:_LONGEST_NAME] + "...")
+        self._number += 1
+        self.requests.append((self._number, now, outcome))
+
+    def rebase(self) -> None:
+        """Begin to count who answers anew: another configuration is in force."""
+        self.rebased += 1
+        for second in self.seconds:
+            second.answers, second.failures = {}, {}
+
+
+def is_error(outcome: Outcome) -> bool:
+    """Tell whether a request got no whole answer, and not because of what was asked or because its client left."""
+    status = outcome.status
+    return outcome.failure is not None and (status < _BAD or status == _TOO_MANY or status > _LEFT)
+
+
+def percentiles(counts: Iterable[Mapping[int, int]], *parts: float) -> list[float] | None:
+    """Give percentiles, in milliseconds, of what several seconds counted in `first`; none where they counted nothing.
+
+    `parts` are from 0 to 1.
+    """
+    merged: dict[int, int] = {}
+    for each in counts:
+        for bucket, number in each.items():
+            merged[bucket] = merged.get(bucket, 0) + number
+    total = sum(merged.values())
+    return [_value(merged, max(1, ceil(part * total))) for part in parts] if total else None
+
+
+def _value(counts: Mapping[int, int], rank: int) -> float:
+    """Give the middle of the bucket that holds the value of this rank, from 1."""
+    buckets = sorted(counts)
+    passed = accumulate(counts[bucket] for bucket in buckets)
+    bucket = next(bucket for bucket, number in zip(buckets, passed, strict=True) if number >= rank)
+    return round(2 ** ((bucket + 0.5) / _STEPS), 1)

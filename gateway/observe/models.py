@@ -1,0 +1,61 @@
+"""What is told of a model: its deployments, who is to get how much, who got it, and how they are."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from gateway.observe.traffic import Served, Traffic
+from gateway.routing.manager import RoutingManager
+from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
+
+
+class Models:
+    """Describes models, JSON-ready."""
+
+    def __init__(self, manager: RoutingManager, traffic: Traffic, in_flight: Mapping[Identity, int]) -> None:
+        """Tell of these; `in_flight` are the attempts under way."""
+        self._manager = manager
+        self._traffic = traffic
+        self._in_flight = in_flight
+
+    def of(self, snapshot: Snapshot, model: str) -> dict[str, object]:
+        """Describe a model of a snapshot, by its id."""
+        route = snapshot.routes[model]
+        served = self._traffic.served(model, tuple(deployment.name for deployment in route.chain))
+        return {
+            "id": model,
+            "selection": route.selection,
+            "fallbacks": route.fallbacks,
+            "deployments": [
+                self._deployment(route, place, deployment, served[deployment.name])
+                for place, deployment in enumerate(route.chain)
+            ],
+            "inactive": [
+                {"group": inactive.group, "waits_for": inactive.variable}
+                for inactive in snapshot.inactive
+                if inactive.model == model
+            ],
+        }
+
+    def _deployment(self, route: Route, place: int, deployment: Deployment, served: Served) -> dict[str, object]:
+        health = self._manager.health(deployment.endpoint.identity)
+        breaker = self._manager.breaker(deployment)
+        return {
+            "name": deployment.name,
+            "group": deployment.group,
+            "endpoint": deployment.endpoint.identity,
+            "kind": deployment.kind,
+            "provider_model_id": deployment.served_model,
+            "configured_weight": round(float(route.configured[place]), 6),
+            "effective_weight": round(float(route.weights[place]), 6),
+            "delivered_share": None if served.share is None else round(served.share, 6),
+            "requests": served.requests,
+            "failures": served.failures,
+            "in_flight": self._in_flight.get(deployment.identity, 0),
+            "health": {"state": health.state, "since": iso(health.since), "reason": health.reason},
+            "breaker": {"state": breaker.state, "since": iso(breaker.since), "reason": breaker.reason},
+        }
+
+
+def iso(seconds: float | None) -> str | None:
+    """Write a time, given in seconds since the epoch, as RFC 3339 in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,151 @@
+"""Who answered lately, and why that is not what was planned.
+
+A deployment has three shares of its model. *Planned* is what the configuration gives it with everything healthy,
+*eligible* what it gets of the requests that are drawn now, *delivered* its part of the answers of the last minutes.
+Where they differ, one word says why; of several reasons, the first to be known stands:
+
+    its endpoint is down or loads; its breaker is not closed; it is back and on its slow start;
+    it covers for siblings, or makes room for them; it is a fallback;
+    attempts on it failed, or it answered what failed elsewhere, and that is half of the difference at least;
+    so few requests came that chance alone explains it; the answers of before a change still count.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Final
+
+from gateway.observe.live import Live, Second
+from gateway.routing.breakers import SLOW_START
+from gateway.routing.snapshot import Identity
+
+WINDOW: Final = 300
+"""Seconds that the delivered share looks back over."""
+_ALIKE: Final = 0.02
+_SURE: Final = 2.0
+_ENOUGH: Final = 0.5
+_NAMED: Final = 2
+
+
+class Recent:
+    """Answers and failures of the last minutes, by deployment.
+
+    Mutable: both counts, and the seconds that they are made of. A second is taken in when it is over.
+    """
+
+    def __init__(self, live: Live) -> None:
+        """Count what this one counts."""
+        self._live = live
+        self._rebased = live.rebased
+        self._counted: deque[Second] = deque()
+        self.answers: Counter[Identity] = Counter()
+        self.failures: Counter[Identity] = Counter()
+
+    def advance(self, now: float) -> set[Identity]:
+        """Take in the seconds that are over and let the oldest go; give the deployments whose counts changed."""
+        changed: set[Identity] = set()
+        if self._rebased != self._live.rebased:
+            self._rebased = self._live.rebased
+            changed = {*self.answers, *self.failures}
+            self._counted.clear()
+            self.answers.clear()
+            self.failures.clear()
+        for second in reversed([*self._new(int(now))]):
+            self._counted.append(second)
+            changed |= self._add(second, 1)
+        while self._counted and self._counted[0].at < int(now) - WINDOW:
+            changed |= self._add(self._counted.popleft(), -1)
+        return changed
+
+    def _new(self, now: int) -> Iterator[Second]:
+        last = self._counted[-1].at if self._counted else 0
+        for second in reversed(self._live.seconds):
+            if second.at <= max(last, now - WINDOW):
+                return
+            if second.at < now:
+                yield second
+
+    def _add(self, second: Second, sign: int) -> set[Identity]:
+        for counts, more in ((self.answers, second.answers), (self.failures, second.failures)):
+            for identity, number in more.items():
+                counts[identity] += sign * number
+                if not counts[identity]:
+                    del counts[identity]
+        return {*second.answers, *second.failures}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A deployment's shares and what may explain them.
+
+    `answers` and `failures` are of the last minutes; `health` and `breaker` are states; `back` is how many seconds ago
+    its breaker closed, where it ever did.
+    """
+
+    name: str
+    planned: float
+    eligible: float
+    answers: int = 0
+    failures: int = 0
+    health: str = "unknown"
+    breaker: str = "closed"
+    back: float | None = None
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it is kept from requests as long as there are others."""
+        return self.health in {"down", "loading"} or self.breaker != "closed"
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is on its slow start."""
+        return not self.is_out and self.back is not None and self.back < SLOW_START and self.eligible < self.planned
+
+
+def explain(shares: Sequence[Share]) -> Mapping[str, tuple[float | None, str | None]]:
+    """Give, by name, the delivered share of each of a model's deployments, and why it is not what was planned."""
+    total = sum(share.answers for share in shares)
+    failed = sum(share.failures for share in shares)
+    held_back = [share.name for share in shares if share.is_out or share.is_starting]
+    return {
+        share.name: (
+            share.answers / total if total else None,
+            _standing(share, held_back) or _delivery(share, total, failed),
+        )
+        for share in shares
+    }
+
+
+def _standing(share: Share, held_back: Sequence[str]) -> str | None:
+    """Say why the eligible share is not the planned one."""
+    if share.health in {"down", "loading"}:
+        return share.health if share.eligible == 0 else f"{share.health}, tried anyway"
+    if share.breaker != "closed":
+        return f"breaker {share.breaker.replace('_', ' ')}"
+    if share.is_starting:
+        return "slow start"
+    if share.eligible > share.planned:
+        named = ", ".join(held_back[:_NAMED]) + (" ..." if len(held_back) > _NAMED else "")
+        return f"covers for {named}" if named else "weighed anew"
+    if share.eligible < share.planned:
+        return "weighed anew"
+    return None
+
+
+def _delivery(share: Share, total: int, failed: int) -> str | None:
+    """Say why the delivered share is not the eligible one, with `total` answers and `failed` attempts at the model."""
+    expected = share.eligible
+    if not expected:
+        return "stood in as fallback" if share.answers else "fallback"
+    if not total:
+        return f"{share.failures} failed" if share.failures else None
+    off = share.answers / total - expected
+    if abs(off) <= _ALIKE:
+        return None
+    chance = _SURE * sqrt(max(expected * (1 - expected), 1 / total) / total)
+    if off < 0 and share.failures >= -off * total * _ENOUGH:
+        return f"{share.failures} failed"
+    if off > 0 and failed - share.failures >= off * total * _ENOUGH:
+        return "took over what failed"
+    return "few requests so far" if abs(off) <= chance else "catching up"

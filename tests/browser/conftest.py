@@ -1,0 +1,67 @@
+"""A real browser in front of a real gateway. Tests are skipped where there is no Chromium or no playwright."""
+
+import shutil
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+Theme = Literal["light", "dark"]
+
+
+class Look(Protocol):
+    """Opens a page and waits until it is live."""
+
+    async def __call__(self, url: str, width: int = 1440, theme: Theme = "light") -> "Page": ...
+
+
+class Complaints(list[str]):
+    """What a page has complained of: console errors, violations of its policy, exceptions."""
+
+    def watch(self, page: "Page") -> None:
+        page.on("console", lambda said: self.append(said.text) if said.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on(
+            "response", lambda answer: self.append(f"{answer.url}: {answer.status}") if answer.status >= 400 else None
+        )
+
+
+@pytest.fixture
+def complaints() -> Complaints:
+    """What the pages of this test have complained of."""
+    return Complaints()
+
+
+@pytest.fixture
+async def look(complaints: Complaints) -> AsyncIterator[Look]:
+    """Open a page and wait until it is live: `await look(url, width=390, theme="dark")`."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    api = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
+    async with api.async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+
+        async def opened(url: str, width: int = 1440, theme: Theme = "light") -> "Page":
+            context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+            page: Page = await context.new_page()
+            complaints.watch(page)
+            await page.goto(url)
+            await api.expect(page.locator("#connection")).to_have_text("Live")
+            return page
+
+        yield opened
+        await browser.close()

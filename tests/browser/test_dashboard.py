@@ -1,0 +1,202 @@
+"""The page as somebody sees it."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.lifecycle import Listen, open_door
+from gateway.server import Options
+from gateway.simulator import Box
+from tests.browser.conftest import Complaints, Look, Theme
+from tests.conftest import MakeBox, OpenDoor
+from tests.execution.support import ask
+from tests.fakes.client import RawClient
+from tests.running import Config, split
+
+pytest.importorskip("playwright.async_api", reason="playwright is not installed")
+from playwright.async_api import Locator, Page, expect
+
+MODEL = "<img src=x onerror=alert(1)>"
+PARAMETERS: dict[str, object] = {"local_fraction": 0.75, "selection": "smooth"}
+
+BOX = """
+import asyncio
+from aiohttp import web
+from gateway.simulator import Box, create_simulator
+
+async def serve():
+    runner = web.AppRunner(create_simulator(Box("near", ("{model}",))), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print("http://127.0.0.1:%d" % runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+Victim = tuple[asyncio.subprocess.Process, str]
+LOOKS: tuple[tuple[int, Theme, Theme], ...] = (
+    (390, "light", "dark"),
+    (390, "dark", "light"),
+    (1440, "light", "dark"),
+    (1440, "dark", "light"),
+)
+
+
+async def is_dark(page: Page) -> bool:
+    """Tell whether the page's background is dark."""
+    color: str = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(int(part) for part in color.strip("rgb()").split(",")) < 3 * 128
+
+
+def share(page: Page, deployment: str, column: str) -> Locator:
+    """Find a share of the first model's deployment."""
+    return page.locator(f'tr[data-deployment="{deployment}"] td.{column} .number').first
+
+
+async def serve(door: OpenDoor, config: Config) -> str:
+    """Serve, and tell the page ten states a second; give the address."""
+    opened = await door(Options(config.path, environ={}))
+    opened.gateway.events._interval = 0.1
+    return opened.urls[0]
+
+
+async def post(url: str, times: int = 1) -> None:
+    for _ in range(times):
+        async with RawClient(url) as client:
+            await client.send(ask(MODEL))
+            await client.read_answer()
+
+
+@pytest.fixture
+async def victim() -> AsyncIterator[Victim]:
+    """A box in a process of its own, to be killed, and its address."""
+    python, code = sys.executable, BOX.format(model=MODEL)
+    process = await asyncio.create_subprocess_exec(python, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    yield process, (await process.stdout.readline()).decode().strip()
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+@pytest.fixture
+async def boxes(config: Config, make_box: MakeBox) -> dict[str, str]:
+    """A local and a remote box that serve a model of a dangerous name."""
+    made = {name: await make_box(Box(name, (MODEL,))) for name in ("near", "far")}
+    config.models(**{MODEL: {**made, "later": {"base_url": "${LATER}"}}})
+    save(config, made, PARAMETERS)
+    return made
+
+
+def save(config: Config, boxes: dict[str, str], parameters: dict[str, object], **more: object) -> None:
+    config.routing(
+        routing_parameter=parameters,
+        local_deployment=split([boxes["near"]], MODEL),
+        remote_deployment=split([boxes["far"]], MODEL),
+        **more,
+    )
+
+
+async def test_shares_move_with_a_save_and_a_bad_one_shows_its_line(
+    config: Config, boxes: dict[str, str], door: OpenDoor, look: Look, complaints: Complaints
+) -> None:
+    url = await serve(door, config)
+    page = await look(url)
+    await expect(page.locator(".model-name")).to_have_text(MODEL)
+    await expect(page.locator("#requests")).to_contain_text("No request has ended yet")
+    await expect(page.locator("tr.inactive")).to_contain_text("waiting for ${LATER}")
+    await expect(share(page, "near", "planned")).to_have_text("75 %")
+
+    save(config, boxes, {"local_fraction": 0.25})
+    await expect(share(page, "near", "planned")).to_have_text("25 %")
+    await expect(share(page, "far", "eligible")).to_have_text("75 %")
+    await expect(page.locator("#reloads summary").first).to_contain_text("Generation 2")
+    await expect(page.locator("#reloads .change").first).to_be_visible()
+
+    good = (config.path / "routing.yaml").read_text()
+    config.save("routing.yaml", good.replace('"local_fraction"', '"local_fractoin"'))
+    line = 1 + good[: good.index("local_fraction")].count("\n")
+    notice = page.locator("#notice-refused")
+    await expect(notice).to_contain_text(f"routing.yaml:{line}:")
+    await expect(notice).to_contain_text("local_fraction")
+    await expect(page.locator("#reloads .refused .fault code").first).to_contain_text(f"routing.yaml:{line}:")
+    await expect(share(page, "near", "planned")).to_have_text("25 %")
+
+    config.save("routing.yaml", good)
+    await expect(notice).to_have_count(0)
+    await post(url)
+    opener = page.locator(".opener").first
+    await opener.press("Enter")
+    await expect(opener).to_have_attribute("aria-expanded", "true")
+    await expect(page.locator(".attempts li")).to_contain_text("answered")
+    assert complaints == []
+
+
+async def test_a_box_that_is_killed_is_down_and_its_share_moves(
+    config: Config, victim: Victim, make_box: MakeBox, door: OpenDoor, look: Look
+) -> None:
+    near, address = victim
+    boxes = {"near": address, "far": await make_box(Box("far", (MODEL,)))}
+    config.models(**{MODEL: boxes})
+    save(config, boxes, PARAMETERS, health_check=0.1)
+    url = await serve(door, config)
+    page = await look(url, theme="dark")
+    endpoint = page.locator(f'#endpoints li[data-endpoint="{boxes["near"]}"]')
+    await expect(endpoint.locator(".state")).to_have_text("up")
+    await post(url, 4)
+    await expect(share(page, "near", "delivered")).to_have_text("75 %")
+
+    near.kill()
+    await expect(endpoint.locator(".state")).to_have_text("down")
+    await expect(endpoint.locator(".cause")).not_to_be_empty()
+    await expect(share(page, "near", "eligible")).to_have_text("0 %")
+    await expect(share(page, "far", "eligible")).to_have_text("100 %")
+    rows = {name: page.locator(f'tr[data-deployment="{name}"]') for name in boxes}
+    await expect(rows["near"].locator(".why")).to_have_text("down")
+    await expect(rows["far"].locator(".why")).to_have_text("covers for near")
+    await post(url, 4)
+    await expect(share(page, "far", "delivered")).to_have_text("62.5 %")
+
+
+@pytest.mark.usefixtures("boxes")
+async def test_it_fits_and_complains_of_nothing(
+    config: Config, door: OpenDoor, look: Look, complaints: Complaints
+) -> None:
+    url = await serve(door, config)
+    await post(url, 3)
+    for width, theme, other in LOOKS:
+        page = await look(f"{url}/dashboard", width, theme)
+        await expect(page.locator(".request")).to_have_count(3)
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
+        assert await page.evaluate("document.querySelectorAll('canvas').length") == 4
+        assert await page.locator("[onerror]").count() == 0
+        assert await is_dark(page) == (theme == "dark")
+        await page.get_by_role("button", name=f"Switch to the {other} theme").click()
+        await page.reload()
+        await expect(page.locator("html")).to_have_attribute("data-theme", other)
+        assert await is_dark(page) == (other == "dark")
+    assert complaints == []
+
+
+async def test_it_says_that_it_is_disconnected_and_goes_on_by_itself(config: Config, look: Look) -> None:
+    config.save("models.yaml", "models: 1\n")
+    config.routing()
+    first = await open_door(Options(config.path, environ={}), Listen(port=0))
+    try:
+        page = await look(first.urls[0])
+        await expect(page.locator("#models")).to_contain_text("no valid configuration yet")
+        await expect(page.locator("#notice-refused")).to_contain_text("models.yaml:1:")
+    finally:
+        await first.close(0)
+    await expect(page.locator("#connection")).to_contain_text("Disconnected since")
+    await expect(page.locator("#notice-lost")).to_contain_text("Disconnected since")
+    config.models(m={"a": "http://127.0.0.1:1"})
+    again = await open_door(Options(config.path, environ={}), Listen(port=first.ports[0]))
+    try:
+        await expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
+        await expect(page.locator(".model-name")).to_have_text("m")
+        await expect(page.locator("#notices")).to_be_empty()
+    finally:
+        await again.close(0)

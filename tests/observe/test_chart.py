@@ -1,0 +1,51 @@
+from gateway.observe.chart import WINDOW, Chart
+from gateway.observe.live import KEPT, Live
+from tests.observe.outcomes import attempt, ended
+
+
+def watched() -> tuple[Live, Chart, list[float]]:
+    now = [1000.5]
+    live = Live(lambda: now[0])
+    return live, Chart(live), now
+
+
+def test_a_row_is_made_once_its_second_is_over() -> None:
+    live, chart, now = watched()
+    live(ended(attempt("a", "server_error"), attempt("b"), tokens=7, first=100.0))
+    assert chart.advance(now[0]) == []
+    now[0] = 1002.1
+    [one, two] = chart.advance(now[0])
+    assert one[:5] == (1000, 1, 0, 1, 7)
+    assert two[:5] == (1001, 0, 0, 0, 0)
+    assert chart.advance(now[0]) == []
+    assert chart.rows[0] is one
+
+
+def test_percentiles_look_back_over_a_window() -> None:
+    live, chart, now = watched()
+    live(ended(first=100.0))
+    now[0] += WINDOW + 1
+    *within, after = chart.advance(now[0])
+    assert {round(row[5] or 0, -1) for row in within} == {100.0}
+    assert len(within) == WINDOW
+    assert after[5:] == (None, None)
+
+
+def test_what_nobody_looked_at_is_made_up_for_as_far_as_it_is_kept() -> None:
+    live, chart, now = watched()
+    now[0] += 10_000
+    live(ended())
+    now[0] += 2
+    rows = chart.advance(now[0])
+    assert len(rows) == KEPT
+    assert (rows[0][0], rows[-1][0]) == (int(now[0]) - KEPT, int(now[0]) - 1)
+    assert sum(row[1] for row in rows) == 1
+    assert chart.last(2) == rows[-2:]
+    assert chart.last(KEPT) == rows
+
+
+def test_a_clock_that_goes_back_makes_no_row_twice() -> None:
+    live, chart, now = watched()
+    live(ended())
+    assert len(chart.advance(now[0] + 5)) == 5
+    assert chart.advance(now[0]) == []

@@ -1,0 +1,111 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.observe.live import KEPT, REQUESTS, Live, is_error, percentiles
+from tests.config.loading import unhurried
+from tests.observe.outcomes import attempt, ended
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.25
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_second_holds_what_ended_in_it() -> None:
+    clock = Clock()
+    live = Live(clock)
+    live(ended(tokens=20, first=100.0))
+    live(ended(attempt("a", "server_error"), attempt("b"), tokens=5))
+    clock.now += 1
+    live(ended(attempt("a", "server_error"), status=502, failure="server_error"))
+    first, second = live.seconds
+    assert (first.at, first.requests, first.errors, first.fallbacks, first.tokens) == (1000, 2, 0, 1, 25)
+    assert (first.answers, first.failures) == ({("m", "a"): 1, ("m", "b"): 1}, {("m", "a"): 1})
+    assert (second.at, second.requests, second.errors, second.fallbacks, second.tokens) == (1001, 1, 1, 0, 0)
+    assert (live.began, live.number) == (1000, 3)
+
+
+def test_seconds_without_a_request_take_no_room() -> None:
+    clock = Clock()
+    live = Live(clock)
+    for _ in range(KEPT + 5):
+        clock.now += 100
+        live(ended())
+    assert len(live.seconds) == KEPT
+    assert live.seconds[-1].at == int(clock.now)
+
+
+def test_a_clock_that_goes_back_is_counted_in_the_second_it_left() -> None:
+    clock = Clock()
+    live = Live(clock)
+    live(ended())
+    clock.now -= 50
+    live(ended())
+    assert [(second.at, second.requests) for second in live.seconds] == [(1000, 2)]
+
+
+def test_only_streams_have_a_first_token() -> None:
+    live = Live(Clock())
+    live(ended(first=100.0, stream=False))
+    assert percentiles([live.seconds[0].first], 0.5) is None
+    live(ended(first=0.4))
+    assert percentiles([live.seconds[0].first], 0.5) == [1.0]
+
+
+def test_the_last_requests_are_kept_and_numbered() -> None:
+    live = Live(Clock())
+    for _ in range(REQUESTS + 3):
+        live(ended())
+    assert [number for number, _, _ in live.requests] == list(range(4, REQUESTS + 4))
+    assert live.requests[-1][1:] == (1000.25, ended())
+
+
+def test_a_name_as_long_as_a_body_is_not_kept() -> None:
+    live = Live(Clock())
+    live(ended(model="x" * 1_000_000))
+    assert live.requests[0][2].model == "x" * 200 + "..."
+
+
+def test_another_configuration_begins_the_shares_anew_and_keeps_the_rest() -> None:
+    live = Live(Clock())
+    live(ended(attempt("a", "server_error"), attempt("b")))
+    live.rebase()
+    assert (live.rebased, live.seconds[0].answers, live.seconds[0].failures) == (1, {}, {})
+    assert live.seconds[0].requests == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "failure", "counts"),
+    [
+        (200, None, False),
+        (200, "stalled", True),
+        (400, None, False),
+        (404, "model_not_found", False),
+        (429, "rate_limited", True),
+        (499, "client_left", False),
+        (502, "server_error", True),
+        (503, "no_deployment", True),
+    ],
+)
+def test_an_error_is_what_the_one_who_asked_could_not_help(status: int, failure: str | None, *, counts: bool) -> None:
+    outcome = ended(status=status, failure=failure)
+    assert is_error(outcome) is counts
+    live = Live(Clock())
+    live(outcome)
+    assert live.seconds[0].errors == counts
+
+
+@unhurried
+@given(st.lists(st.floats(1, 10_000_000), min_size=1, max_size=60), st.integers(1, 5), st.sampled_from([0.5, 0.99]))
+def test_a_percentile_is_at_most_so_far_off(times: list[float], parts: int, quantile: float) -> None:
+    lives = [Live(Clock()) for _ in range(parts)]
+    for place, milliseconds in enumerate(times):
+        lives[place % parts](ended(first=milliseconds))
+    told = percentiles([second.first for live in lives for second in live.seconds], quantile)
+    assert told is not None
+    exact = sorted(times)[-(-round(quantile * 100) * len(times) // 100) - 1]
+    assert told[0] == pytest.approx(exact, rel=0.03, abs=0.06)

@@ -1,0 +1,142 @@
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.observe import shares
+from gateway.observe.live import Live
+from gateway.observe.shares import WINDOW, Recent, Share, explain
+from tests.observe.outcomes import attempt, ended
+
+A, B = ("m", "a"), ("m", "b")
+
+
+def counted() -> tuple[Live, Recent, list[float]]:
+    now = [5000.5]
+    live = Live(lambda: now[0])
+    return live, Recent(live), now
+
+
+def test_seconds_count_from_when_they_are_over_until_they_are_old() -> None:
+    live, recent, now = counted()
+    live(ended())
+    live(ended(attempt("a", "server_error"), attempt("b")))
+    assert recent.advance(now[0]) == set()
+    now[0] += 1
+    assert recent.advance(now[0]) == {A, B}
+    assert (recent.answers, recent.failures) == ({A: 1, B: 1}, {A: 1})
+    assert recent.advance(now[0]) == set()
+    live(ended())
+    now[0] += 1
+    assert recent.advance(now[0]) == {A}
+    assert recent.answers == {A: 2, B: 1}
+    now[0] += WINDOW - 1
+    assert recent.advance(now[0]) == {A, B}
+    assert (recent.answers, recent.failures) == ({A: 1}, {})
+    now[0] += 1
+    assert recent.advance(now[0]) == {A}
+    assert recent.answers == {}
+
+
+def test_who_looks_late_counts_only_what_is_not_old() -> None:
+    live, recent, now = counted()
+    live(ended())
+    now[0] += WINDOW
+    live(ended(attempt("b")))
+    now[0] += 1
+    assert recent.advance(now[0]) == {B}
+    assert recent.answers == {B: 1}
+
+
+def test_another_configuration_begins_anew() -> None:
+    live, recent, now = counted()
+    live(ended())
+    now[0] += 1
+    recent.advance(now[0])
+    live.rebase()
+    live(ended(attempt("b")))
+    now[0] += 1
+    assert recent.advance(now[0]) == {A, B}
+    assert recent.answers == {B: 1}
+
+
+def why(*shares: Share) -> list[str | None]:
+    return [word for _, word in explain(shares).values()]
+
+
+def test_where_nothing_differs_there_is_no_word() -> None:
+    shares = (Share("a", 0.6, 0.6, answers=60), Share("b", 0.4, 0.4, answers=40))
+    assert explain(shares) == {"a": (0.6, None), "b": (0.4, None)}
+    assert explain((Share("a", 1, 1),)) == {"a": (None, None)}
+
+
+@pytest.mark.parametrize(
+    ("share", "word"),
+    [
+        (Share("a", 0.5, 0, health="down"), "down"),
+        (Share("a", 0.5, 0, health="loading"), "loading"),
+        (Share("a", 0.5, 0, breaker="open"), "breaker open"),
+        (Share("a", 0.5, 0, breaker="half_open"), "breaker half open"),
+        (Share("a", 0.5, 0.1, back=2.0), "slow start"),
+    ],
+)
+def test_one_that_is_held_back_says_why_and_its_sibling_for_whom_it_works(share: Share, word: str) -> None:
+    assert why(share, Share("b", 0.5, 1 - share.eligible)) == [word, "covers for a"]
+
+
+def test_when_all_are_out_they_are_tried_anyway() -> None:
+    assert why(Share("a", 1, 1, health="down")) == ["down, tried anyway"]
+
+
+def test_only_so_many_siblings_are_named() -> None:
+    out = [Share(name, 0.25, 0, health="down") for name in "abc"]
+    assert why(*out, Share("d", 0.25, 1))[-1] == "covers for a, b ..."
+
+
+def test_a_strategy_that_weighs_anew_is_said_to() -> None:
+    assert why(Share("a", 0.5, 0.7), Share("b", 0.5, 0.3)) == ["weighed anew", "weighed anew"]
+
+
+def test_a_breaker_that_closed_long_ago_explains_nothing() -> None:
+    assert why(Share("a", 1, 1, back=2.0)) == [None]
+    assert why(Share("a", 0.5, 0.4, back=60.0), Share("b", 0.5, 0.6)) == ["weighed anew", "weighed anew"]
+
+
+def test_a_fallback_says_so_and_whether_it_was_needed() -> None:
+    assert why(Share("a", 1, 1), Share("b", 0, 0)) == [None, "fallback"]
+    assert why(Share("a", 1, 1, answers=5, failures=5), Share("b", 0, 0, answers=5)) == [
+        "5 failed",
+        "stood in as fallback",
+    ]
+
+
+def test_failures_explain_a_lack_and_a_surplus() -> None:
+    assert why(Share("a", 0.5, 0.5, answers=10, failures=20), Share("b", 0.5, 0.5, answers=50)) == [
+        "20 failed",
+        "took over what failed",
+    ]
+
+
+def test_few_failures_do_not_explain_much() -> None:
+    shares = Share("a", 0.5, 0.5, answers=100, failures=3), Share("b", 0.5, 0.5, answers=400)
+    assert why(*shares) == ["catching up", "catching up"]
+
+
+def test_failures_are_told_where_nothing_is_answered() -> None:
+    assert why(Share("a", 0.5, 0.5, failures=4), Share("b", 0.5, 0.5)) == ["4 failed", None]
+
+
+def test_chance_explains_what_it_can_and_no_more() -> None:
+    assert why(Share("a", 0.5, 0.5, answers=3), Share("b", 0.5, 0.5, answers=1)) == ["few requests so far"] * 2
+    assert why(Share("a", 0.5, 0.5, answers=900), Share("b", 0.5, 0.5, answers=100)) == ["catching up"] * 2
+    assert why(Share("a", 1, 1, answers=1), Share("b", 0, 0)) == [None, "fallback"]
+
+
+def test_every_word_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "dashboard.md").read_text(encoding="utf-8")
+    table = page.partition("| word | meaning |")[2].partition("\n\n")[0]
+    words = re.findall(r'"([a-z][a-z, ]+)"', inspect.getsource(shares).partition("def _standing")[2])
+    told = {*words, "down", "loading", "breaker open", "breaker half open", "covers for"} - {"closed"}
+    assert {word for word in told if word not in table} == set()
+    assert len(told) > 10
