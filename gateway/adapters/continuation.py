@@ -21,7 +21,7 @@ import msgspec
 from gateway.adapters.openai_compatible import Operation
 
 _FINAL: Final = {"continue_final_message": True, "add_generation_prompt": False}
-_LIMITS: Final = ("max_tokens", "max_completion_tokens")
+_LIMITS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
 _FORMS: Final = ("response_format", "structured_outputs", "grammar", "json_schema", "regex", "ebnf", "structural_tag")
 _GUIDED: Final = "guided_"
 _PROBABILITIES: Final = ("logprobs", "top_logprobs", "prompt_logprobs")
@@ -71,8 +71,9 @@ def _has_form(request: Mapping[str, Any]) -> bool:
 
 
 def _less(request: Mapping[str, Any], spent: int) -> dict[str, int]:
+    """Take what was spent off the limits; -1 is none (llama.cpp's `n_predict`, LM Studio's `max_tokens`)."""
     limits = {name: request.get(name) for name in _LIMITS}
-    less = {name: max(1, limit - spent) for name, limit in limits.items() if isinstance(limit, int)}
+    less = {name: max(1, limit - spent) for name, limit in limits.items() if isinstance(limit, int) and limit > 0}
     least = request.get("min_tokens")
     return less | ({"min_tokens": max(0, least - spent)} if isinstance(least, int) else {})
 

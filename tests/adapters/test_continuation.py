@@ -190,6 +190,8 @@ def test_a_chat_without_messages_is_the_servers_to_judge() -> None:
         ({"max_tokens": 4}, {"max_tokens": 1}),
         ({"max_tokens": 3}, {"max_tokens": 1}),
         ({"max_tokens": 2}, {"max_tokens": 1}),
+        ({"n_predict": 10}, {"n_predict": 7}),
+        ({"max_tokens": -1, "n_predict": -1}, {"max_tokens": -1, "n_predict": -1}),  # used to end after 1 token
         ({"max_tokens": None}, {"max_tokens": None}),
         ({"max_tokens": "10"}, {"max_tokens": "10"}),
         ({"min_tokens": 10}, {"min_tokens": 7}),
