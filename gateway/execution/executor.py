@@ -89,7 +89,8 @@ class Executor:
 
         Raises:
             ClientLeftError: the client went away while it was answered.
-            UnreplaceableModelError: the body cannot be made to name the model as the deployment knows it.
+            UnreplaceableModelError: the body cannot be made to name the model as the deployment knows it, and nothing has
+                been sent.
 
         """
         record = Record(ask, snapshot, route, self._clock())
@@ -103,6 +104,9 @@ class Executor:
                 record.ends(CLIENT_LEFT, "client_left")
             raise
         except UnreplaceableModelError:
+            if record.broken is not None:
+                await _break_off(record, client, record.broken.failure)
+                return None
             record.ends(400, "invalid_request")
             raise
         except Exception:
@@ -144,6 +148,8 @@ class Executor:
             if failure is None:
                 return None
             record.failures.append(failure)
+            if not record.may_try:
+                break
             try:
                 step = steps.send(failure)
             except StopIteration:
@@ -159,7 +165,7 @@ class Executor:
             return await self._attempt(record, step, None, record.ask.call, client)
         how, call = record.broken.call(step.deployment)
         failure = await self._attempt(record, step, how, call, client)
-        if how == "continue" and failure is not None and is_refused(failure):
+        if how == "continue" and failure is not None and is_refused(failure) and record.may_try:
             return await self._attempt(record, replace(step, delay=0.0), "replay", record.ask.call, client)
         return failure
 

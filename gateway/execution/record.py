@@ -110,6 +110,11 @@ class Record:
         """Whether the clock `total` has run out."""
         return self.total is not None and self.total.expired()
 
+    @property
+    def may_try(self) -> bool:
+        """Whether there is room for one more attempt: a rescue may make two on one deployment."""
+        return len(self.attempts) < self.snapshot.settings.bounds.attempts
+
     def starts(self, step: Step) -> None:
         """Note the next step."""
         self.drawn = self.drawn or step.deployment

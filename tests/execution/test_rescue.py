@@ -271,6 +271,44 @@ async def test_boxes_may_break_one_after_the_other(config: Config) -> None:
         ]
 
 
+async def test_attempts_are_bounded_where_a_box_is_asked_twice(config: Config) -> None:
+    """Each box that refused to continue used to be asked a second time beyond the bound."""
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream([Send(status(400, "No"))]) as no,
+        running(config, {"m": {**boxes(a), **refusing(no.url, 5)}}, retries={"attempts": 4}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(asking())
+            await read_through(client, cut)
+            body, _ = await read_broken(client)
+        assert body.endswith(BROKEN)
+        assert await gate.failures() == ["cut_answer", *["rescue_refused"] * 3]
+        assert len(no.requests) == 3
+
+
+def refusing(url: str, times: int) -> dict[str, object]:
+    entry = {"kind": "vllm", "weight": 0}
+    return {f"no-{place}": {"base_url": f"{url}/{place}/v1", **entry} for place in range(times)}
+
+
+async def test_a_body_that_another_box_cannot_be_sent_ends_as_a_visible_break(config: Config) -> None:
+    """The 400 used to be written into the stream, head and all, and the stream ended well."""
+    later = {"kind": "openai", "weight": 0, "provider_model_id": "other"}
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": {**boxes(a), "b": {**later, "base_url": b.url}}}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(asking(mod_l="m").replace(b"mod_l", b"model"))
+            await read_through(client, cut)
+            body, how = await read_broken(client)
+        assert (body.endswith(BROKEN), body.count(b"HTTP/1.1"), how, b.requests) == (True, 0, "fin", [])
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure) == (200, "cut_answer")
+
+
 @pytest.mark.parametrize("gone", [[Send(status(503, "No"))], [Close()], [Send(sse_head()), Close()]])
 async def test_without_anyone_to_carry_it_on_a_break_is_visible(config: Config, gone: list[Step]) -> None:
     async with (
