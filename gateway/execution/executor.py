@@ -89,7 +89,7 @@ class Executor:
 
         Raises:
             ClientLeftError: the client went away while it was answered.
-            UnreplaceableModelError: the body cannot be made to name the model as the deployment knows it, and nothing has
+            UnreplaceableModelError: the body cannot be made to name the model as the deployment knows it; nothing has
                 been sent.
 
         """
@@ -185,7 +185,8 @@ class Executor:
         except AttemptFailedError as error:
             failure = error.failure
             this.failure, this.detail = failure.cause.value, failure.detail or None
-            self._note(self._manager.failed(deployment, failure, self._clock(), again=step.again))
+            now, since = self._clock(), this.content
+            self._note(self._manager.failed(deployment, failure, now, again=step.again, since=since))
         except (asyncio.CancelledError, ClientLeftError):
             this.failure = self._why_ended(record)
             self._manager.left(deployment, self._clock())
@@ -235,8 +236,10 @@ class Executor:
                 self._manager.left(this.deployment, self._clock())
                 await _refuse(record, this.deployment, held, client)
             else:
-                self._note(self._manager.succeeded(this.deployment, self._clock()))
+                this.content = self._clock()
+                self._note(self._manager.succeeded(this.deployment, this.content))
                 await self._deliver(record, this, answer, held, client)
+                self._manager.ended(this.deployment)
         finally:
             answer.close()
 

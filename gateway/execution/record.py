@@ -50,7 +50,8 @@ class Unanswered:
 class Try:
     """An attempt under way: what its Attempt will say.
 
-    `rescue`: it is to take over a broken stream. `offset` is in seconds since the request's arrival.
+    `rescue`: it is to take over a broken stream. `offset` is in seconds since the request's arrival. `content` is when
+    its first content came.
     """
 
     step: Step
@@ -62,6 +63,7 @@ class Try:
     status: int | None = None
     failure: str | None = None
     detail: str | None = None
+    content: float | None = None
 
     @property
     def deployment(self) -> Deployment:

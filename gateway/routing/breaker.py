@@ -9,8 +9,9 @@
 
 It is passive: it learns from what requests meet. What the client did wrong, what went wrong with us, and a client that
 left are not told to it. A failure that will last (a refused key, an unknown model) opens it at once, for as long as is
-said. A request's second try of a deployment, a moment after its first, is no second piece of evidence: it counts
-neither way while it fails.
+said. An answer that breaks off after its first content was no success after all, and the next first content does not
+end a row of such breaks: an answer that ends well does. A request's second try of a deployment, a moment after its
+first, is no second piece of evidence: it counts neither way while it fails before its first content.
 
 The machine knows no clock: `now` is monotonic, in seconds, and goes back for nobody who asks later. The last 30 seconds
 are kept by the second, so that a request costs the same at any rate.
@@ -30,7 +31,7 @@ class Breaker:
     """One deployment's.
 
     Mutable: the state, since when and why, and whether for a failure that will last; the hold, and until when; the
-    failures in a row; and by the second, what the last 30 brought.
+    failures in a row, and how many of them broke off after first content; and by the second, what the last 30 brought.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class Breaker:
         self.lasting = False
         self._until = 0.0
         self._hold = 0.0
-        self._row = 0
+        self._row = self._broken = 0
         self._forget()
 
     def __repr__(self) -> str:
@@ -49,7 +50,7 @@ class Breaker:
 
     def succeeded(self, now: float) -> bool:
         """Note a first content; tells whether that closed the breaker."""
-        self._row = 0
+        self._row = self._broken
         if self.state == "closed":
             self._good[self._place(now)] += 1
             return False
@@ -59,15 +60,31 @@ class Breaker:
         self._forget()
         return True
 
+    def ended(self) -> None:
+        """Note that an answer ended well."""
+        self._row -= self._broken
+        self._broken = 0
+
     def failed(
-        self, reason: str, now: float, limits: BreakerLimits, *, lasts: float | None = None, again: bool = False
+        self,
+        reason: str,
+        now: float,
+        limits: BreakerLimits,
+        *,
+        lasts: float | None = None,
+        again: bool = False,
+        since: float | None = None,
     ) -> bool:
         """Note a failure; tells whether that opened a closed breaker.
 
         `lasts` opens it at once, for so many seconds. `again` marks the request's second try of this deployment.
+        `since` is when what broke off now had its first content.
         """
         was_closed = self.state == "closed"
-        if was_closed and not again:
+        if was_closed and since is not None:
+            self._broken += 1
+            self._take_back(since)
+        if was_closed and (since is not None or not again):
             self._row += 1
             self._bad[self._place(now)] += 1
         if lasts is not None:
@@ -113,6 +130,7 @@ class Breaker:
         self.state, self.reason = state, reason
 
     def _forget(self) -> None:
+        self._row = self._broken = 0
         self._second = [-1] * WINDOW
         self._good = [0] * WINDOW
         self._bad = [0] * WINDOW
@@ -125,6 +143,11 @@ class Breaker:
             self._second[place] = second
             self._good[place] = self._bad[place] = 0
         return place
+
+    def _take_back(self, since: float) -> None:
+        place = int(since) % WINDOW
+        if self._second[place] == int(since) and self._good[place]:
+            self._good[place] -= 1
 
     def _half_failed(self, now: float) -> bool:
         oldest = int(now) - WINDOW

@@ -83,11 +83,19 @@ class Breakers:
         self._back[deployment.identity] = now, _part(0)
         return old
 
-    def failed(self, deployment: Deployment, failure: Failure, now: float, *, again: bool) -> bool:
+    def ended(self, deployment: Deployment) -> None:
+        """Note that an answer ended well."""
+        breaker = self.of(deployment)
+        if breaker is not None:
+            breaker.ended()
+
+    def failed(self, deployment: Deployment, failure: Failure, now: float, *, again: bool, since: float | None) -> bool:
         """Note a failure that is to be blamed on the deployment; tells whether that opened a closed breaker."""
         breaker = self.of(deployment)
         lasts = TABLE[failure.cause].out
-        if breaker is None or not breaker.failed(_reason(failure), now, self._limits, lasts=lasts, again=again):
+        if breaker is None or not breaker.failed(
+            _reason(failure), now, self._limits, lasts=lasts, again=again, since=since
+        ):
             return False
         self._back.pop(deployment.identity, None)
         return True

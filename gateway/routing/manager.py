@@ -194,16 +194,29 @@ class RoutingManager:
         problem = self._reweigh(lambda each: each.identity == deployment.identity)
         return BreakerChange(deployment, old, "closed", problem=problem)
 
-    def failed(self, deployment: Deployment, failure: Failure, now: float, *, again: bool = False) -> Change | None:
+    def ended(self, deployment: Deployment) -> None:
+        """Note that an answer ended well."""
+        self._breakers.ended(deployment)
+
+    def failed(
+        self,
+        deployment: Deployment,
+        failure: Failure,
+        now: float,
+        *,
+        again: bool = False,
+        since: float | None = None,
+    ) -> Change | None:
         """Note a failed attempt, or an answer that broke off; what changes by it builds a new snapshot and comes back.
 
-        `again` marks a request's second try of the deployment.
+        `again` marks a request's second try of the deployment. `since` is when an answer that broke off had its first
+        content: it was told of as a success, which is taken back.
         """
         rule = TABLE[failure.cause]
         if not rule.blames:
             self.left(deployment, now)
             return self._loads(deployment.endpoint.identity, now) if failure.cause is Cause.LOADING else None
-        if not self._breakers.failed(deployment, failure, now, again=again):
+        if not self._breakers.failed(deployment, failure, now, again=again, since=since):
             return None
         problem = self._reweigh(lambda each: each.identity == deployment.identity)
         reason = self.breaker(deployment).reason

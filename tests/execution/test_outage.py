@@ -175,6 +175,21 @@ async def test_when_everything_is_out_it_is_tried_anyway(config: Config) -> None
         assert (await breaker(gate))["state"] == "closed"
 
 
+async def test_five_streams_in_a_row_that_break_open_the_breaker_of_a_box_that_was_good(config: Config) -> None:
+    """The first content of each used to count as a success."""
+    box = Box([Send(sse_head() + chunk(CONTENT + DONE) + last_chunk())])
+    async with ScriptedUpstream(box) as a, running(config, {"m": chain(a.url)}) as gate:
+        Clock(gate)
+        for _ in range(20):
+            await gate.post({"model": "m", "stream": True})
+        box.steps = [Send(sse_head() + chunk(CONTENT) + last_chunk())]
+        for _ in range(4):
+            await gate.broken(ask(stream=True))
+        assert (await breaker(gate))["state"] == "closed"
+        await gate.broken(ask(stream=True))
+        assert (await breaker(gate))["state"] == "open"
+
+
 async def test_streams_that_break_open_the_breaker_too(config: Config) -> None:
     async with (
         ScriptedUpstream([Send(sse_head() + chunk(CONTENT) + last_chunk())]) as a,

@@ -1,4 +1,5 @@
 from collections import deque
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,75 @@ def test_a_success_between_begins_the_row_anew() -> None:
     assert fail(breaker, 2.0, 4) == [False] * 4
     assert (breaker.state, breaker.reason, breaker.since) == ("closed", None, None)
     assert repr(breaker) == "<closed>"
+
+
+def broken(breaker: Breaker, now: float, after: float = 0.0) -> bool:
+    """Let an answer break off so many seconds after its first content."""
+    breaker.succeeded(now)
+    return breaker.failed("cut_answer", now + after, LIMITS, since=now)
+
+
+def test_five_answers_in_a_row_that_break_off_open_it() -> None:
+    """The first content of each used to begin the row anew."""
+    breaker = Breaker()
+    for second in range(20):
+        breaker.succeeded(second)
+        breaker.ended()
+    assert [broken(breaker, 20 + second) for second in range(5)] == [False] * 4 + [True]
+
+
+def test_an_answer_that_ends_well_ends_a_row_of_breaks() -> None:
+    breaker = Breaker()
+    assert not any(broken(breaker, 40.0 * number) for number in range(4))
+    breaker.succeeded(160.0)
+    breaker.ended()
+    assert [broken(breaker, 200 + 40.0 * number) for number in range(5)] == [False] * 4 + [True]
+
+
+def test_a_first_content_ends_a_row_of_failures_but_not_of_breaks() -> None:
+    breaker = Breaker()
+    for number in range(3):
+        fail(breaker, 100.0 * number)
+        assert not broken(breaker, 100.0 * number)
+    assert fail(breaker, 300.0, 2) == [False, True]
+
+
+def test_an_answer_that_ends_well_leaves_the_failures_since_its_first_content() -> None:
+    breaker = Breaker()
+    broken(breaker, 0.0)
+    breaker.succeeded(100.0)
+    assert fail(breaker, 100.0, 3) == [False] * 3
+    breaker.ended()
+    assert fail(breaker, 100.0, 2) == [False, True]
+
+
+def test_an_answer_that_broke_off_is_one_request_of_the_thirty_seconds() -> None:
+    breaker = Breaker()
+    found = []
+    for second in range(5):
+        breaker.succeeded(second)
+        breaker.ended()
+        found.append(broken(breaker, second))
+    assert found == [False] * 4 + [True], "half of ten"
+
+
+def test_a_break_takes_back_no_success_but_its_own() -> None:
+    breaker = Breaker()
+    assert not broken(breaker, 0.0, after=100.0)
+    breaker = opened()
+    breaker.admits(15.0)
+    assert breaker.succeeded(15.0)
+    assert not breaker.failed("cut_answer", 15.5, LIMITS, since=15.0)
+    assert breaker.state == "closed"
+
+
+def test_a_second_try_that_breaks_off_counts() -> None:
+    breaker = Breaker()
+    for _ in range(4):
+        fail(breaker, 0.0)
+        breaker.succeeded(0.0)
+        assert not breaker.failed("cut_answer", 0.0, LIMITS, again=True, since=0.0)
+    assert fail(breaker, 0.0) == [True]
 
 
 def test_a_rows_failures_may_be_hours_apart() -> None:
@@ -175,36 +245,49 @@ def test_a_failure_that_lasts_is_forgotten_when_a_trial_says_otherwise(ends: str
 
 
 EVENTS = st.lists(
-    st.tuples(st.sampled_from(["good", "bad", "again", "lasts", "ask", "left"]), st.floats(0, 20)), max_size=80
+    st.tuples(st.sampled_from(["good", "bad", "again", "lasts", "broke", "ended", "ask", "left"]), st.floats(0, 20)),
+    max_size=80,
 )
 
 
 @given(EVENTS)
 def test_whatever_happens_it_keeps_its_rules(events: list[tuple[str, float]]) -> None:
     """Hold it against a model that remembers everything."""
-    breaker, now, row = Breaker(), 0.0, 0
+    breaker, now, row, breaks = Breaker(), 0.0, 0, 0
     kept: deque[tuple[int, bool]] = deque()
+    begun: deque[float] = deque()
     for what, elapsed in events:
         now += elapsed
         state = breaker.state
         if what == "good":
-            row = 0
             assert breaker.succeeded(now) is (state != "closed")
             assert breaker.state == "closed"
+            begun.append(now)
+            breaks = breaks if state == "closed" else 0
+            row = breaks
             kept = kept if state == "closed" else deque()
             if state == "closed":
                 kept.append((int(now), True))
-        elif what in {"bad", "again", "lasts"}:
+        elif what in {"bad", "again", "lasts"} or (what == "broke" and begun):
+            since = begun.popleft() if what == "broke" else None
             counts = state == "closed" and what != "again"
             row += counts
             if counts:
                 kept.append((int(now), False))
+            if counts and since is not None:
+                breaks += 1
+                with suppress(ValueError):
+                    kept.remove((int(since), True))
             recent = [good for at, good in kept if at > int(now) - WINDOW]
             half = len(recent) >= LEAST and 2 * sum(recent) <= len(recent)
             trips = what == "lasts" or row >= LIMITS.failures or half
             lasts = 600.0 if what == "lasts" else None
-            assert breaker.failed("x", now, LIMITS, lasts=lasts, again=what == "again") is (state == "closed" and trips)
+            opened_it = breaker.failed("x", now, LIMITS, lasts=lasts, again=what == "again", since=since)
+            assert opened_it is (state == "closed" and trips)
             assert breaker.state == ("closed" if state == "closed" and not trips else "open")
+        elif what in {"broke", "ended"}:
+            breaker.ended()
+            row, breaks = row - breaks, 0
         elif what == "ask":
             due = breaker.due(now)
             assert breaker.admits(now) is (state == "closed" or due)

@@ -78,6 +78,22 @@ def test_successes_build_nothing() -> None:
     assert not manager.ramping
 
 
+def test_answers_that_break_off_open_it_unless_one_between_ends_well() -> None:
+    manager = serve(BOXES, SPLIT)
+    box = get(manager, "a")
+
+    def broken(second: float) -> object:
+        manager.succeeded(box, second)
+        return manager.failed(box, Failure(Cause.CUT_ANSWER), second + 0.5, since=second)
+
+    assert [broken(40.0 * number) for number in range(4)] == [None] * 4
+    manager.succeeded(box, 160.0)
+    manager.ended(box)
+    assert [broken(200 + 40.0 * number) for number in range(4)] == [None] * 4
+    assert broken(400.0) == BreakerChange(box, "closed", "open", "cut_answer")
+    serve(BOXES.replace("http://a:8000", "http://z:8000"), SPLIT).ended(box)
+
+
 @pytest.mark.parametrize("cause", [cause for cause in Cause if not TABLE[cause].blames and cause is not Cause.LOADING])
 def test_who_is_not_to_blame_is_not_blamed(cause: Cause) -> None:
     manager = serve(BOXES, SPLIT)
