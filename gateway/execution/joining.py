@@ -24,10 +24,14 @@ class DiffersError(Exception):
 
 
 class Transcript:
-    """What a client has of an answer: pieces, joined where they add to the same part. Mutable: it grows."""
+    """What a client has of an answer: pieces, joined where they add to the same part.
+
+    Mutable: it grows; `size` is its length in characters.
+    """
 
     def __init__(self) -> None:
         """Start with nothing."""
+        self.size = 0
         self._texts: list[tuple[str, bytearray]] = []  # UTF-8: a list of texts takes ten times as much
 
     def add(self, piece: Piece) -> None:
@@ -37,6 +41,7 @@ class Transcript:
         if not self._texts or self._texts[-1][0] != piece.part:
             self._texts.append((piece.part, bytearray()))
         self._texts[-1][1].extend(piece.text.encode())
+        self.size += len(piece.text)
 
     def runs(self) -> tuple[Piece, ...]:
         """Give the joined pieces, none of them empty."""
@@ -49,6 +54,11 @@ class Joiner(Protocol):
     @property
     def repeats(self) -> bool:
         """Whether the second stream begins again."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that it says from now on is new."""
         ...
 
     def new(self, pieces: Iterable[Piece]) -> tuple[str, ...] | None:
@@ -126,6 +136,11 @@ class Continuation:
     def repeats(self) -> bool:
         """Whether it began again."""
         return self._replay is not None and self._replay.settled
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has turned away from the client's text, or repeated all of it."""
+        return self._replay is None or self._replay.settled
 
     def new(self, pieces: Iterable[Piece]) -> tuple[str, ...] | None:
         """Give what is new of each piece; None while it is not known whether any is."""

@@ -19,6 +19,7 @@ from gateway.execution.sse import Event, EventScanner
 from gateway.execution.takeover import New, Rescue, Takeover
 
 _LONGEST: Final = 1 << 20
+_MOST_TEXT: Final = 1 << 20
 _DONE: Final = b"data: [DONE]\n\n"
 _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _BLANK: Final = b"\n\n"
@@ -99,7 +100,7 @@ class Passage:
 
     def taken_over(self, how: Rescue) -> None:
         """Let a second stream follow on what the client has."""
-        spent = self._tally.restarts()
+        spent = self._tally.restarts(self._takeover.given if self._takeover else 0)
         self._takeover = Takeover(how, self.said, Frame.of(self._first), spent)
         self._scanner = EventScanner()
         self.finished = self.done = self.failed = False
@@ -212,15 +213,21 @@ class Passage:
         if pieces is None:
             self.opaque = True
         else:
-            for piece in pieces:
-                self._transcript.add(piece)
+            self._note(pieces)
+
+    def _note(self, pieces: tuple[Piece, ...]) -> None:
+        """Keep what has passed; a text without end is not kept."""
+        for piece in pieces:
+            self._transcript.add(piece)
+        if self._transcript.size > _MOST_TEXT:
+            self.opaque = True
+            self._transcript = Transcript()
 
     def _added(self, released: list[New]) -> bytes:
         for _, pieces in released:
             if any(piece.text for piece in pieces):
                 self._tally.passes()
-            for piece in pieces:
-                self._transcript.add(piece)
+            self._note(pieces)
         return b"".join(data for data, _ in released)
 
 
@@ -231,6 +238,7 @@ class Tally:
         """Start at nothing."""
         self.told: Usage | None = None
         self._streams = 1
+        self._given = 0
         self._read: int | None = None
         self._generated = 0
         self._passed = 0
@@ -249,7 +257,7 @@ class Tally:
         prompt = self.told.prompt_tokens if self.told else None
         if prompt is None or self._read is None:
             return Usage(None, self._generated - self._passed)
-        return Usage(prompt * (self._streams - 2) + self._read, self._generated - self._passed)
+        return Usage(prompt * (self._streams - 2) + self._given + self._read, self._generated - self._passed)
 
     def generates(self, *, content: bool) -> None:
         """Count what an upstream generated."""
@@ -263,10 +271,11 @@ class Tally:
         """Note what an upstream told of itself, and what that comes to for the `whole`."""
         self._read, self.told = usage.prompt_tokens, whole
 
-    def restarts(self) -> int:
-        """Begin with a further stream; give the tokens that the client has."""
+    def restarts(self, given: int) -> int:
+        """Begin with a further stream, the last one having been `given` tokens with its prompt; give the client's."""
         tokens = self.tokens
         self._generated += tokens - self._passed
         self._passed, self.told, self._read = tokens, None, None
         self._streams += 1
+        self._given += given
         return tokens

@@ -49,7 +49,7 @@ class Takeover:
         released = self._released() if says else []
         if chunk.finished:
             released += self.end()
-        if any(new) or chunk.finished or not chunk.choices:
+        if any(new) or chunk.finished or not chunk.choices or (not says and self._joiner.settled):
             released.append(self._new(data, pieces, new))
         return released
 
@@ -65,10 +65,10 @@ class Takeover:
 
     def recounted(self, usage: Usage) -> Usage:
         """Give the usage of one unbroken stream, from what this one told."""
-        return recounted(usage, self._counted)
+        return recounted(usage, self.given)
 
     @property
-    def _counted(self) -> int:
+    def given(self) -> int:
         """How many of the client's tokens this upstream was given in its prompt."""
         return 0 if self._joiner.repeats else self._spent
 
@@ -83,7 +83,7 @@ class Takeover:
             new = tuple(map(self._beyond_overlap, new))
         said = tuple(Piece(piece.part, text) for piece, text in zip(pieces, new, strict=True))
         try:
-            return New(rewritten(data, new, self._frame, spent=self._counted), said)
+            return New(rewritten(data, new, self._frame, spent=self.given), said)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise DiffersError from None
 

@@ -610,6 +610,38 @@ def test_what_is_lost_is_the_sum_of_what_was_read_again() -> None:
     assert (passage.usage, passage.lost) == (Usage(9, 3), Usage(18, 3))
 
 
+def test_what_a_second_continuation_was_given_is_lost_too() -> None:
+    """The text that the second of three streams had in its prompt used to be left out."""
+    passage = taken("continue", "once upon ", "a time ")
+    feed(passage, second(content="there "))
+    passage.taken_over("continue")
+    feed(passage, second(content="was"), second(finish="stop"), usage_of(9 + 3, 1))
+    assert (passage.usage, passage.lost) == (Usage(9, 4), Usage(9 + 2 + 3 + 9, 0))
+
+
+@pytest.mark.parametrize("how", ["continue", "replay"])
+def test_what_says_nothing_passes_once_the_text_is_new(how: Rescue) -> None:
+    """Fields that are not known used to be dropped with the event, when they came without text."""
+    passage = taken(how, TEXT)
+    assert feed(passage, second(role="assistant", content="")) == b""
+    feed(passage, second(content=TEXT if how == "replay" else "in it "))
+    noted = feed(passage, second(annotations=[{"url": "x"}]))
+    assert [event["choices"][0]["delta"] for event in events(noted)] == [{"annotations": [{"url": "x"}]}]
+    assert {event["id"] for event in events(noted)} == {"first"}
+
+
+@pytest.mark.parametrize("rescued", [False, True])
+def test_a_text_without_end_is_not_kept(*, rescued: bool) -> None:
+    """All of it used to be, so that a box that never stops filled the memory."""
+    passage = taken("continue", "x") if rescued else Passage(int)
+    for _ in range(16):
+        feed(passage, second(content="x" * (MIB // 16)) if rescued else chunk(content="y" * (MIB // 16)))
+    if not rescued:
+        assert not passage.opaque
+        feed(passage, CONTENT)
+    assert (passage.opaque, passage.said) == (True, ())
+
+
 def test_without_usage_only_tokens_are_lost() -> None:
     passage = taken("replay", TEXT)
     feed(passage, second(content=TEXT), second(content="x"), second(finish="stop"), DONE)
