@@ -185,15 +185,17 @@ class Executor:
         except AttemptFailedError as error:
             failure = error.failure
             this.failure, this.detail = failure.cause.value, failure.detail or None
-            now, since = self._clock(), this.content
-            self._note(self._manager.failed(deployment, failure, now, again=step.again, since=since))
+            told = self._manager.failed(
+                deployment, failure, self._clock(), again=step.again, since=this.content, began=this.began
+            )
+            self._note(told)
         except (asyncio.CancelledError, ClientLeftError):
             this.failure = self._why_ended(record)
-            self._manager.left(deployment, self._clock())
+            self._manager.left(deployment, self._clock(), this.began)
             raise
         except Exception:
             this.failure = "internal_error"
-            self._manager.left(deployment, self._clock())
+            self._manager.left(deployment, self._clock(), this.began)
             raise
         else:
             return None
@@ -233,7 +235,7 @@ class Executor:
         answer, held = await self._begun(record, this, call)
         try:
             if isinstance(held, Refusal):
-                self._manager.left(this.deployment, self._clock())
+                self._manager.left(this.deployment, self._clock(), this.began)
                 await _refuse(record, this.deployment, held, client)
             else:
                 this.content = self._clock()

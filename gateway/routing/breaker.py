@@ -17,6 +17,7 @@ The machine knows no clock: `now` is monotonic, in seconds, and goes back for no
 are kept by the second, so that a request costs the same at any rate.
 """
 
+from math import inf
 from typing import Final, Literal
 
 from gateway.routing.snapshot import BreakerLimits
@@ -74,11 +75,13 @@ class Breaker:
         lasts: float | None = None,
         again: bool = False,
         since: float | None = None,
+        began: float = inf,
     ) -> bool:
         """Note a failure; tells whether that opened a closed breaker.
 
         `lasts` opens it at once, for so many seconds. `again` marks the request's second try of this deployment.
-        `since` is when what broke off now had its first content.
+        `since` is when what broke off now had its first content. `began` is when it was tried: one from before is not
+        the request that was let in.
         """
         was_closed = self.state == "closed"
         if was_closed and since is not None:
@@ -90,7 +93,7 @@ class Breaker:
         if lasts is not None:
             self.lasting = True
             self._open(reason, now, lasts)
-        elif self.state == "half_open":
+        elif self._was_let_in(began):
             self.lasting = False
             self._hold = min(2 * self._hold, limits.longest_hold) or limits.hold
             self._open(reason, now, self._hold)
@@ -110,15 +113,18 @@ class Breaker:
             return True
         return self.state == "closed"
 
-    def left(self, now: float) -> None:
-        """Note that the request that was let in learned nothing (its client left): another may try."""
-        if self.state == "half_open":
+    def left(self, now: float, began: float = inf) -> None:
+        """Note that a request learned nothing (its client left): if it is the one that was let in, another may try."""
+        if self._was_let_in(began):
             self._enter("open", self.reason, now)
             self._until = now
 
     def remaining(self, now: float) -> float:
         """Say how many seconds of its hold are left."""
         return max(self._until - now, 0.0) if self.state == "open" else 0.0
+
+    def _was_let_in(self, began: float) -> bool:
+        return self.state == "half_open" and began >= (self.since or 0.0)
 
     def _open(self, reason: str, now: float, hold: float) -> None:
         self._until = max(self._until, now + hold)

@@ -89,12 +89,14 @@ class Breakers:
         if breaker is not None:
             breaker.ended()
 
-    def failed(self, deployment: Deployment, failure: Failure, now: float, *, again: bool, since: float | None) -> bool:
+    def failed(
+        self, deployment: Deployment, failure: Failure, now: float, *, again: bool, since: float | None, began: float
+    ) -> bool:
         """Note a failure that is to be blamed on the deployment; tells whether that opened a closed breaker."""
         breaker = self.of(deployment)
         lasts = TABLE[failure.cause].out
         if breaker is None or not breaker.failed(
-            _reason(failure), now, self._limits, lasts=lasts, again=again, since=since
+            _reason(failure), now, self._limits, lasts=lasts, again=again, since=since, began=began
         ):
             return False
         self._back.pop(deployment.identity, None)

@@ -9,7 +9,7 @@ Health and breakers are two opinions, and neither changes the other: a box may a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from types import MappingProxyType
 
 from gateway.routing.breaker import State
@@ -206,27 +206,28 @@ class RoutingManager:
         *,
         again: bool = False,
         since: float | None = None,
+        began: float = inf,
     ) -> Change | None:
         """Note a failed attempt, or an answer that broke off; what changes by it builds a new snapshot and comes back.
 
         `again` marks a request's second try of the deployment. `since` is when an answer that broke off had its first
-        content: it was told of as a success, which is taken back.
+        content: it was told of as a success, which is taken back. `began` is when the attempt began.
         """
         rule = TABLE[failure.cause]
         if not rule.blames:
-            self.left(deployment, now)
+            self.left(deployment, now, began)
             return self._loads(deployment.endpoint.identity, now) if failure.cause is Cause.LOADING else None
-        if not self._breakers.failed(deployment, failure, now, again=again, since=since):
+        if not self._breakers.failed(deployment, failure, now, again=again, since=since, began=began):
             return None
         problem = self._reweigh(lambda each: each.identity == deployment.identity)
         reason = self.breaker(deployment).reason
         return BreakerChange(deployment, "closed", "open", reason, rule.out is not None, problem)
 
-    def left(self, deployment: Deployment, now: float) -> None:
+    def left(self, deployment: Deployment, now: float, began: float = inf) -> None:
         """Note an attempt that says nothing of its deployment: the client went away, or was told what it did wrong."""
         breaker = self._breakers.of(deployment)
         if breaker is not None:
-            breaker.left(now)
+            breaker.left(now, began)
 
     def _loads(self, endpoint: str, now: float) -> HealthChange | None:
         if self.snapshot is None or self._plan is None or endpoint not in self._plan.endpoints:

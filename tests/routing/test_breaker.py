@@ -212,6 +212,19 @@ def test_a_trial_that_learned_nothing_is_followed_by_another() -> None:
     assert breaker.remaining(16.0) == 30
 
 
+def test_a_request_from_before_is_not_the_one_that_was_let_in() -> None:
+    """Its client leaving used to let a second one in, its failure to end the trial."""
+    breaker = opened()
+    assert breaker.admits(15.0)
+    breaker.left(16.0, began=14.9)
+    assert not breaker.failed(REASON, 16.0, LIMITS, began=14.9)
+    assert (breaker.state, breaker.admits(17.0)) == ("half_open", False)
+    breaker.left(18.0, began=15.0)
+    assert (breaker.state, breaker.admits(18.0)) == ("open", True)
+    breaker.failed(REASON, 19.0, LIMITS, began=18.0)
+    assert breaker.remaining(19.0) == 30
+
+
 def test_leaving_a_closed_one_changes_nothing() -> None:
     breaker = Breaker()
     breaker.left(1.0)
