@@ -38,7 +38,7 @@ class Passage:
 
     Mutable. Of the stream that passes now: `finished` (a finish reason came), `done` (`[DONE]` came), `failed` (an
     error came). Of the whole: `size` (bytes passed), `first_content` (when it came), `malformed` (events left out),
-    `opaque` (something passed that nobody can go on from).
+    `opaque` (something passed that nobody can go on from, or too much).
     """
 
     def __init__(self, clock: Callable[[], float], *, hides_usage: bool = False, keeps: bool = True) -> None:
