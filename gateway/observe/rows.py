@@ -46,6 +46,7 @@ def _attempt(attempt: Attempt) -> dict[str, object]:
         "model": attempt.model,
         "deployment": attempt.deployment,
         "group": attempt.group,
+        "offset": attempt.offset,
         "ms": attempt.milliseconds,
         "status": attempt.status,
         "failure": attempt.failure,

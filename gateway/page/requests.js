@@ -6,6 +6,7 @@ import { count, milliseconds, moment, plural, stamp, time } from "./format.js";
 const COLUMNS = ["Ended", "Model", "Deployment", "Result", "Attempts", "First token", "Total", "Tokens"];
 const BAD = 400;
 const SHOWN = 12;
+const RESCUES = { continue: "continue: from the text so far", replay: "replay: by the same request again" };
 
 function result(request) {
   const { failure, status, fallback, rescue } = request;
@@ -19,18 +20,26 @@ function tokens({ prompt_tokens: prompt, completion_tokens: completion }) {
   return `${prompt === null ? "–" : count(prompt)} → ${completion === null ? "–" : count(completion)}`;
 }
 
-function attemptItem(attempt, request, before, number) {
+// An answer that broke off after it had begun: another attempt takes it over, or the client has a half one.
+function brokeOff(attempt, next, request) {
+  return Boolean(attempt.failure && !attempt.rescue && (next ? next.rescue : request.status < BAD));
+}
+
+function attemptItem(attempt, request, place) {
   const total = Math.max(request.duration, 1);
+  const next = request.attempts[place + 1];
   const bar = h("span", { class: "span" });
-  bar.style.marginLeft = `${Math.min(98, (before / total) * 100).toFixed(2)}%`;
+  bar.style.marginLeft = `${Math.min(98, (attempt.offset / total) * 100).toFixed(2)}%`;
   bar.style.width = `${Math.max(1, Math.min(100, (attempt.ms / total) * 100)).toFixed(2)}%`;
   bar.dataset.tone = attempt.failure ? "bad" : "good";
-  const place = attempt.model === request.model_id ? attempt.deployment : `${attempt.model} / ${attempt.deployment}`;
-  const words = attempt.failure ? attempt.failure.replaceAll("_", " ") : "answered";
-  const more = [attempt.status ? `status ${attempt.status}` : "", attempt.detail ?? "", attempt.rescue ? `rescue: ${attempt.rescue}` : ""].filter(Boolean).join(" · ");
+  const where = attempt.model === request.model_id ? attempt.deployment : `${attempt.model} / ${attempt.deployment}`;
+  const failure = attempt.failure?.replaceAll("_", " ");
+  const words = failure ? (brokeOff(attempt, next, request) ? `broke off: ${failure}` : failure) : attempt.rescue ? "carried on" : "answered";
+  const status = attempt.status ? `status ${attempt.status}` : "";
+  const more = [status, attempt.detail === status ? "" : attempt.detail, RESCUES[attempt.rescue]].filter(Boolean).join(" · ");
   return h("li", {},
-    h("span", { class: "no" }, String(number)),
-    h("span", { class: "where" }, place, " ", h("span", { class: "tag" }, attempt.group)),
+    h("span", { class: "no" }, String(place + 1)),
+    h("span", { class: "where" }, where, " ", h("span", { class: "tag" }, attempt.group)),
     h("span", { class: "result", "data-tone": attempt.failure ? "bad" : "good" }, words),
     h("span", { class: "more" }, more),
     h("span", { class: "ms" }, milliseconds(attempt.ms)),
@@ -38,12 +47,7 @@ function attemptItem(attempt, request, before, number) {
 }
 
 function attempts(request) {
-  const list = h("ol", { class: "attempts" });
-  let before = Math.max(0, request.duration - request.attempts.reduce((sum, attempt) => sum + attempt.ms, 0));
-  request.attempts.forEach((attempt, place) => {
-    list.append(attemptItem(attempt, request, before, place + 1));
-    before += attempt.ms;
-  });
+  const list = h("ol", { class: "attempts" }, ...request.attempts.map((attempt, place) => attemptItem(attempt, request, place)));
   const facts = [`${request.operation}${request.stream ? ", streamed" : ""}`, `generation ${request.generation}`, `request id ${request.id}`];
   return [request.attempts.length ? list : h("p", { class: "empty" }, "No deployment was asked."), h("p", { class: "facts-line" }, facts.join(" · "))];
 }

@@ -160,6 +160,25 @@ async def test_a_box_that_is_killed_is_down_and_its_share_moves(
     await expect(share(page, "far", "delivered")).to_have_text("62.5 %")
 
 
+async def test_the_attempts_of_a_rescue_say_who_broke_off_and_who_carried_on(
+    config: Config, make_box: MakeBox, door: OpenDoor, look: Look
+) -> None:
+    made = [await make_box(Box(name, ("m",), deterministic=True)) for name in ("near", "far")]
+    faulty = {"base_url": made[0], "provider_model_id": "m+cut"}
+    config.models(m={"faulty": faulty, "healthy": {"base_url": made[1], "provider_model_id": "m", "weight": 0}})
+    config.routing()
+    url = await serve(door, config)
+    page = await look(url)
+    async with RawClient(url) as client:
+        await client.send(ask("m", stream=True, messages=[{"role": "user", "content": "hi"}]))
+        await client.read_answer()
+    await expect(page.locator(".request .result")).to_have_text("rescued: continue")
+    await page.locator(".opener").click()
+    tried = page.locator(".attempts li")
+    await expect(tried.locator(".result")).to_have_text(["broke off: cut answer", "carried on"])
+    await expect(tried.last.locator(".more")).to_contain_text("continue: from the text so far")
+
+
 @pytest.mark.usefixtures("boxes")
 async def test_it_fits_and_complains_of_nothing(
     config: Config, door: OpenDoor, look: Look, complaints: Complaints

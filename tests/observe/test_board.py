@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ async def test_nothing_is_told_of_no_configuration() -> None:
 
 async def test_a_request_moves_the_row_of_its_model_alone(seen: Seen) -> None:
     await seen.tick()
-    outcome = ended(attempt("a", "server_error"), attempt("b"), first=50.0, tokens=9)
+    outcome = ended(attempt("a", "server_error"), replace(attempt("b"), offset=4.5), first=50.0, tokens=9)
     seen.live(outcome)
     seen.traffic(outcome)
     state = await seen.tick()
@@ -127,6 +128,7 @@ async def test_a_request_moves_the_row_of_its_model_alone(seen: Seen) -> None:
     [request] = state["requests"]
     assert (request["n"], request["at"], request["deployment"], request["fallback"]) == (1, 9001.5, "b", True)
     assert [each["failure"] for each in request["attempts"]] == ["server_error", None]
+    assert [each["offset"] for each in request["attempts"]] == [0, 4.5]
     assert (request["prompt_tokens"], request["completion_tokens"], request["error"]) == (3, 9, False)
     assert state["seconds"][-1][:5] == [9001, 1, 0, 1, 9]
     assert (await seen.tick())["requests"] == []
