@@ -78,9 +78,12 @@ class Outcome:
         """The attempt whose answer the client got to its end; of an answer that broke off, the one that began it."""
         if self.served_model is None:
             return None
+        last = self.attempts[-1]
+        if last.failure is None:
+            return last
         whole = (attempt for attempt in reversed(self.attempts) if attempt.failure is None)
         begun = (attempt for attempt in reversed(self.attempts) if attempt.rescue is None)
-        return next(whole, None) or next(begun, None) or self.attempts[-1]
+        return next(whole, None) or next(begun, None) or last
 
     @property
     def rescue(self) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from gateway.execution.outcome import Outcome, Usage
+from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
 from gateway.routing.snapshot import Identity, Snapshot
 
@@ -65,10 +65,11 @@ class Costs:
 
     def __call__(self, outcome: Outcome) -> None:
         """Count a finished request."""
-        cost = self._worked_out(outcome)
+        answered = outcome.answered
+        cost = self._worked_out(outcome, answered)
         self._last = outcome, cost
         if cost is not None and (cost.spent or cost.avoided):
-            attempt = outcome.answered or outcome.attempts[-1]
+            attempt = answered or outcome.attempts[-1]
             identity = attempt.model, attempt.deployment
             self._spent[identity] = self._spent.get(identity, 0) + cost.spent
             self._avoided[identity] = self._avoided.get(identity, 0) + cost.avoided
@@ -77,7 +78,7 @@ class Costs:
         """Give what a request cost; nothing comes back where that is unknown."""
         if outcome is self._last[0]:
             return self._last[1]
-        return self._worked_out(outcome)
+        return self._worked_out(outcome, outcome.answered)
 
     @property
     def totals(self) -> Mapping[Identity, Cost]:
@@ -91,8 +92,7 @@ class Costs:
         totals = {"spent": self._spent, "avoided": self._avoided}
         return {name: sum(total.values()) / NANO for name, total in totals.items()}
 
-    def _worked_out(self, outcome: Outcome) -> Cost | None:
-        answered = outcome.answered
+    def _worked_out(self, outcome: Outcome, answered: Attempt | None) -> Cost | None:
         if answered is None:
             return Cost(self._lost(outcome)) if outcome.lost is not None else NOTHING
         tariff = self._tariffs.get((answered.model, answered.deployment), _UNKNOWN)
