@@ -5,7 +5,8 @@ What a broken stream took beyond the answer is paid for where it broke. `avoided
 cost at the cheapest remote deployment of that model, where the one that answered is not remote itself; what was lost
 avoids nothing.
 
-A cost is unknown where a deployment has no known price, or where it has and the upstream told no tokens.
+A cost is unknown where a deployment has no known price, or where it has and the upstream told no tokens. What an
+upstream refused costs nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ class Cost:
 
 
 NOTHING: Final = Cost()
+_BAD: Final = 400
+_LEFT: Final = 499
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Costs:
         return {name: sum(total.values()) / NANO for name, total in totals.items()}
 
     def _worked_out(self, outcome: Outcome, answered: Attempt | None) -> Cost | None:
-        if answered is None:
+        if answered is None or _BAD <= outcome.status < _LEFT:
             return Cost(self._lost(outcome)) if outcome.lost is not None else NOTHING
         tariff = self._tariffs.get((answered.model, answered.deployment), _UNKNOWN)
         used = tokens(outcome.usage)

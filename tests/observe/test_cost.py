@@ -110,6 +110,12 @@ def test_what_nobody_answered_costs_nothing() -> None:
     assert costs().cost_of(replace(answered("dear"), served_model=None, attempts=(), usage=None)) == Cost(0, 0)
 
 
+def test_what_an_upstream_refused_costs_nothing() -> None:
+    refused = replace(answered("dear", usage=None), status=400)
+    assert costs().cost_of(refused) == Cost(0, 0)
+    assert costs().cost_of(replace(refused, status=499, failure="client_left")) is None
+
+
 def test_lost_tokens_are_spent_where_the_stream_broke_and_avoid_nothing() -> None:
     broke, took_over = Attempt("llama", "dear", "remote", 1.0, 200, "cut_answer"), Attempt("llama", "box", "local", 1.0)
     moved = replace(answered("box", lost=USED), attempts=(broke, replace(took_over, rescue="replay")))
