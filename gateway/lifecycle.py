@@ -29,6 +29,7 @@ from aiohttp.web_protocol import _ErrInfo
 from gateway.api.context import SERVER, request_id_of
 from gateway.api.errors import error_response
 from gateway.capacity import Capacity, bounds, open_files
+from gateway.heap import settle
 from gateway.listener import Listener
 from gateway.server import GATEWAY, HANDLER_ARGS, Options, create_app
 
@@ -238,6 +239,7 @@ async def serve(options: Options, listen: Listen, opened: Callable[[Door], Await
     check_runtime()
     raise_file_limit()
     door = Door(options)
+    door.gateway.tidy = settle
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, door.stop)

@@ -30,6 +30,7 @@ from gateway.config.sources import ConfigFiles, Sources
 from gateway.execution.executor import Executor
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Upstream
+from gateway.heap import building
 from gateway.observe.board import Board
 from gateway.observe.cost import Costs
 from gateway.observe.ledger.places import check
@@ -105,7 +106,8 @@ class Gateway:
     """The running whole.
 
     It changes by the manager's snapshot, by `state` and `draining`, and by the counts of requests: `active` ones, and
-    those that were `cut` to stop. `urls` are where it listens, where that is known.
+    those that were `cut` to stop. `urls` are where it listens, where that is known. `tidy` is called when a
+    configuration is in force: what has a process of its own sets it to `heap.settle`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -126,6 +128,7 @@ class Gateway:
         self.active = 0
         self.cut = 0
         self.urls: tuple[str, ...] = ()
+        self.tidy: Callable[..., None] = _leave
         self.selector = Selector(random.random)
         self.upstream = Upstream(time.monotonic)
         self.executor = Executor(
@@ -208,7 +211,8 @@ class Gateway:
         await asyncio.to_thread(self.sink.close, _FLUSH_SECONDS)
 
     def _build(self, sources: Sources) -> Plan:
-        return build(sources, self.files, self.options.environ, self.sink.check)
+        with building():
+            return build(sources, self.files, self.options.environ, self.sink.check)
 
     def _adopt(self, built: Plan) -> None:
         try:
@@ -241,6 +245,7 @@ class Gateway:
             self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
         for notice in built.notices:
             self.log.warning("config.warning", **notice.as_dict())
+        self.tidy(idle=not self.active)
 
     def _reject(self, error: ConfigError) -> None:
         self.metrics.rejected()
@@ -310,6 +315,10 @@ class Gateway:
             revision=revision,
             **{name: text for name, text in said.items() if text},
         )
+
+
+def _leave(*, idle: bool) -> None:
+    """Leave the memory of a program that embeds the gateway alone."""
 
 
 GATEWAY: Final = web.AppKey("GATEWAY", Gateway)

@@ -1,0 +1,78 @@
+"""What is done to Python's memory when a configuration is built and in force."""
+
+import gc
+import sys
+from collections.abc import Iterator
+from threading import Thread
+
+import pytest
+
+from gateway.heap import building, settle
+
+
+@pytest.fixture(autouse=True)
+def _thawed() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def pace() -> tuple[tuple[int, int, int], float]:
+    """Give the collector's thresholds and how long a thread's turn is."""
+    return gc.get_threshold(), sys.getswitchinterval()
+
+
+class Ring:
+    """A cycle, which only the collector frees."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        self.me = self
+        Ring.alive += 1
+
+    def __del__(self) -> None:
+        Ring.alive -= 1
+
+
+def test_builds_without_full_collections_and_in_short_turns() -> None:
+    before = pace()
+    with building():
+        thresholds, turn = pace()
+        assert thresholds[:2] == before[0][:2]
+        assert thresholds[2] > 1_000_000
+        assert turn < before[1]
+    assert pace() == before
+
+
+def test_goes_back_to_the_old_pace_when_a_build_fails() -> None:
+    before = pace()
+    with pytest.raises(ValueError, match="bad"), building():
+        raise ValueError("bad")
+    assert pace() == before
+
+
+def test_two_builds_at_once_leave_the_pace_as_it_was() -> None:
+    before = pace()
+
+    def build() -> None:
+        for _ in range(200):
+            with building():
+                pass
+
+    threads = [Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pace() == before
+
+
+def test_takes_what_lives_out_of_the_collectors_sight() -> None:
+    kept = [Ring()]
+    settle(idle=False)
+    assert gc.get_freeze_count() > 0
+    kept.clear()
+    gc.collect()
+    assert Ring.alive == 1
+    settle(idle=True)
+    assert Ring.alive == 0
