@@ -7,10 +7,11 @@ does what is the upstream's own business.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import aiohttp
 from aiohttp.connector import Connection
+from multidict import CIMultiDictProxy
 
 from gateway.routing.failures import Cause, Failure
 
@@ -30,6 +31,41 @@ class AttemptFailedError(Exception):
         self.failure = failure
 
 
+class Head(Protocol):
+    """What an Answer needs of a response."""
+
+    status: int
+    content: aiohttp.StreamReader
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Is done when the connection has ended."""
+        ...
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The header fields."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """The media type, without parameters."""
+        ...
+
+    @property
+    def content_length(self) -> int | None:
+        """The body's length in bytes, where that was told."""
+        ...
+
+    def release(self) -> object:
+        """Give the connection back, the body being over."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
 class Response(aiohttp.ClientResponse):
     """A response that knows when its connection ends: aiohttp tells those who read the body a part of that only.
 
@@ -43,12 +79,12 @@ class Response(aiohttp.ClientResponse):
         """Read the head; there is none to come on a connection that is lost, which has no `closed` either."""
         closed = None if connection.protocol is None else connection.protocol.closed
         self.ended = closed or asyncio.get_running_loop().create_future()
-        self.ended.remove_done_callback(_heed)
-        self.ended.add_done_callback(_heed)
+        self.ended.remove_done_callback(heed)
+        self.ended.add_done_callback(heed)
         return await super().start(connection)
 
 
-def _heed(ended: asyncio.Future[None]) -> None:
+def heed(ended: asyncio.Future[None]) -> None:
     """Look at how a connection ended, so that asyncio does not complain that nobody did."""
     with suppress(asyncio.CancelledError):
         ended.exception()
@@ -57,7 +93,7 @@ def _heed(ended: asyncio.Future[None]) -> None:
 class Answer:
     """An upstream's answer, its head read and its body still to come."""
 
-    def __init__(self, response: Response, done: Callable[[], None]) -> None:
+    def __init__(self, response: Head, done: Callable[[], None]) -> None:
         """Wrap a response; `done` is called once, when nothing more will be read of it."""
         self._response = response
         self._done: Callable[[], None] | None = done
@@ -123,7 +159,7 @@ class Answer:
         return ended.done() and not ended.cancelled() and ended.exception() is not None
 
 
-def is_framed(response: aiohttp.ClientResponse) -> bool:
+def is_framed(response: Head) -> bool:
     """Whether the body is framed in a way that we asked for: no switch of protocols, no coding but chunked."""
     coding = response.headers.get("Transfer-Encoding", "chunked")
     return response.status >= 200 and coding.lower() == "chunked"  # noqa: PLR2004 - RFC 9110 15.2

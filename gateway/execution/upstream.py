@@ -22,7 +22,8 @@ import aiohttp
 
 from gateway import __version__
 from gateway.adapters.openai_compatible import Operation
-from gateway.execution.answer import Answer, AttemptFailedError, Response, is_framed, unquoting
+from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, is_framed, unquoting
+from gateway.execution.direct import LARGEST, Direct
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 
@@ -64,12 +65,17 @@ class _Trace:
     sent: Callable[[], None] = _nothing
     reused: bool = False
 
+    def is_reused(self) -> None:
+        """Note it."""
+        self.reused = True
+
 
 @dataclass(slots=True, eq=False)
 class _Era:
-    """A session, when it was made, and how many answers are being read from it."""
+    """A session, the short way over its connections, when it was made, and how many answers are being read from it."""
 
     session: aiohttp.ClientSession
+    direct: Direct | None
     since: float
     open: int = 0
     retired: bool = False
@@ -78,10 +84,11 @@ class _Era:
 class Upstream:
     """Opens answers. Its mutable things are the current sessions, pooled and not, and those that are retired."""
 
-    def __init__(self, clock: Callable[[], float], *, session_age: float = _SESSION_AGE) -> None:
-        """`clock` is monotonic, in seconds, as is `session_age`."""
+    def __init__(self, clock: Callable[[], float], *, session_age: float = _SESSION_AGE, direct: bool = True) -> None:
+        """`clock` is monotonic, in seconds, as is `session_age`; `direct`: take the short way (`direct`)."""
         self._clock = clock
         self._age = session_age
+        self._direct = direct
         self._pooled: _Era | None = None
         self._fresh: _Era | None = None
         self._retired: set[_Era] = set()
@@ -109,14 +116,7 @@ class Upstream:
         era.open += 1
         trace = _Trace(sent)
         try:
-            response: Response = await era.session.post(  # type: ignore[assignment] # the session's response_class
-                deployment.urls[call.operation],
-                data=io.BytesIO(call.body) if len(call.body) > _LARGE_BODY else call.body,
-                headers={**call.headers, **deployment.headers},
-                timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
-                allow_redirects=False,
-                trace_request_ctx=trace,
-            )
+            response = await _response(era, deployment, call, connect_timeout, trace)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             self._left(era)
             raise AttemptFailedError(failure_of(error, reused=trace.reused)) from unquoting(error)
@@ -165,7 +165,8 @@ class Upstream:
         now = self._clock()
         if era is not None and now - era.since < self._age:
             return era
-        new = _Era(_session(fresh=fresh), now)
+        session = _session(fresh=fresh)
+        new = _Era(session, Direct(session) if self._direct and not fresh else None, now)
         if era is not None:
             era.retired = True
             self._retired.add(era)
@@ -183,6 +184,24 @@ class Upstream:
             closing = asyncio.create_task(era.session.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+
+async def _response(era: _Era, deployment: Deployment, call: Call, connect: float, trace: _Trace) -> Head:
+    url, body = deployment.urls[call.operation], call.body
+    headers = {**call.headers, **deployment.headers}
+    if era.direct is not None and len(body) <= LARGEST and (place := era.direct.place(url)):
+        return await era.direct.post(
+            place, headers, body, connect_timeout=connect, sent=trace.sent, reused=trace.is_reused
+        )
+    response: Response = await era.session.post(  # type: ignore[assignment] # the session's response_class
+        url,
+        data=io.BytesIO(body) if len(body) > _LARGE_BODY else body,
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect),
+        allow_redirects=False,
+        trace_request_ctx=trace,
+    )
+    return response
 
 
 def _connections(connector: aiohttp.BaseConnector | None) -> int:
