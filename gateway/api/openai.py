@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 
 from gateway.adapters.openai_compatible import OPERATIONS, Operation, UnreplaceableModelError
 from gateway.api.context import GENERATION, REQUEST_ID, check_framing
@@ -253,23 +253,34 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
         RequestError: 413 above the limit, 408 when it stalls (RFC 9110 15.5.14, 15.5.9), 400 when it breaks off.
 
     """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    content = request.content
     parts: list[bytes] = []
-    size = 0
     try:
-        async with asyncio.timeout(limits.stall) as deadline:
-            while part := await request.content.readany():
-                parts.append(part)
-                size += len(part)
-                if size > limits.body:
-                    raise _too_large(limits.body)
-                deadline.reschedule(began + limits.stall + size / _SLOWEST)
+        if content.is_eof():
+            parts.append(await content.read())
+        else:
+            await _arriving(content, limits, parts)
     except TimeoutError as error:
         raise RequestError(408, "the request's body stopped arriving", code="request_timeout") from error
     except web.RequestPayloadError as error:
         raise RequestError(400, "the request's body is not well framed", code="invalid_body") from error
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    if len(body) > limits.body:
+        raise _too_large(limits.body)
+    return body
+
+
+async def _arriving(content: StreamReader, limits: Limits, parts: list[bytes]) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    size = 0
+    async with asyncio.timeout(limits.stall) as deadline:
+        while part := await content.readany():
+            parts.append(part)
+            size += len(part)
+            if size > limits.body:
+                raise _too_large(limits.body)
+            deadline.reschedule(began + limits.stall + size / _SLOWEST)
 
 
 def peek_body(body: bytes) -> Peek:

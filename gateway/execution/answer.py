@@ -105,6 +105,11 @@ class Answer:
         self._to_the_end = self.length is None and "Transfer-Encoding" not in response.headers and self.status != 204  # noqa: PLR2004 - RFC 9112 6.3
         response.ended.add_done_callback(self._cut)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be waited for."""
+        return self._done is None or self._response.content.at_eof()
+
     async def chunk(self) -> bytes:
         """Give the next bytes as they came, `b""` at the end and after it.
 

@@ -117,7 +117,9 @@ class Executor:
 
     async def _in_time(self, record: Record, snapshot: Snapshot, route: Route, client: Client) -> Unanswered | None:
         """Walk within the clock `total`."""
-        total = record.total = asyncio.timeout(route.clocks.total or None)
+        if not route.clocks.total:
+            return await self._walk(record, snapshot, route, client)
+        total = record.total = asyncio.timeout(route.clocks.total)
         try:
             async with total:
                 return await self._walk(record, snapshot, route, client)

@@ -39,7 +39,8 @@ _answer: Final = msgspec.json.Decoder(_Answer)
 async def hold(answer: Answer, came: Callable[[], None]) -> bytes:
     """Read an answer's beginning until it is worth committing to, and give it; nothing else has been read then.
 
-    `came` is called with each part of a JSON body: its first byte is its content, and what follows is only slow.
+    `came` is called with each part of a JSON body but the last: its first byte is its content, and what follows is only
+    slow.
 
     Raises:
         AttemptFailedError: it is not an answer.
@@ -92,7 +93,8 @@ def _is_worth_it(data: bytes) -> bool:
 async def _whole_json(answer: Answer, came: Callable[[], None]) -> bytes:
     held = bytearray()
     while chunk := await answer.chunk():
-        came()
+        if not answer.over:
+            came()
         held += chunk
         if len(held) > LARGEST:
             return bytes(held)

@@ -5,9 +5,9 @@ content. Once the first byte of a JSON body is there, what follows is only slow:
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
+from gateway.execution.deadline import Deadline
 from gateway.execution.hold import hold
 from gateway.execution.record import Record, Try
 from gateway.execution.refusal import Refusal, read_refusal, retry_after
@@ -29,8 +29,8 @@ class Opening:
         self._record = record
         self._try = this
         self._loop = asyncio.get_running_loop()
-        self._clock = asyncio.timeout(None)
-        self._silence = Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {this.clocks.first_token:g} s")
+        self._clock = Deadline(self._loop)
+        self._came_some = False
 
     async def begun(self, call: Call) -> tuple[Answer, bytes | Refusal]:
         """Give an answer that is worth committing to, and its beginning, or a refusal that is the client's.
@@ -41,30 +41,34 @@ class Opening:
         """
         answer: Answer | None = None
         try:
-            async with self._clock:
+            with self._clock:
                 answer = await self._open(call)
                 self._try.status = answer.status
                 return answer, await self._held(answer)
         except TimeoutError:
             _close(answer)
-            if not self._clock.expired():
+            if not self._clock.expired:
                 raise
-            raise AttemptFailedError(self._silence) from None
+            raise AttemptFailedError(self._silence()) from None
         except BaseException:
             _close(answer)
             raise
 
     def _runs(self, seconds: float) -> None:
-        with suppress(RuntimeError):  # the request may still be on its way when the clock has stopped
-            self._clock.reschedule(self._loop.time() + seconds if seconds else None)
+        self._clock.at(self._loop.time() + seconds if seconds else None)
 
     def _sent(self) -> None:
         self._runs(self._try.clocks.first_token)
 
     def _came(self) -> None:
-        idle = self._try.clocks.idle
-        self._silence = Failure(Cause.STALLED, f"nothing more of the body for {idle:g} s")
-        self._runs(idle)
+        self._came_some = True
+        self._runs(self._try.clocks.idle)
+
+    def _silence(self) -> Failure:
+        clocks = self._try.clocks
+        if self._came_some:
+            return Failure(Cause.STALLED, f"nothing more of the body for {clocks.idle:g} s")
+        return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {clocks.first_token:g} s")
 
     async def _open(self, call: Call) -> Answer:
         """Open the upstream, on a second connection if the pooled one turns out to be closed."""

@@ -16,6 +16,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
 
 from gateway.execution.chunks import usage_in
+from gateway.execution.deadline import Deadline
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passed
@@ -174,29 +175,37 @@ async def relay(answer: Answer, first: bytes, client: Client, passing: Passing, 
 
 
 async def _pass_on(answer: Answer, first: bytes, client: Client, passing: Passing, idle: float) -> None:
-    loop = asyncio.get_running_loop()
-    chunk = first
-    deadline: float | None = None
-    ends: float | None = None
     try:
-        while chunk:
-            data, content = passing.feed(chunk)
-            if data:
-                await client.send(data)
-            if passing.failed:
-                return
-            if passing.complete:
-                deadline = ends = ends or loop.time() + _AFTERMATH
-            elif idle and (content or deadline is None):
-                deadline = loop.time() + idle
-            async with asyncio.timeout_at(deadline):
-                chunk = await answer.chunk()
+        with Deadline(asyncio.get_running_loop()) as clock:
+            await _pass_each(answer, first, client, passing, idle, clock)
     except TimeoutError:
         if not passing.complete:
             raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {idle:g} s")) from None
     except AttemptFailedError:
         if not passing.complete:
             raise
+
+
+async def _pass_each(  # noqa: PLR0917 - the loop of every stream: an object for them would cost at each turn
+    answer: Answer, chunk: bytes, client: Client, passing: Passing, idle: float, clock: Deadline
+) -> None:
+    now = asyncio.get_running_loop().time
+    deadline: float | None = None
+    ends: float | None = None
+    while chunk:
+        data, content = passing.feed(chunk)
+        if data:
+            clock.at(None)
+            await client.send(data)
+        if passing.failed:
+            return
+        if passing.complete:
+            deadline = ends = ends or now() + _AFTERMATH
+        elif idle and (content or deadline is None):
+            deadline = now() + idle
+        if not answer.over:
+            clock.at(deadline)
+        chunk = await answer.chunk()
 
 
 class WebClient:

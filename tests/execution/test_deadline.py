@@ -1,0 +1,101 @@
+"""A clock that is set anew at every chunk."""
+
+import asyncio
+
+import pytest
+
+from gateway.execution.deadline import Deadline
+
+FOREVER = 3600.0
+
+
+async def wait(deadline: Deadline, *seconds: float) -> None:
+    """Wait for ever, the deadline being set to each of these from now."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    with deadline:
+        for each in seconds:
+            deadline.at(now + each)
+        await loop.create_future()
+
+
+async def test_the_block_ends_at_the_deadline() -> None:
+    deadline = Deadline(asyncio.get_running_loop())
+    with pytest.raises(TimeoutError):
+        await wait(deadline, 0)
+    assert deadline.expired
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_a_deadline_set_before_counts_inside() -> None:
+    loop = asyncio.get_running_loop()
+    deadline = Deadline(loop)
+    deadline.at(loop.time() - 1)
+    with pytest.raises(TimeoutError):
+        await wait(deadline)
+
+
+async def test_a_nearer_deadline_counts() -> None:
+    with pytest.raises(TimeoutError):
+        await wait(Deadline(asyncio.get_running_loop()), FOREVER, 0.01)
+
+
+async def test_a_later_deadline_counts() -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        await wait(Deadline(loop), 0.01, 0.05)
+    assert loop.time() >= began + 0.05
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_without_a_deadline_nothing_ends(again: bool) -> None:  # noqa: FBT001 - pytest's
+    loop = asyncio.get_running_loop()
+    deadline = Deadline(loop)
+    with deadline:
+        deadline.at(loop.time() + 0.01)
+        deadline.at(None)
+        await asyncio.wait([loop.create_future()], timeout=0.05)
+        assert not deadline.expired
+        if again:
+            deadline.at(loop.time() + FOREVER)
+    assert not deadline.expired
+
+
+async def test_who_cancels_the_task_meanwhile_is_heard() -> None:
+    loop = asyncio.get_running_loop()
+    inside = asyncio.Event()
+
+    async def block() -> None:
+        with Deadline(loop) as deadline:
+            try:
+                inside.set()
+                await loop.create_future()
+            finally:
+                deadline.at(loop.time())
+                await asyncio.sleep(FOREVER)
+
+    task = asyncio.create_task(block())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_once_expired_it_cannot_be_set_again() -> None:
+    loop = asyncio.get_running_loop()
+    deadline = Deadline(loop)
+
+    async def goes_on() -> None:
+        with deadline:
+            deadline.at(loop.time())
+            try:
+                await loop.create_future()
+            finally:
+                deadline.at(loop.time())
+                await asyncio.sleep(0)
+
+    with pytest.raises(TimeoutError):
+        await goes_on()
