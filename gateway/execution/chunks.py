@@ -81,12 +81,19 @@ class Chunk(msgspec.Struct):
     @property
     def content(self) -> bool:
         """Whether it says anything."""
-        return any(choice.text or (choice.delta is not None and _says(choice.delta)) for choice in self.choices or ())
+        for choice in self.choices or ():
+            delta = choice.delta
+            if choice.text or (delta is not None and (delta.content or _says(delta))):
+                return True
+        return False
 
     @property
     def finished(self) -> bool:
         """Whether it gives a finish reason."""
-        return any(choice.finish_reason for choice in self.choices or ())
+        for choice in self.choices or ():  # noqa: SIM110 - a generator costs more than all else here
+            if choice.finish_reason:
+                return True
+        return False
 
     @property
     def told_usage(self) -> Usage | None:
@@ -106,6 +113,8 @@ class Chunk(msgspec.Struct):
         if len(self.choices) > 1 or self.choices[0].index:
             return None
         choice = self.choices[0]
+        if (text := _plain(choice)) is not None:
+            return (Piece("content", text),)
         found = [Piece(part, text) if isinstance(text, str) else None for part, text in _texts(choice)]
         if choice.delta is not None and choice.delta.tool_calls:
             try:
@@ -115,6 +124,15 @@ class Chunk(msgspec.Struct):
             found += _called(calls) if all(call.is_text for call in calls) else [None]
         pieces = tuple(piece for piece in found if piece is not None)
         return pieces if len(pieces) == len(found) else None
+
+
+def _plain(choice: _Choice) -> str | None:
+    """Give a chat's text where that is all that is said, as in nearly every event."""
+    delta = choice.delta
+    if choice.text or delta is None or not isinstance(delta.content, str) or not delta.content:
+        return None
+    more = delta.reasoning or delta.reasoning_content or delta.reasoning_details or delta.refusal
+    return None if more or delta.tool_calls or delta.function_call or delta.audio else delta.content
 
 
 def _texts(choice: _Choice) -> Iterator[tuple[str, object]]:

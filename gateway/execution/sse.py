@@ -39,6 +39,8 @@ class EventScanner:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes, give the events that they complete; the work is linear in the bytes."""
+        if self._begun and not self._part and _is_one(chunk):
+            return [Event(chunk, chunk[6:-2])]
         if not self._part and chunk.endswith(_PLAIN_END) and b"\r" not in chunk:
             return [self._event(raw + _PLAIN_END) for raw in chunk[:-2].split(_PLAIN_END)]
         searched = max(0, len(self._part) - _LONGEST_END)
@@ -65,6 +67,13 @@ class EventScanner:
         if text.startswith(_FIELD) and text.endswith(_PLAIN_END) and b"\r" not in text and text.count(b"\n") == 2:  # noqa: PLR2004 - those at its end
             return Event(raw, text[5:-2].removeprefix(b" "))
         return Event(raw, _data(text))
+
+
+def _is_one(chunk: bytes) -> bool:
+    """Tell whether bytes are one event of one line, as nearly all are: `data: ...` and the empty line."""
+    return (
+        chunk.startswith(b"data: ") and chunk.endswith(_PLAIN_END) and chunk.count(b"\n") == 2 and b"\r" not in chunk  # noqa: PLR2004 - those at its end
+    )
 
 
 def _data(text: bytes) -> bytes | None:

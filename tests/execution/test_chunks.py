@@ -262,3 +262,19 @@ def test_an_event_tells_of_usage(told: bytes, usage: Usage | None) -> None:
 )
 def test_the_usage_in_a_tail_is_the_last_whole_one(tail: bytes, usage: Usage | None) -> None:
     assert usage_in(tail) == usage
+
+
+@pytest.mark.parametrize(
+    ("delta", "pieces"),
+    [
+        ('{"content":"a"}', (Piece("content", "a"),)),
+        ('{"content":"a","refusal":"no"}', (Piece("content", "a"), Piece("refusal", "no"))),
+        ('{"content":"a","reasoning":"so"}', (Piece("reasoning", "so"), Piece("content", "a"))),
+        ('{"content":["a"]}', None),
+        ('{"content":""}', ()),
+    ],
+)
+def test_a_text_alone_is_read_as_one_among_others(delta: str, pieces: tuple[Piece, ...] | None) -> None:
+    chunk = read(f'{{"choices":[{{"index":0,"delta":{delta}}}]}}'.encode())
+    assert chunk is not None
+    assert chunk.pieces() == pieces

@@ -3,7 +3,7 @@ import itertools
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.execution.sse import EventScanner
+from gateway.execution.sse import Event, EventScanner
 
 ENDS = [b"\n", b"\r", b"\r\n"]
 DATA = [b"data: a", b"data:b", b"data", b"data: ", b"data:  c", b"data: a:b", "data: äö€😀".encode()]
@@ -86,3 +86,17 @@ def test_what_has_not_ended_is_read_as_if_it_had() -> None:
     assert scanner.feed(b"\xef\xbb\xbfdata: a\ndata: b") == []
     assert scanner.rest() == (b"\xef\xbb\xbfdata: a\ndata: b", b"a\nb")
     assert scanner.rest() == (b"", None)
+
+
+def test_an_event_of_one_line_is_the_same_alone_and_among_others() -> None:
+    alone = EventScanner()
+    alone.feed(b"data: a\n\n")
+    assert alone.feed(b"data:  b\n\n") == [Event(b"data:  b\n\n", b" b")]
+    assert alone.feed(b"data: \n\n") == [Event(b"data: \n\n", b"")]
+    assert alone.feed(b"data: a\nid: 7\n\n") == [Event(b"data: a\nid: 7\n\n", b"a")]
+    assert alone.feed(b"data: a\rb\n\n") == [Event(b"data: a\rb\n\n", b"a")]
+    together = EventScanner()
+    assert together.feed(b"data: a\n\ndata:  b\n\ndata: \n\n")[1:] == [
+        Event(b"data:  b\n\n", b" b"),
+        Event(b"data: \n\n", b""),
+    ]
