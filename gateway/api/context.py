@@ -1,7 +1,7 @@
 """What travels with a request through the handlers, and the header fields that every answer carries."""
 
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -24,7 +24,7 @@ def request_id_of(offered: str | None) -> str:
     """Take the client's request id if it is sane (printable, short), make one otherwise."""
     if offered is not None and _SANE.fullmatch(offered):
         return offered
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def check_framing(request: web.BaseRequest) -> None:

@@ -16,6 +16,7 @@ from gateway.routing.failures import Cause, Failure, Verdict, status_failure, ve
 
 _REFUSAL_SECONDS: Final = 10.0
 _SPARE_REFUSAL_SECONDS: Final = 1.0
+_REDIRECTION: Final = 300
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 
@@ -83,7 +84,7 @@ class Opening:
 
     async def _held(self, answer: Answer) -> bytes | Refusal:
         if answer.status < _CLIENT_ERROR:
-            failure = status_failure(answer.status)
+            failure = status_failure(answer.status) if answer.status >= _REDIRECTION else None
             if failure is not None:
                 raise AttemptFailedError(failure)
             return await hold(answer, self._came)

@@ -208,6 +208,12 @@ async def _pass_each(  # noqa: PLR0917 - the loop of every stream: an object for
         chunk = await answer.chunk()
 
 
+class _Whole(web.StreamResponse):
+    """A body of known length; its head goes out with its first bytes."""
+
+    _send_headers_immediately = False  # as aiohttp's `web.Response`
+
+
 class WebClient:
     """The client's side on aiohttp's server. Mutable: the response and its writer, once it has begun."""
 
@@ -223,8 +229,8 @@ class WebClient:
         return self.response is not None
 
     async def begin(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
-        """Send the head; RFC 9110 6.4.1 for those without a body."""
-        response = self.response = web.StreamResponse(status=status)
+        """Send the head, or ready it to go out with the body; RFC 9110 6.4.1 for those without a body."""
+        response = self.response = (web.StreamResponse if length is None else _Whole)(status=status)
         response.headers.extend(headers)
         if response.content_type == EVENT_STREAM:
             response.headers.extend(_STREAMED)
@@ -235,6 +241,9 @@ class WebClient:
             self._writer = await response.prepare(self._request)
         except ConnectionError as error:
             raise ClientLeftError from error
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientLeftError
 
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting for a slow reader."""
