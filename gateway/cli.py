@@ -22,6 +22,7 @@ from gateway.config.load import parse
 from gateway.config.schema import schema
 from gateway.config.sources import ConfigFiles, read
 from gateway.demo import demo, reachable
+from gateway.execution.upstream import TRANSPORTS, Transport
 from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
 from gateway.observe.sink import LogSink
 from gateway.observe.target import STREAMS
@@ -99,6 +100,13 @@ def url(text: str) -> str:
     return text
 
 
+def transport(text: str) -> Transport:
+    """Read how upstreams are asked."""
+    if text not in TRANSPORTS:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected one of: {', '.join(TRANSPORTS)}")
+    return TRANSPORTS[TRANSPORTS.index(text)]
+
+
 class _Value(str):
     """A flag's value as an environment variable gives it."""
 
@@ -154,6 +162,10 @@ class _Flags:
         told = "seconds that requests in flight may go on after the signal to stop"
         self.add("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", reads=seconds, told=told, default="30")
 
+    def transport(self) -> None:
+        told = "how upstreams are asked: direct, or session, the slower way that leans on aiohttp's public API alone"
+        self.add("--transport", "GATEWAY_TRANSPORT", reads=transport, told=told, default="direct")
+
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -171,6 +183,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     serving = _Flags(command("serve", _serve, "serve, and follow the configuration as it is edited"), environ)
     serving.config()
     serving.listen()
+    serving.transport()
     checking = command("check", _check, "read the configuration as `serve` would, print its faults and what it means")
     flags = _Flags(checking, environ)
     flags.config()
@@ -197,7 +210,8 @@ def _listen(arguments: argparse.Namespace) -> Listen:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    options = Options(arguments.config_dir, arguments.env_file, Limits(body=arguments.max_body))
+    limits = Limits(body=arguments.max_body)
+    options = Options(arguments.config_dir, arguments.env_file, limits, transport=arguments.transport)
     run(serve(options, _listen(arguments), _announce))
     return 0
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 from aiohttp import web
 
 from gateway import __version__
@@ -29,7 +30,7 @@ from gateway.config.load import parse
 from gateway.config.sources import ConfigFiles, Sources
 from gateway.execution.executor import Executor
 from gateway.execution.probe import Prober
-from gateway.execution.upstream import Upstream
+from gateway.execution.upstream import Transport, Upstream
 from gateway.heap import building
 from gateway.observe.board import Board
 from gateway.observe.cost import Costs
@@ -64,12 +65,16 @@ _LEDGER_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr."""
+    """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr.
+
+    `transport` is how upstreams are asked (`execution.direct`).
+    """
 
     config_dir: Path = Path("config")
     env_file: Path | None = None
     limits: Limits = field(default_factory=Limits)
     log_output: str = "stderr"
+    transport: Transport = "direct"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
 
@@ -130,7 +135,7 @@ class Gateway:
         self.urls: tuple[str, ...] = ()
         self.tidy: Callable[..., None] = _leave
         self.selector = Selector(random.random)
-        self.upstream = Upstream(time.monotonic)
+        self.upstream = Upstream(time.monotonic, transport=options.transport)
         self.executor = Executor(
             upstream=self.upstream,
             selector=self.selector,
@@ -174,6 +179,8 @@ class Gateway:
         self.sink.start()
         self.metrics.lag.start()
         self.tracing.start(self.log)
+        if self.upstream.transport != self.options.transport:
+            self.log.warning("transport.untested", aiohttp=aiohttp.__version__, transport=self.upstream.transport)
         snapshot = self.manager.snapshot
         self.log.info(
             "gateway.started",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestServer
 
+from gateway.execution.upstream import TRANSPORTS
 from gateway.lifecycle import Door, Listen, open_door
 from gateway.server import Options
 from gateway.simulator import Box, create_simulator
@@ -13,6 +14,18 @@ from tests.running import Config
 
 MakeBox = Callable[[Box], Awaitable[str]]
 OpenDoor = Callable[[Options], Awaitable[Door]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--transport session`: gateways in this process ask their upstreams that way."""
+    parser.addoption("--transport", choices=TRANSPORTS, default="direct")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the transport that is asked for the default one."""
+    asked = config.getoption("--transport")
+    begin = Options.__init__
+    begin.__defaults__ = tuple(asked if value == "direct" else value for value in begin.__defaults__ or ())
 
 
 @pytest.fixture

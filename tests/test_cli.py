@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gateway import __version__
-from gateway.cli import _parser, count, main, port, seconds, size
+from gateway.cli import _parser, count, main, port, seconds, size, transport
 from gateway.config.schema import schema
 from tests.fakes.client import RawClient, post
 from tests.running import Config, Process, hold, split
@@ -67,7 +67,7 @@ def test_flags_have_defaults() -> None:
     config: dict[str, object] = {"config_dir": Path("config"), "env_file": None}
     listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
     listen |= {"max_connections": None}
-    assert parsed("serve") == config | listen
+    assert parsed("serve") == config | listen | {"transport": "direct"}
     address = {"url": "http://127.0.0.1:8080"}
     assert parsed("check") == config | address | {"diff": False, "json": False, "schema": None}
     assert parsed("demo") == listen | {"dir": None, "chaos": False}
@@ -86,6 +86,7 @@ def test_flags_have_defaults() -> None:
         ("--max-body", "GATEWAY_MAX_BODY", "64MiB", 64 << 20),
         ("--max-connections", "GATEWAY_MAX_CONNECTIONS", "500", 500),
         ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "1.5", 1.5),
+        ("--transport", "GATEWAY_TRANSPORT", "session", "session"),
         ("--url", "GATEWAY_URL", "https://gateway:1", "https://gateway:1"),
     ],
 )
@@ -120,6 +121,7 @@ def test_sizes_are_read(text: str, expected: int) -> None:
         *[(size, text, "a size such as 32MiB") for text in ("", "0", "-1", "1.5M", "lots", "1T")],
         *[(port, text, "a port from 0 to 65535") for text in ("", "-1", "65536", "80.0", "http", "\u0663")],
         *[(count, text, "a number of at least 1") for text in ("", "0", "-1", "1.5", "many")],
+        *[(transport, text, "one of: direct, session") for text in ("", "aiohttp")],
         *[(seconds, text, "a number of seconds, at least 0") for text in ("", "-1", "nan", "inf", "soon")],
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -356,6 +357,17 @@ async def test_starts_and_stops_are_logged(door: OpenDoor, config: Config, boxes
     assert (started["event"], stopped["event"], stopped["cut"]) == ("gateway.started", "gateway.stopped", 0)
     assert started | {"generation": 1, "models": 1, "deployments": 3, "urls": list(opened.urls)} == started
     assert (started["version"], started["config"]) == (__version__, str(config.path))
+
+
+async def test_an_aiohttp_that_is_not_known_is_asked_the_plain_way_and_that_is_told(
+    door: OpenDoor, config: Config, boxes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share(config, boxes)
+    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
+    opened = await door(Options(config.path, environ={}, transport="direct"))
+    await opened.close(1)
+    (told,) = config.records("transport.untested")
+    assert (told["level"], told["aiohttp"], told["transport"]) == ("warning", "3.15.0", "session")
 
 
 async def test_keys_are_masked_in_the_log(serve: Serve, config: Config, boxes: dict[str, str]) -> None:

@@ -35,6 +35,11 @@ _SWITCHING: Final = 101
 _timer: Final = TimerNoop()
 
 
+def is_tested(version: str) -> bool:
+    """Tell whether this module was tested with a version of aiohttp."""
+    return version.startswith("3.14.")
+
+
 class DirectResponse(HeadersMixin):
     """An answer's head, and its body to come: as much of `ClientResponse` as an `Answer` needs.
 

@@ -16,19 +16,22 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Final
+from typing import Final, Literal
 
 import aiohttp
 
 from gateway import __version__
 from gateway.adapters.openai_compatible import Operation
 from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, is_framed, unquoting
-from gateway.execution.direct import LARGEST, Direct
+from gateway.execution.direct import LARGEST, Direct, is_tested
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 
 __all__ = ["USER_AGENT", "Answer", "AttemptFailedError", "Call", "Upstream", "failure_of"]
 
+Transport = Literal["direct", "session"]
+"""How upstreams are asked: over a session's connections, or by the session itself."""
+TRANSPORTS: Final[tuple[Transport, ...]] = ("direct", "session")
 USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
 _KEEPALIVE: Final = 4.0
 _SESSION_AGE: Final = 300.0
@@ -84,11 +87,16 @@ class _Era:
 class Upstream:
     """Opens answers. Its mutable things are the current sessions, pooled and not, and those that are retired."""
 
-    def __init__(self, clock: Callable[[], float], *, session_age: float = _SESSION_AGE, direct: bool = True) -> None:
-        """`clock` is monotonic, in seconds, as is `session_age`; `direct`: take the short way (`direct`)."""
+    def __init__(
+        self, clock: Callable[[], float], *, session_age: float = _SESSION_AGE, transport: Transport = "direct"
+    ) -> None:
+        """`clock` is monotonic, in seconds, as is `session_age`.
+
+        `transport` is what is wanted, and as an attribute what is in use: an untested aiohttp is asked as `session`.
+        """
         self._clock = clock
         self._age = session_age
-        self._direct = direct
+        self.transport: Transport = transport if is_tested(aiohttp.__version__) else "session"
         self._pooled: _Era | None = None
         self._fresh: _Era | None = None
         self._retired: set[_Era] = set()
@@ -166,7 +174,7 @@ class Upstream:
         if era is not None and now - era.since < self._age:
             return era
         session = _session(fresh=fresh)
-        new = _Era(session, Direct(session) if self._direct and not fresh else None, now)
+        new = _Era(session, Direct(session) if self.transport == "direct" and not fresh else None, now)
         if era is not None:
             era.retired = True
             self._retired.add(era)
