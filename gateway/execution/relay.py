@@ -25,7 +25,7 @@ from gateway.routing.failures import Cause, Failure
 
 EVENT_STREAM: Final = "text/event-stream"
 _TAIL: Final = 4096
-_AFTERMATH: Final = 2.0
+_AFTERMATH: Final = 1.0
 _LAST_WORDS: Final = 1.0
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
