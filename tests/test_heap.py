@@ -12,8 +12,10 @@ from gateway.heap import building, settle
 
 @pytest.fixture(autouse=True)
 def _thawed() -> Iterator[None]:
+    before = gc.get_threshold()
     yield
     gc.unfreeze()
+    gc.set_threshold(*before)
 
 
 def pace() -> tuple[tuple[int, int, int], float]:
@@ -71,6 +73,7 @@ def test_takes_what_lives_out_of_the_collectors_sight() -> None:
     kept = [Ring()]
     settle(idle=False)
     assert gc.get_freeze_count() > 0
+    assert gc.get_threshold()[0] > 700
     kept.clear()
     gc.collect()
     assert Ring.alive == 1
