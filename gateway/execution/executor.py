@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.adapters.openai_compatible import UnreplaceableModelError, replace_model, with_usage
+from gateway.execution.hold import is_json
 from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
 from gateway.execution.passage import Passage
@@ -279,7 +280,7 @@ class Executor:
 
     def _passing(self, record: Record, answer: Answer) -> Passage | Body:
         if not _has_events(answer):
-            return Body(self._clock)
+            return Body(self._clock, is_object=is_json(answer), length=answer.length)
         keeps = record.route.rescue != "off" and record.ask.call.operation != "embeddings"
         return Passage(self._clock, hides_usage=record.ask.adds_usage, keeps=keeps)
 

@@ -52,9 +52,14 @@ async def hold(answer: Answer, came: Callable[[], None]) -> bytes:
         return await _something(answer)
     if answer.content_type == EVENT_STREAM:
         return await _first_content(answer)
-    if not answer.content_type.endswith(_JSON):
+    if not is_json(answer):
         raise AttemptFailedError(Failure(Cause.WRONG_TYPE, f"content-type {answer.content_type[:100]}"))
     return await _whole_json(answer, came)
+
+
+def is_json(answer: Answer) -> bool:
+    """Tell whether an answer should be a JSON object that can be looked at."""
+    return answer.status not in _BODILESS and not answer.encoded and answer.content_type.endswith(_JSON)
 
 
 async def _something(answer: Answer) -> bytes:

@@ -111,28 +111,40 @@ class Passing(Protocol):
 
 
 class Body:
-    """Passes any body but an event stream, as it is. Mutable: what is known of it."""
+    """Passes any body but an event stream, as it is. Mutable: what is known of it.
+
+    A JSON object that is cut short, and well framed all the same, must not end well: of one whose length was told, the
+    last byte is kept back.
+    """
 
     lost: Final = None
     malformed: Final = 0
     complete: Final = False
     failed: Final = False
-    truncated: Final = False
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` is monotonic, in seconds."""
+    def __init__(self, clock: Callable[[], float], *, is_object: bool = False, length: int | None = None) -> None:
+        """`clock` is monotonic, in seconds; `is_object`: JSON is expected, of `length` bytes if that is known."""
         self.size = 0
         self.first_content: float | None = None
         self._clock = clock
+        self._is_object = is_object
+        self._length = length
         self._tail = b""
 
     def feed(self, chunk: bytes) -> Passed:
         """Take the next bytes; all of them are content."""
+        self._tail = (self._tail + chunk[-_TAIL:])[-_TAIL:]
+        if self.size + len(chunk) == self._length and self.truncated:
+            chunk = chunk[:-1]
         self.size += len(chunk)
-        self._tail = (self._tail + chunk)[-_TAIL:]
         if self.first_content is None:
             self.first_content = self._clock()
         return Passed(chunk, content=True)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether an end here would hide a loss."""
+        return self._is_object and not self._tail.rstrip().endswith(b"}")
 
     def end(self) -> bytes:
         """Note that it is over; there is nothing to add."""
@@ -169,7 +181,7 @@ async def relay(answer: Answer, first: bytes, client: Client, passing: Passing, 
     if passing.failed:
         raise AttemptFailedError(Failure(Cause.ERROR_ANSWER, "an error event in mid-stream"))
     if passing.truncated:
-        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the stream ended without a finish reason"))
+        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "it ended before it was whole"))
     if last:
         await client.send(last)
 

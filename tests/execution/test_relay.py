@@ -221,6 +221,30 @@ async def test_a_json_answer_that_breaks_ends_uncleanly(config: Config, framing:
         assert (await gate.outcome()).failure == "cut_answer"
 
 
+@pytest.mark.parametrize("end", [b"}", b"} \r\n", b"", b'"]', b"} x"])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_large_json_answer_that_is_cut_and_well_framed_ends_uncleanly(
+    config: Config, end: bytes, *, chunked: bool
+) -> None:
+    """What is held back whole was checked; a larger answer used to end well wherever it was cut."""
+    body = LARGE + end
+    framing = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: %d\r\n\r\n" % len(body)
+    async with (
+        ScriptedUpstream([Send(JSON + framing + (chunk(body) + last_chunk() if chunked else body))]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask())
+        head = await client.read_head()
+        if end.rstrip() == b"}":
+            assert await client.read_body(head) == body
+            assert (await gate.outcome()).failure is None
+        else:
+            with pytest.raises(Cut):
+                await client.read_body(head)
+            assert ((await gate.outcome()).failure, await gate.failures()) == ("cut_answer", ["cut_answer"])
+
+
 @pytest.mark.parametrize("end", [[Close()], [Reset()], [Send(last_chunk()), Close()]])
 async def test_a_stream_that_is_cut_anywhere_is_whole_or_visibly_broken(config: Config, end: list[Step]) -> None:
     body = ROLE + CONTENT + FINISH + DONE
