@@ -160,7 +160,7 @@ async def test_an_answer_is_in_flight_until_it_has_left(door: OpenDoor, config: 
         return any(transport.get_write_buffer_size() for transport in transports)
 
     head = sse_head().replace(b"text/event-stream", b"application/json")
-    async with ScriptedUpstream([Send(head), Fill(full), Send(last_chunk())]) as upstream:
+    async with ScriptedUpstream([Send(head), Fill(full), Send(chunk(b"}") + last_chunk())]) as upstream:
         config.models(m={"box": upstream.url})
         config.routing()
         opened = await door(Options(config.path, environ={}))

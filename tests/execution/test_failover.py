@@ -51,7 +51,7 @@ def deaf_url() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("url", "failure", "detail"),
     [
-        (refused_url(), "connect_refused", "ECONNREFUSED"),
+        pytest.param(refused_url(), "connect_refused", "ECONNREFUSED", id="refused"),
         ("http://nowhere.invalid", "dns", "name lookup failed"),
         (f"http://{'a' * 64}.invalid", "dns", "the host is no host name"),
     ],
