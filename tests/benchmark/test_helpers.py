@@ -55,7 +55,15 @@ async def ask(client: RawClient, data: bytes) -> Answer:
 
 
 async def loads(helpers: Path, folder: Path, url: str, body: str, rate: float = 0) -> dict[str, Any]:
-    """Run a short load of two connections to its end; give what it saw."""
+    """Run a short load of two connections; give what it saw, of the first run that saw anything on a busy machine."""
+    for _ in range(20):
+        seen = await load(helpers, folder, url, body, rate)
+        if seen["answers"] or seen["errors"]:
+            return seen
+    raise AssertionError("the load sees nothing")
+
+
+async def load(helpers: Path, folder: Path, url: str, body: str, rate: float = 0) -> dict[str, Any]:
     file = folder / "body"
     file.write_text(body)
     arguments = [url.rpartition(":")[2], "2", "0.1", "0.2", str(rate), str(file)]
@@ -140,7 +148,7 @@ async def test_the_load_tells_a_whole_answer_from_a_broken_one(
 
 async def test_an_answer_that_does_not_end_is_not_counted(helpers: Path, tmp_path: Path) -> None:
     async with ScriptedUpstream([Send(sse_head() + chunk(sse("{}"))), Hang()]) as upstream:
-        seen = await loads(helpers, tmp_path, upstream.url, request(stream=True))
+        seen = await load(helpers, tmp_path, upstream.url, request(stream=True))
     assert (seen["answers"], seen["errors"]) == (0, 0)
 
 
