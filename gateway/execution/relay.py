@@ -272,7 +272,7 @@ class WebClient:
         try:
             if fields and isinstance(self._writer, StreamWriter) and self._writer.chunked:
                 self._writer.chunked = False
-                await self.response.write(f"0\r\n{fields}\r\n".encode("ascii"))
+                await self.response.write(f"0\r\n{fields}\r\n".encode())
             await self.response.write_eof()
         except ConnectionError as error:
             raise ClientLeftError from error

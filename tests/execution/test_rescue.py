@@ -350,6 +350,19 @@ async def test_the_trailer_and_the_log_tell_of_a_rescue(config: Config) -> None:
         assert [attempt.get("rescue") for attempt in record["attempts"]] == [None, "continue"]
 
 
+async def test_a_rescuer_may_be_named_beyond_ascii(config: Config) -> None:
+    """Its name in the trailer used to break the stream that it had carried to the end."""
+    async with ScriptedUpstream(cut := Breaking(3, Close())) as a, ScriptedUpstream(telling()) as b:
+        route = [{"name": "a", "base_url": a.url}, {"name": "bøx", "base_url": b.url, "weight": 0, "kind": "vllm"}]
+        config.save("models.yaml", json.dumps({"models": [{"id": "m", "route": route}]}))
+        async with running(config) as gate, gate.client() as client:
+            await client.send(asking())
+            await read_through(client, cut)
+            await client.read_until(b"\n\n\r\n0\r\n")
+            assert "x-gateway-deployment: bøx\r\n".encode() in await client.read_until(b"\r\n\r\n")
+            assert (await gate.outcome()).failure is None
+
+
 @pytest.mark.parametrize(("kind", "lost"), [("vllm", Usage(PROMPT_TOKENS + 3, 0)), ("openai", Usage(PROMPT_TOKENS, 3))])
 @pytest.mark.parametrize("told", [True, False])
 async def test_usage_is_that_of_one_unbroken_stream(config: Config, kind: str, lost: Usage, *, told: bool) -> None:
