@@ -353,6 +353,26 @@ def create_app(options: Options | None = None) -> web.Application:
         handler_args=HANDLER_ARGS,
     )
     app[GATEWAY] = gateway
+    page = Page()
+    app.add_routes([*_routes(gateway), *page.routes()])
+    app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
+
+    async def running(_: web.Application) -> AsyncIterator[None]:
+        await page.load()
+        await gateway.start()
+        yield
+        await gateway.close()
+
+    async def drained(_: web.Application) -> None:
+        gateway.drain()
+
+    app.cleanup_ctx.append(running)
+    app.on_shutdown.append(drained)
+    return app
+
+
+def _routes(gateway: Gateway) -> list[web.AbstractRouteDef]:
+    """Give what is served of a gateway: the API, and what tells of the gateway itself."""
     openai = OpenAI(
         gateway.executor, lambda: gateway.manager.snapshot, gateway.options.limits, gateway.tracing.sampling
     )
@@ -378,22 +398,5 @@ def create_app(options: Options | None = None) -> web.Application:
         ),
     )
     recent = Stats(gateway.ledger, lambda: gateway.manager.snapshot)
-    page = Page()
-    told = (admin, scrape, recent, page, gateway.events)
-    app.add_routes(
-        [*openai.routes(), *plan_routes(gateway.manager), *(route for each in told for route in each.routes())]
-    )
-    app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
-
-    async def running(_: web.Application) -> AsyncIterator[None]:
-        await page.load()
-        await gateway.start()
-        yield
-        await gateway.close()
-
-    async def drained(_: web.Application) -> None:
-        gateway.drain()
-
-    app.cleanup_ctx.append(running)
-    app.on_shutdown.append(drained)
-    return app
+    told = (admin, scrape, recent, gateway.events)
+    return [*openai.routes(), *plan_routes(gateway.manager), *(route for each in told for route in each.routes())]
