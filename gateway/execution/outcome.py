@@ -1,13 +1,17 @@
-"""What a finished request leaves behind: one frozen record, handed to every observer."""
+"""What a finished request leaves behind: one frozen record, handed to every observer.
+
+msgspec's structs are made in a quarter of the time of frozen dataclasses. They hold nothing that could lead back to
+them, so that the garbage collector need not look at them. `msgspec.structs.replace` copies one with changes.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.execution.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True, gc=False):
     """One try on one deployment.
 
     `deployment` is its name, unique within the model; `model` the model it belongs to. `failure` is the failure's
@@ -29,8 +33,7 @@ class Attempt:
     span_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True, gc=False):
     """Tokens as the upstream counted them.
 
     `cached_tokens` are a part of the prompt's, `reasoning_tokens` of the completion's.
@@ -42,8 +45,7 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True, gc=False):
     """One finished request.
 
     `model` is the name that the client asked for, `model_id` the model's id where there is such a model, `served_model`
@@ -88,7 +90,10 @@ class Outcome:
     @property
     def rescue(self) -> str | None:
         """How a broken stream was carried on, the last time that it was tried."""
-        return next((attempt.rescue for attempt in reversed(self.attempts) if attempt.rescue), None)
+        for attempt in reversed(self.attempts):
+            if attempt.rescue:
+                return attempt.rescue
+        return None
 
 
 Observer = Callable[[Outcome], None]

@@ -10,10 +10,11 @@ together and a percentile is at most 2.2 % off.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from itertools import accumulate
 from math import ceil, log2
 from typing import Final
+
+from msgspec.structs import replace
 
 from gateway.execution.outcome import Outcome
 

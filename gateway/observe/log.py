@@ -3,8 +3,8 @@
 A record is a dict in the order of its line: time (seconds since the epoch), level, event, then the event's fields.
 Nothing here renders, formats or does I/O; the sink's writer thread does.
 
-Events pass structlog's chain. The `request` record, of which there is one per request, is built in its final shape and
-handed to the same Recorder: a bound logger's copies and calls would double its cost.
+Events pass structlog's chain. The `request` record, of which there is one per request, is handed to the same Recorder
+as what ended (`observe.request`): a bound logger's copies and calls would cost more than all the rest of it.
 
 A parse error of aiohttp's quotes the bytes that a peer sent, which may be a key or a prompt. Of such an error, and of
 any error that came of one, only the class is told.
@@ -23,12 +23,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 from structlog.typing import EventDict
 
-from gateway.execution.outcome import Attempt, Outcome
-from gateway.observe.sink import LogSink, Record
+from gateway.execution.outcome import Outcome
+from gateway.observe.render import Record
+from gateway.observe.request import Ended
+from gateway.observe.sink import LogSink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_LONGEST_NAME = 256
 _WHOLE_OR_UNWANTED = (None, "client_left")
 _QUOTING = (HttpProcessingError, RequestPayloadError)
 
@@ -106,7 +107,7 @@ def _explain(_: Recorder, __: str, record: EventDict) -> EventDict:
     return record
 
 
-def _explanation(error: BaseException) -> Record:
+def _explanation(error: BaseException) -> dict[str, object]:
     trace = TracebackException.from_exception(error, lookup_lines=False, compact=True)
     return {"error": type(error).__name__, "traceback": trace.stack if _quotes(error) else trace}
 
@@ -183,50 +184,4 @@ class RequestLog:
         broken = outcome.served_model is not None and outcome.failure not in _WHOLE_OR_UNWANTED
         level = "warning" if outcome.status >= 500 or broken else "info"  # noqa: PLR2004 - server error, RFC 9110 15.6
         if self._recorder.passes(level):
-            self._recorder.write(_request(outcome, level))
-
-
-def _request(outcome: Outcome, level: str) -> Record:
-    usage, lost = outcome.usage, outcome.lost
-    served = outcome.served_model
-    fields: Record = {
-        "time": time.time(),
-        "level": level,
-        "event": "request",
-        "request_id": outcome.request_id,
-        "operation": outcome.operation,
-        "model": outcome.model[:_LONGEST_NAME],
-        "served_model": None if served == outcome.model else served,
-        "status": outcome.status,
-        "failure": outcome.failure,
-        "generation": outcome.generation,
-        "stream": outcome.stream,
-        "fallback": outcome.fallback,
-        "ms": round(outcome.duration, 1),
-        "first_content_ms": None if outcome.first_content is None else round(outcome.first_content, 1),
-        "bytes": outcome.bytes_out,
-        "prompt_tokens": None if usage is None else usage.prompt_tokens,
-        "completion_tokens": None if usage is None else usage.completion_tokens,
-        "cached_tokens": None if usage is None else usage.cached_tokens,
-        "reasoning_tokens": None if usage is None else usage.reasoning_tokens,
-        "lost_prompt_tokens": None if lost is None else lost.prompt_tokens,
-        "lost_completion_tokens": None if lost is None else lost.completion_tokens,
-        "malformed_events": outcome.malformed_events or None,
-        "rescue": outcome.rescue,
-        "deployment": None if outcome.answered is None else outcome.answered.deployment,
-        "attempts": [_attempt(attempt) for attempt in outcome.attempts],
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _attempt(attempt: Attempt) -> Record:
-    fields: Record = {
-        "deployment": attempt.deployment,
-        "group": attempt.group,
-        "rescue": attempt.rescue,
-        "ms": round(attempt.milliseconds, 1),
-        "status": attempt.status,
-        "failure": attempt.failure,
-        "detail": attempt.detail,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+            self._recorder.write(Ended(time.time(), level, outcome))

@@ -23,12 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from gateway.observe.render import Secrets, render
+from gateway.observe.render import Record, Secrets, render_all
 from gateway.observe.target import STREAMS, Lines, Target, has_room, open_for_append, reason
 
-Record = dict[str, object]
-
-_BATCH = 128
+_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,7 @@ class _Stop:
 
 
 _Message = _Retarget | _Flush | _Stop
+_MESSAGES = (_Retarget, _Flush, _Stop)
 
 
 class LogSink:
@@ -62,7 +61,7 @@ class LogSink:
         *,
         capacity: int = 10_000,
         pause: float = 1.0,
-        gather: float = 0.02,
+        gather: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue: SimpleQueue[Record | _Message] = SimpleQueue()
@@ -160,7 +159,7 @@ class LogSink:
         lost = self._lines.left - (1 if self._lines.left and self._drops else 0)
         with suppress(Empty):
             while True:
-                lost += isinstance(self._queue.get_nowait(), dict)
+                lost += not isinstance(self._queue.get_nowait(), _MESSAGES)
         self._queue.put(_Stop())
         self._dropped += lost
         if untold := self._dropped - self._told:
@@ -183,10 +182,10 @@ class LogSink:
             item = self._queue.get(timeout=self._pause)
         except Empty:
             return [], None
-        if isinstance(item, dict) and self._queue.qsize() < _BATCH:
+        if not isinstance(item, _MESSAGES) and self._queue.qsize() < _BATCH:
             self._rest(self._gather)
         records: list[Record] = []
-        while isinstance(item, dict):
+        while not isinstance(item, _MESSAGES):
             records.append(item)
             if len(records) == _BATCH or self._queue.empty():
                 return records, None
@@ -195,14 +194,12 @@ class LogSink:
 
     def _compose(self, records: list[Record]) -> None:
         """Render the next batch, with what was dropped by then told in its last line."""
-        rendered = [render(record, self._secrets) for record in records]
         self._drops = self._dropped - self._told
         if self._drops:
-            why = self._reason or "the writer fell behind"
-            count: Record = {"level": "warning", "event": "log.dropped", "count": self._drops, "reason": why}
-            rendered.append(render({"time": time.time()} | count, self._secrets))
+            lead = {"time": time.time(), "level": "warning", "event": "log.dropped"}
+            records.append(lead | {"count": self._drops, "reason": self._reason or "the writer fell behind"})
         self._reason = None
-        self._lines = Lines(b"".join(rendered))
+        self._lines = Lines(render_all(records, self._secrets))
 
     def _deliver(self) -> bool:
         """Write the batch, however often that takes; with none, look after the target. False: closed before it left."""

@@ -3,10 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway import __version__
 from gateway.observe.board import ROWS, Board

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from msgspec.structs import replace
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.cost import Cost, Costs

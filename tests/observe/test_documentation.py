@@ -7,6 +7,8 @@ from typing import Any
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.log import RequestLog, make_logger
+from gateway.observe.render import Secrets, render
+from gateway.observe.request import Ended
 from gateway.observe.sink import LogSink
 
 PAGE = (Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="utf-8")
@@ -35,8 +37,9 @@ def request_record() -> dict[str, Any]:
     )
     RequestLog(make_logger(sink, "info"))(outcome)
     record = sink._queue.get()
-    assert isinstance(record, dict)
-    return record
+    assert isinstance(record, Ended)
+    read: dict[str, Any] = json.loads(render(record, Secrets()))
+    return read
 
 
 def test_every_example_is_a_line_of_its_section() -> None:

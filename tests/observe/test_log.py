@@ -15,7 +15,8 @@ from msgspec import json
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.log import LEVELS, Log, RequestLog, capture_stdlib, make_logger, set_level
-from gateway.observe.render import Secrets, render
+from gateway.observe.render import Record, Secrets, render, render_all
+from gateway.observe.request import Ended
 from gateway.observe.sink import LogSink
 
 CANARY = "sk-canary-0123456789"
@@ -28,17 +29,21 @@ class Book:
         self.sink = LogSink()
         self.log = make_logger(self.sink, "info")
 
-    def raw(self) -> list[dict[str, Any]]:
-        records = []
+    def recorded(self) -> list[Record]:
+        records: list[Record] = []
         while not self.sink._queue.empty():
             record = self.sink._queue.get()
-            assert isinstance(record, dict)
+            assert isinstance(record, dict | Ended)
             records.append(record)
         return records
 
+    def raw(self) -> list[dict[str, Any]]:
+        """Return the records that are no requests."""
+        return [record for record in self.recorded() if isinstance(record, dict)]
+
     def lines(self) -> list[dict[str, Any]]:
         """Return the records as they are written, without their time."""
-        return [json.decode(render(record, Secrets())) | {"time": None} for record in self.raw()]
+        return [json.decode(render(record, Secrets())) | {"time": None} for record in self.recorded()]
 
     def only(self) -> dict[str, Any]:
         (line,) = self.lines()
@@ -288,9 +293,7 @@ def outcome(**changes: Any) -> Outcome:
 
 def test_a_plain_request_leaves_the_absent_out(book: Book, log: Log) -> None:
     RequestLog(log)(outcome())
-    (record,) = book.raw()
-    assert isinstance(record.pop("time"), float)
-    assert list(record.items()) == [
+    assert list(book.only().items()) == [
         ("level", "info"),
         ("event", "request"),
         ("request_id", "r-1"),
@@ -421,8 +424,35 @@ def test_a_canary_appears_nowhere(book: Book, log: Log, library: logging.Logger)
     except KeyError as error:
         log.exception("failed", url=f"http://x/?key={CANARY}")
         library.exception("with %r", error)
-    lines = [render(record, Secrets.of({CANARY})) for record in book.raw()]
+    lines = [render(record, Secrets.of({CANARY})) for record in book.recorded()]
     assert len(lines) == 5
     for line in lines:
         assert CANARY.encode() not in line
         json.decode(line)
+
+
+def test_a_batch_says_what_its_records_say_one_by_one(book: Book, log: Log) -> None:
+    secrets = Secrets.of({CANARY})
+    observe = RequestLog(log)
+    kept = []
+    for name in ("llama", "lama-\u00e9", "half \ud800", CANARY):
+        for _ in range(2):
+            log.info("config.reloaded", at={1}, name=name)
+            observe(outcome(model=name, usage=Usage(1, None, 0), lost=Usage(None, 5), malformed_events=2))
+        kept += book.recorded()
+        for records in (kept, kept[-4:]):
+            assert render_all(records, secrets) == b"".join(render(record, secrets) for record in records)
+    lines = render_all(kept, secrets)
+    assert lines.isascii()
+    assert lines.count(b"\n") == len(kept) == 16
+    assert CANARY.encode() not in lines
+    assert render_all([], secrets) == b""
+
+
+def test_an_outcome_that_cannot_be_written_takes_no_other_along(book: Book, log: Log) -> None:
+    observe = RequestLog(log)
+    observe(outcome())
+    observe(outcome(duration=float("inf")))
+    good, bad = (json.decode(line) for line in render_all(book.recorded(), Secrets()).splitlines())
+    assert (good["event"], good["status"]) == ("request", 200)
+    assert (bad["event"], bad["record"], bad["error"]) == ("log.unrendered", "request", "OverflowError")

@@ -1,8 +1,7 @@
 """What a client or an upstream can put into a row is within what every database takes."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from gateway.execution.outcome import Attempt, Usage
 from gateway.observe.cost import Cost

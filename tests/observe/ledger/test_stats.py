@@ -3,11 +3,11 @@
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.config.ledger_place import Place
 from gateway.execution.outcome import Attempt, Outcome, Usage
