@@ -53,7 +53,7 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
 """Each column's name, and what it holds (`schema.TYPES`)."""
 
 NAMES: Final = tuple(name for name, _ in COLUMNS)
-_NO_TOKENS: Final = Usage()
+_NO_TOKENS: Final = (None, None, None, None)
 _MOST_NANO: Final = 10**15
 _LONGEST: Final = 256
 _ENCODER: Final = msgspec.json.Encoder()
@@ -62,8 +62,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 def row(run: int, seq: int, entry: Entry) -> Row:
     """Make an entry's row."""
     ended, outcome, cost = entry
-    answered, failed = outcome.answered, any(attempt.failure for attempt in outcome.attempts)
-    used, lost = outcome.usage or _NO_TOKENS, outcome.lost or _NO_TOKENS
+    answered, attempts, content = outcome.answered, outcome.attempts, outcome.first_content
     return (
         run,
         seq,
@@ -78,19 +77,15 @@ def row(run: int, seq: int, entry: Entry) -> Row:
         outcome.generation,
         outcome.status,
         outcome.failure,
-        len(outcome.attempts),
-        _failed(outcome.attempts) if failed else None,
+        len(attempts),
+        _failed(attempts),
         outcome.fallback,
         outcome.rescue,
         outcome.stream,
-        _milliseconds(outcome.first_content),
-        _milliseconds(outcome.duration),
-        _count(used.prompt_tokens),
-        _count(used.completion_tokens),
-        _count(used.cached_tokens),
-        _count(used.reasoning_tokens),
-        _count(lost.prompt_tokens),
-        _count(lost.completion_tokens),
+        None if content is None else round(content * 1000) / 1000,
+        round(outcome.duration * 1000) / 1000,
+        *(_NO_TOKENS if outcome.usage is None else _tokens(outcome.usage)),
+        *(_NO_TOKENS[:2] if outcome.lost is None else _tokens(outcome.lost)[:2]),
         min(cost.spent, _MOST_NANO) if cost else None,
         min(cost.avoided, _MOST_NANO) if cost else None,
     )
@@ -101,8 +96,8 @@ def iso(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def _failed(attempts: tuple[Attempt, ...]) -> str:
-    """Write the attempts that failed as JSON; their details stay in the log."""
+def _failed(attempts: tuple[Attempt, ...]) -> str | None:
+    """Write the attempts that failed as JSON, if there are any; their details stay in the log."""
     told = [
         {
             "model": attempt.model,
@@ -115,7 +110,16 @@ def _failed(attempts: tuple[Attempt, ...]) -> str:
         for attempt in attempts
         if attempt.failure
     ]
-    return _ENCODER.encode(told).decode()
+    return _ENCODER.encode(told).decode() if told else None
+
+
+def _tokens(usage: Usage) -> tuple[int | None, int | None, int | None, int | None]:
+    return (
+        _count(usage.prompt_tokens),
+        _count(usage.completion_tokens),
+        _count(usage.cached_tokens),
+        _count(usage.reasoning_tokens),
+    )
 
 
 def _text(text: str) -> str:
@@ -124,9 +128,7 @@ def _text(text: str) -> str:
     return cut if cut.isprintable() else cut.encode("unicode_escape").decode()
 
 
-def _milliseconds(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
 def _count(count: int | None) -> int | None:
-    return None if count is None else min(max(count, 0), MOST_TOKENS)
+    if count is None or 0 <= count <= MOST_TOKENS:
+        return count
+    return min(max(count, 0), MOST_TOKENS)

@@ -49,8 +49,14 @@ _FIRST: Final = (
     "CREATE INDEX gateway_requests_deployment ON gateway_requests (deployment, time)",
 )
 
+_FEWER_INDEXES: Final = (
+    "DROP INDEX IF EXISTS gateway_requests_model",
+    "DROP INDEX IF EXISTS gateway_requests_deployment",
+)
+"""A question is of the last hours, which `time` finds; the others cost each row a fifth of what it takes to write."""
+
 Migrations = Sequence[Sequence[str]]
-MIGRATIONS: Final[Migrations] = (_FIRST,)
+MIGRATIONS: Final[Migrations] = (_FIRST, _FEWER_INDEXES)
 
 
 class Connection(Protocol):
