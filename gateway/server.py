@@ -34,6 +34,7 @@ from gateway.execution.upstream import Transport, Upstream
 from gateway.heap import building
 from gateway.observe.board import Board
 from gateway.observe.cost import Costs
+from gateway.observe.feed import Feed
 from gateway.observe.ledger.places import check
 from gateway.observe.ledger.writer import Ledger
 from gateway.observe.live import Live
@@ -122,12 +123,16 @@ class Gateway:
         self.sink = LogSink(options.log_output)
         self.log = make_logger(self.sink, "info")
         self.manager = RoutingManager(time.time() - time.monotonic())
-        self.traffic = Traffic()
-        self.costs = Costs()
-        self.ledger = Ledger(self.costs.cost_of, self.log)
-        self.metrics = Metrics(time.monotonic)
+        self.feed = Feed()
+        settle = self.feed.settle
+        self.traffic = Traffic(settle)
+        self.costs = Costs(settle)
+        self.ledger = Ledger(self.costs.cost_of, self.log, settle=settle)
+        self.metrics = Metrics(time.monotonic, settle)
         self.tracing = Tracing.of(os.environ)
-        self.live = Live()
+        self.live = Live(settle=settle)
+        self.request_log = RequestLog(self.log)
+        self.feed.takers = tuple(each.take for each in (self.traffic, self.live, self.costs, self.ledger, self.metrics))
         self.state = ReloadState()
         self.draining = False
         self.active = 0
@@ -140,15 +145,7 @@ class Gateway:
             upstream=self.upstream,
             selector=self.selector,
             manager=self.manager,
-            observers=(
-                RequestLog(self.log),
-                self.traffic,
-                self.live,
-                self.costs,
-                self.ledger,
-                self.metrics,
-                *self.tracing.observers,
-            ),
+            observers=(self.request_log, self.feed, *self.tracing.observers),
             changed=self._changed,
             clock=time.monotonic,
             dice=random.random,
@@ -211,6 +208,7 @@ class Gateway:
         await self.prober.close()
         await self.upstream.close()
         await self.tracing.close(_FLUSH_SECONDS)
+        self.feed.settle()
         await asyncio.to_thread(self.ledger.close, _LEDGER_SECONDS)
         self.log.info("gateway.stopped", cut=self.cut)
         if self._release_stdlib is not None:
@@ -234,6 +232,7 @@ class Gateway:
         self.state.accept(time.time(), snapshot.generation, snapshot.digest, built.notices, told)
         if changes is None:
             return
+        self.feed.settle()  # what ended before counts as before
         self.selector.adopt(snapshot)
         self.prober.follow(snapshot)
         self.traffic.rebase()

@@ -54,6 +54,7 @@ class Stats:
             raise RequestError(503, _OFF, code="no_ledger")
         try:
             async with self._one:
+                self._ledger.settle()
                 answer = await asyncio.to_thread(self._answer, place, question)
         except UnavailableError as error:
             raise RequestError(503, f"the ledger cannot be read: {error}", code="ledger_unavailable") from error

@@ -78,6 +78,7 @@ class Board:
 
     async def tick(self) -> bytes:
         """Look at everything and give what changed since the last look, as JSON."""
+        self._live.settle()
         now, snapshot = self._clock(), self._manager.snapshot
         renewed = self._follow(snapshot)
         self._waiting |= dict.fromkeys(model for model, _ in self._recent.advance(now))

@@ -9,12 +9,15 @@ A cost is unknown where a deployment has no known price, or where it has and the
 upstream refused costs nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from msgspec import Struct
+
 from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.observe.batch import Alike, Batch
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
 from gateway.routing.snapshot import Identity, Snapshot
 
@@ -22,8 +25,7 @@ MOST_TOKENS: Final = 10**10
 """More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True, gc=False):
     """What was spent on a request, and what was avoided: in nanodollars, billionths of a US dollar."""
 
     spent: int = 0
@@ -49,12 +51,14 @@ _UNKNOWN: Final = _Tariff(None)
 class Costs:
     """The observer that works costs out and adds them up, by deployment, since the process began.
 
-    It goes before the observers that ask `cost_of`: the last answer is kept for them. It changes by its totals, by that
-    answer, and by the tariffs of the configuration in force; those of the one before serve requests under way.
+    It goes before those that want to know a request's cost: it writes them into the batch, and keeps the last answer
+    for `cost_of`. It changes by its totals, by that answer, and by the tariffs of the configuration in force; those of
+    the one before serve requests under way.
     """
 
-    def __init__(self) -> None:
-        """Start without prices."""
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        """Start without prices. `settle` is called before totals are told: it brings requests that wait."""
+        self._settle = settle
         self._tariffs: dict[Identity, _Tariff] = {}
         self._current: dict[Identity, _Tariff] = {}
         self._spent: dict[Identity, int] = {}
@@ -73,9 +77,36 @@ class Costs:
         self._last = outcome, cost
         if cost is not None and (cost.spent or cost.avoided):
             attempt = answered or outcome.attempts[-1]
-            identity = attempt.model, attempt.deployment
-            self._spent[identity] = self._spent.get(identity, 0) + cost.spent
-            self._avoided[identity] = self._avoided.get(identity, 0) + cost.avoided
+            self._add((attempt.model, attempt.deployment), cost.spent, cost.avoided)
+
+    def take(self, batch: Batch) -> None:
+        """Count finished requests, and tell the batch what each cost."""
+        costs: list[Cost | None] = [NOTHING] * len(batch.outcomes)
+        for alike in batch.alike:
+            if not _BAD <= alike.status < _LEFT:
+                self._take_alike(alike, costs)
+        for place, outcome in batch.odd:
+            self(outcome)
+            costs[place] = self._last[1]
+        batch.costs = costs
+
+    def _take_alike(self, alike: Alike, costs: list[Cost | None]) -> None:
+        identity = alike.model, alike.deployment
+        tariff = self._tariffs.get(identity, _UNKNOWN)
+        if tariff.prices is FREE and not tariff.elsewhere:
+            return
+        spent = avoided = 0
+        for place, outcome in zip(alike.places, alike.outcomes, strict=True):
+            cost = costs[place] = _answer(tariff, tokens(outcome.usage))
+            if cost is not None and cost is not NOTHING:
+                spent += cost.spent
+                avoided += cost.avoided
+        if spent or avoided:
+            self._add(identity, spent, avoided)
+
+    def _add(self, identity: Identity, spent: int, avoided: int) -> None:
+        self._spent[identity] = self._spent.get(identity, 0) + spent
+        self._avoided[identity] = self._avoided.get(identity, 0) + avoided
 
     def cost_of(self, outcome: Outcome) -> Cost | None:
         """Give what a request cost; nothing comes back where that is unknown."""
@@ -86,10 +117,12 @@ class Costs:
     @property
     def totals(self) -> Mapping[Identity, Cost]:
         """What each deployment has cost and avoided since the process began, as far as it is known."""
+        self._settle()
         return {each: Cost(spent, self._avoided[each]) for each, spent in self._spent.items()}
 
     def money(self) -> Mapping[str, float] | None:
         """Give what was `spent` and `avoided` since the process began, in USD; None while nothing has a price."""
+        self._settle()
         if not self._spent and all(tariff.prices in (None, FREE) for tariff in self._current.values()):
             return None
         totals = {"spent": self._spent, "avoided": self._avoided}
@@ -99,14 +132,10 @@ class Costs:
         if answered is None or _BAD <= outcome.status < _LEFT:
             return Cost(self._lost(outcome)) if outcome.lost is not None else NOTHING
         tariff = self._tariffs.get((answered.model, answered.deployment), _UNKNOWN)
-        used = tokens(outcome.usage)
-        spent = _paid(tariff.prices, used)
-        if spent is None:
-            return None
-        if outcome.lost is not None:
-            spent += self._lost(outcome)
-        avoided = cheapest(tariff.elsewhere, used) if used is not None and tariff.elsewhere else 0
-        return Cost(spent, avoided) if spent or avoided else NOTHING
+        cost = _answer(tariff, tokens(outcome.usage))
+        if cost is None or outcome.lost is None:
+            return cost
+        return Cost(cost.spent + self._lost(outcome), cost.avoided)
 
     def _lost(self, outcome: Outcome) -> int:
         """Price what was lost where the first stream broke: the attempt before the one that took over, or the last."""
@@ -116,6 +145,15 @@ class Costs:
         broken = next((one for one, other in pairwise(outcome.attempts) if other.rescue), outcome.attempts[-1])
         prices = self._tariffs.get((broken.model, broken.deployment), _UNKNOWN).prices
         return prices.cost_of_tokens(used) if prices is not None else 0
+
+
+def _answer(tariff: _Tariff, used: Tokens | None) -> Cost | None:
+    """Give what an answer costs, without what was lost on the way to it."""
+    spent = _paid(tariff.prices, used)
+    if spent is None:
+        return None
+    avoided = cheapest(tariff.elsewhere, used) if used is not None and tariff.elsewhere else 0
+    return Cost(spent, avoided) if spent or avoided else NOTHING
 
 
 def tokens(usage: Usage | None) -> Tokens | None:

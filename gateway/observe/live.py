@@ -1,6 +1,6 @@
 """The last ten minutes second by second, and the last fifty requests: counted from Outcomes, for whoever watches.
 
-Counting happens on the request path and does as little as it can: numbers into the current second, the Outcome itself
+Counting happens on the event loop and does as little as it can: numbers into the current second, the Outcome itself
 into a queue. Seconds without a request take no room. Rates and percentiles are worked out by those who look.
 
 Times to the first content are kept in buckets of equal ratio, sixteen to the doubling, so that any seconds can be put
@@ -10,13 +10,14 @@ together and a percentile is at most 2.2 % off.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from itertools import accumulate
+from itertools import accumulate, islice
 from math import ceil, log2
 from typing import Final
 
 from msgspec.structs import replace
 
 from gateway.execution.outcome import Outcome
+from gateway.observe.batch import Alike, Batch
 
 KEPT: Final = 600
 """Seconds, of those that had a request."""
@@ -53,9 +54,10 @@ class Live:
     since the epoch, and its Outcome; `rebased`, which counts configurations.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives seconds since the epoch."""
+    def __init__(self, clock: Callable[[], float] = time.time, settle: Callable[[], None] = lambda: None) -> None:
+        """`clock` gives seconds since the epoch. `settle` brings requests that wait to be counted: call it to look."""
         self._clock = clock
+        self.settle = settle
         self._number = 0
         self._second = Second(0)
         self.began = int(clock())
@@ -71,10 +73,29 @@ class Live:
     def __call__(self, outcome: Outcome) -> None:
         """Count a finished request."""
         now = self._clock()
-        second = self._second
-        if now >= second.at + 1:
-            second = self._second = Second(int(now))
-            self.seconds.append(second)
+        self._count(self._second_of(now), outcome)
+        self._keep(now, outcome)
+
+    def take(self, batch: Batch) -> None:
+        """Count requests that ended within one second."""
+        second = self._second_of(batch.at[0])
+        for alike in batch.alike:
+            _count_alike(second, alike)
+        for _, outcome in batch.odd:
+            self._count(second, outcome)
+        left_out = max(len(batch.at) - REQUESTS, 0)
+        self._number += left_out
+        for now, outcome in islice(zip(batch.at, batch.outcomes, strict=True), left_out, None):
+            self._keep(now, outcome)
+
+    def _second_of(self, now: float) -> Second:
+        if now >= self._second.at + 1:
+            self._second = Second(int(now))
+            self.seconds.append(self._second)
+        return self._second
+
+    @staticmethod
+    def _count(second: Second, outcome: Outcome) -> None:
         second.requests += 1
         if outcome.fallback:
             second.fallbacks += 1
@@ -83,14 +104,13 @@ class Live:
         usage = outcome.usage
         if usage is not None and usage.completion_tokens:
             second.tokens += usage.completion_tokens
-        first = outcome.first_content
-        if first is not None and outcome.stream:
-            bucket = int(log2(first) * _STEPS) if first > 1 else 0
-            second.first[bucket] = second.first.get(bucket, 0) + 1
+        _count_first(second, outcome)
         for attempt in outcome.attempts:
             counted = second.answers if attempt.failure is None else second.failures
             identity = (attempt.model, attempt.deployment)
             counted[identity] = counted.get(identity, 0) + 1
+
+    def _keep(self, now: float, outcome: Outcome) -> None:
         if len(outcome.model) > _LONGEST_NAME:  # the client's word, as long as it likes
             outcome = replace(outcome, model=outcome.model[:_LONGEST_NAME] + "...")
         self._number += 1
@@ -101,6 +121,24 @@ class Live:
         self.rebased += 1
         for second in self.seconds:
             second.answers, second.failures = {}, {}
+
+
+def _count_alike(second: Second, alike: Alike) -> None:
+    outcomes = alike.outcomes
+    second.requests += len(outcomes)
+    identity = (alike.model, alike.deployment)
+    second.answers[identity] = second.answers.get(identity, 0) + len(outcomes)
+    second.tokens += sum([usage.completion_tokens or 0 for each in outcomes if (usage := each.usage) is not None])
+    for outcome in outcomes:
+        if outcome.stream:
+            _count_first(second, outcome)
+
+
+def _count_first(second: Second, outcome: Outcome) -> None:
+    first = outcome.first_content
+    if first is not None and outcome.stream:
+        bucket = int(log2(first) * _STEPS) if first > 1 else 0
+        second.first[bucket] = second.first.get(bucket, 0) + 1
 
 
 def is_error(outcome: Outcome) -> bool:

@@ -1,11 +1,12 @@
 """How much each deployment has served: counted from Outcomes, by the deployment's identity."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.execution.outcome import Outcome
+from gateway.observe.batch import Batch
 
 Identity = tuple[str, str]
 _NOBODYS: Final = frozenset({"client_left", "cut", "local_fault", "internal_error"})
@@ -26,8 +27,9 @@ class Served:
 class Traffic:
     """The counters. They live as long as the process; the share's base is set anew by each configuration."""
 
-    def __init__(self) -> None:
-        """Start at nothing."""
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        """Start at nothing. `settle` is called before anything is told: it brings requests that wait to be counted."""
+        self._settle = settle
         self._answers: Counter[Identity] = Counter()
         self._failures: Counter[Identity] = Counter()
         self._base: Counter[Identity] = Counter()
@@ -41,12 +43,20 @@ class Traffic:
             elif attempt.failure not in _NOBODYS:
                 self._failures[identity] += 1
 
+    def take(self, batch: Batch) -> None:
+        """Count finished requests."""
+        for alike in batch.alike:
+            self._answers[alike.model, alike.deployment] += len(alike.outcomes)
+        for _, outcome in batch.odd:
+            self(outcome)
+
     def rebase(self) -> None:
         """Begin to count the shares anew."""
         self._base = self._answers.copy()
 
     def served(self, model: str, names: tuple[str, ...]) -> Mapping[str, Served]:
         """Tell of a model's deployments, by name."""
+        self._settle()
         since = {name: self._answers[model, name] - self._base[model, name] for name in names}
         total = sum(since.values())
         return {

@@ -78,7 +78,7 @@ def row(run: int, seq: int, entry: Entry) -> Row:
         outcome.status,
         outcome.failure,
         len(attempts),
-        _failed(attempts),
+        None if len(attempts) == 1 and attempts[0].failure is None else _failed(attempts),
         outcome.fallback,
         outcome.rescue,
         outcome.stream,

@@ -1,7 +1,8 @@
 """The ledger's way to its database: a bounded queue, and one thread that writes it down in batches.
 
 The observer appends to a deque and is done: it makes no row, takes no lock and wakes nobody. The thread comes by
-itself, at most half a second later, makes rows of what has gathered and writes them in one transaction.
+itself, at most half a second later, makes rows of what has gathered and writes them in one transaction. Requests wait
+for the observer for a quarter of a second (`observe.feed`), so that a row is late by less than one.
 
 A database that is locked, full, removed or away refuses its batch. The batch is kept and tried again after a pause,
 however long that lasts; meanwhile the queue fills, and when it is full new rows are dropped and counted. The log is
@@ -18,10 +19,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice, repeat
 from typing import Final
 
 from gateway.config.ledger_place import Place
 from gateway.execution.outcome import Outcome
+from gateway.observe.batch import Batch
 from gateway.observe.cost import Cost
 from gateway.observe.ledger.places import store_at
 from gateway.observe.ledger.retention import Retention
@@ -53,6 +56,7 @@ class Ledger:
 
     `capacity` bounds the rows that wait. `gather` (seconds) is how long rows are collected for one transaction, `pause`
     lies between two attempts at a database that refuses. `clock` is monotonic, `wall` in seconds since the epoch.
+    `settle` brings requests that wait for the observer; call it, on the event loop, before `waiting` and `flush`.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         make_store: Callable[[Place], Store] = store_at,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._cost_of = cost_of
         self._log = log
@@ -75,6 +80,7 @@ class Ledger:
         self._clock = clock
         self._wall = wall
         self._make_store = make_store
+        self.settle = settle
         # The event loop's: what is wanted, whether rows are taken (0: none is), and what did not fit.
         self._wanted = LedgerSettings()
         self._limit = 0
@@ -104,6 +110,15 @@ class Ledger:
         elif self._limit:
             self._overflowed += 1
 
+    def take(self, batch: Batch) -> None:
+        """Keep finished requests, with what the batch says that they cost; nothing is kept while there is no ledger."""
+        if not self._limit:
+            return
+        room = max(self._limit - len(self._queue), 0)
+        entries = zip(batch.at, batch.outcomes, batch.costs or repeat(None))  # noqa: B905 - the last may be endless
+        self._queue.extend(islice(entries, room))
+        self._overflowed += max(len(batch.at) - room, 0)
+
     @property
     def place(self) -> Place | None:
         """Where the ledger is, if there is one."""
@@ -120,7 +135,8 @@ class Ledger:
         return len(self._queue) + len(self._rows)
 
     def as_dict(self) -> Mapping[str, object]:
-        """Tell how it stands, ready for JSON; no secret is in it."""
+        """Tell how it stands, ready for JSON; no secret is in it. For the event loop's thread."""
+        self.settle()
         return {
             "url": str(self.place) if self.place else None,
             "retention_days": self._wanted.retention_days,

@@ -5,7 +5,7 @@ What comes back within the hour goes on where it was; what comes back later star
 for a restart.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from itertools import accumulate
@@ -84,6 +84,21 @@ class Histogram:
         """Count a value; a bucket's upper bound belongs to it."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
+
+    def observe_all(self, values: list[float]) -> None:
+        """Count values, whose order may be changed: among many sorted ones, it is the bounds that are looked up."""
+        if len(values) <= len(self._bounds):
+            for value in values:
+                self.observe(value)
+            return
+        values.sort()
+        below = 0
+        for place, bound in enumerate(self._bounds):
+            upto = bisect_right(values, bound, below)
+            self._counts[place] += upto - below
+            below = upto
+        self._counts[-1] += len(values) - below
+        self._sum += sum(values)
 
     def text(self, family: Family, labels: str) -> str:
         """Write its lines."""

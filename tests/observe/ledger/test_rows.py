@@ -10,7 +10,7 @@ from tests.observe.ledger.outcomes import PLAIN
 
 
 def made(cost: Cost | None = None, **fields: object) -> dict[str, Value]:
-    outcome = replace(PLAIN, **fields)  # type: ignore[arg-type] # as given
+    outcome = replace(PLAIN, **fields)
     return dict(zip(NAMES, row(1, 2, (3.0, outcome, cost)), strict=True))
 
 

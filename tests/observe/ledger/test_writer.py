@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.config.ledger_place import Place
+from gateway.observe.batch import Batch
+from gateway.observe.cost import Cost
 from gateway.observe.ledger.rows import NAMES, Row
 from gateway.observe.ledger.store import RefusedError, UnavailableError
 from gateway.observe.ledger.writer import Ledger
@@ -142,6 +144,28 @@ def test_rows_are_written_in_their_order_with_what_they_cost(make: Callable[...,
     assert [row[COST : COST + 2] for row in store.rows] == [(None, None), (5, 7), (5, 7)]
     assert len({row[0] for row in store.rows}) == 1
     assert (ledger.as_dict()["written"], ledger.waiting, ledger.dropped) == (3, 0, 0)
+
+
+def test_a_batch_is_taken_as_far_as_there_is_room(make: Callable[..., Ledger], stores: Stores) -> None:
+    asked: list[int] = []
+    ledger = make(capacity=3, settle=lambda: asked.append(1))
+    batch = Batch.of([41.0, 42.0], [outcome(1), outcome(2)])
+    ledger.take(batch)
+    stores["here"].free.clear()
+    ledger.move(HERE)
+    stores["here"].wait_for_a_try()
+    ledger.take(batch)
+    batch.costs = [None, Cost(5, 7)]
+    ledger.take(batch)
+    assert (ledger.as_dict()["waiting"], ledger.dropped, asked) == (3, 1, [1])
+    stores["here"].free.set()
+    assert ledger.flush(PATIENCE)
+    store = stores["here"]
+    assert store.requests == ids(1, 2, 1)
+    assert [row[1:3] for row in store.rows] == [(1, 41.0), (2, 42.0), (3, 41.0)]
+    ledger.take(batch)
+    assert ledger.flush(PATIENCE)
+    assert [row[COST : COST + 2] for row in store.rows[3:]] == [(None, None), (5, 7)]
 
 
 def test_what_gathers_is_written_in_batches(make: Callable[..., Ledger], stores: Stores) -> None:
