@@ -30,7 +30,8 @@ from gateway.observe.sink import LogSink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_WHOLE_OR_UNWANTED = (None, "client_left")
+_UNWANTED = "client_left"
+_SERVER_ERROR = 500  # and above, RFC 9110 15.6
 _QUOTING = (HttpProcessingError, RequestPayloadError)
 
 
@@ -181,7 +182,8 @@ class RequestLog:
 
     def __call__(self, outcome: Outcome) -> None:
         """Record `outcome`: at warning if the client got a 5xx or a broken answer, else at info."""
-        broken = outcome.served_model is not None and outcome.failure not in _WHOLE_OR_UNWANTED
-        level = "warning" if outcome.status >= 500 or broken else "info"  # noqa: PLR2004 - server error, RFC 9110 15.6
-        if self._recorder.passes(level):
+        failure = outcome.failure
+        broken = failure is not None and failure != _UNWANTED and outcome.served_model is not None
+        level = "warning" if broken or outcome.status >= _SERVER_ERROR else "info"
+        if LEVELS[level] >= self._recorder.threshold:
             self._recorder.write(Ended(time.time(), level, outcome))

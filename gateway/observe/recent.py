@@ -9,6 +9,7 @@ nothing comes back.
 
 import os
 import stat
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,39 +19,46 @@ _SAME_ROTATION = 60.0
 
 
 class Recent:
-    """The last bytes written to a file, and the `size` that it should have. For one writer with O_APPEND."""
+    """The last bytes written to a file, and the `size` that it should have. For one writer with O_APPEND.
+
+    They are kept as they were written: to put them together each time would cost as much as to write them.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._bytes = bytearray()
+        self._pieces: deque[bytes] = deque()
+        self._kept = 0
 
     def add(self, written: bytes) -> None:
         """Remember what was appended."""
         self.size += len(written)
-        self._bytes += written
-        del self._bytes[:-_KEPT]
+        self._kept += len(written)
+        self._pieces.append(written)
+        while self._kept - len(self._pieces[0]) >= _KEPT:
+            self._kept -= len(self._pieces.popleft())
 
     def shrink(self, path: Path, now: os.stat_result) -> bytes:
         """Take note that `path`, whose status is `now`, was truncated; return the lines that were lost. Blocking."""
-        left = max(0, len(self._bytes) - now.st_size)
-        ends = [end for other in _neighbours(path) if (end := self._end_of_copy(other, now)) is not None]
-        lost = bytes(self._bytes[self._bytes.rfind(b"\n", 0, max(ends)) + 1 : left]) if ends else b""
+        kept = b"".join(self._pieces)[-_KEPT:]
+        left = max(0, len(kept) - now.st_size)
+        ends = [end for other in _neighbours(path) if (end := self._end_of_copy(other, now, kept)) is not None]
+        lost = kept[kept.rfind(b"\n", 0, max(ends)) + 1 : left] if ends else b""
         self.size = now.st_size
-        del self._bytes[:left]
+        self._pieces, self._kept = deque([kept[left:]]), len(kept) - left
         return lost
 
-    def _end_of_copy(self, other: Path, now: os.stat_result) -> int | None:
+    def _end_of_copy(self, other: Path, now: os.stat_result, kept: bytes) -> int | None:
         """Return where among the bytes the copy `other` ends, if it is one and may be read."""
         with suppress(OSError):
             status = other.lstat()
-            ended = status.st_size - self.size + len(self._bytes)
+            ended = status.st_size - self.size + len(kept)
             same_rotation = abs(status.st_mtime - now.st_mtime) < _SAME_ROTATION and status.st_ino != now.st_ino
-            within = status.st_size > 0 and 0 <= ended <= len(self._bytes)
+            within = status.st_size > 0 and 0 <= ended <= len(kept)
             if stat.S_ISREG(status.st_mode) and same_rotation and within:
                 compared = min(ended, _COMPARED)
                 with other.open("rb") as file:
                     tail = os.pread(file.fileno(), compared, status.st_size - compared)
-                return ended if tail == self._bytes[ended - compared : ended] else None
+                return ended if tail == kept[ended - compared : ended] else None
         return None
 
 

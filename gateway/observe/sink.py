@@ -29,23 +29,25 @@ from gateway.observe.target import STREAMS, Lines, Target, has_room, open_for_ap
 _BATCH = 512
 
 
+class _Message:
+    """What is no record, but stands among them."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class _Retarget:
+class _Retarget(_Message):
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Flush:
+class _Flush(_Message):
     done: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)
-class _Stop:
+class _Stop(_Message):
     pass
-
-
-_Message = _Retarget | _Flush | _Stop
-_MESSAGES = (_Retarget, _Flush, _Stop)
 
 
 class LogSink:
@@ -159,7 +161,7 @@ class LogSink:
         lost = self._lines.left - (1 if self._lines.left and self._drops else 0)
         with suppress(Empty):
             while True:
-                lost += not isinstance(self._queue.get_nowait(), _MESSAGES)
+                lost += not isinstance(self._queue.get_nowait(), _Message)
         self._queue.put(_Stop())
         self._dropped += lost
         if untold := self._dropped - self._told:
@@ -182,15 +184,17 @@ class LogSink:
             item = self._queue.get(timeout=self._pause)
         except Empty:
             return [], None
-        if not isinstance(item, _MESSAGES) and self._queue.qsize() < _BATCH:
+        if isinstance(item, _Message):
+            return [], item
+        if self._queue.qsize() < _BATCH:
             self._rest(self._gather)
-        records: list[Record] = []
-        while not isinstance(item, _MESSAGES):
-            records.append(item)
-            if len(records) == _BATCH or self._queue.empty():
-                return records, None
+        records: list[Record] = [item]
+        for _ in range(min(self._queue.qsize(), _BATCH - 1)):
             item = self._queue.get_nowait()
-        return records, item
+            if isinstance(item, _Message):
+                return records, item
+            records.append(item)
+        return records, None
 
     def _compose(self, records: list[Record]) -> None:
         """Render the next batch, with what was dropped by then told in its last line."""
