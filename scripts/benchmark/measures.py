@@ -1,6 +1,8 @@
 """What is measured. Each function takes the rig and gives a section of the table."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -202,6 +204,14 @@ def start(rig: Rig) -> Measure:
     return Measure("start", "start to first answer, five starts", {n: {"p50 s": median(t)} for n, t in times.items()})
 
 
+def observers(rig: Rig) -> Measure:
+    """Tell the observers of requests that never were."""
+    command = ("taskset", "-c", str(rig.cores.measured), sys.executable, "-m", "scripts.benchmark.observers")
+    said = subprocess.run((*command, str(rig.pace.seconds)), check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own module
+    title = "observers of 5,000 requests a second, the threads that write included"
+    return Measure("observers", title, json.loads(said.stdout))
+
+
 MEASURES: Final = {
     "json": json_answers,
     "stream": stream_chunks,
@@ -212,4 +222,5 @@ MEASURES: Final = {
     "reload": reloads,
     "bodies": large_bodies,
     "start": start,
+    "observers": observers,
 }

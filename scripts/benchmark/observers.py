@@ -1,0 +1,156 @@
+"""What it costs to tell of requests: the process that `scripts/bench observers` measures.
+
+It makes the Outcomes of requests that never were, at an even pace, and tells them to the observers of a gateway that is
+wired as ever but serves nobody. CPU is that of the whole process, the threads that write log and ledger included, until
+everything is written; what it takes to make the Outcomes and to keep the pace is measured alone and taken off.
+
+Usage: python -m scripts.benchmark.observers SECONDS; it prints one JSON object.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Final, Literal
+
+import uvloop
+
+from gateway.execution.executor import Executor
+from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.heap import settle
+from gateway.server import Gateway, Options
+from scripts.benchmark.configurations import usual
+from scripts.benchmark.table import per
+
+Kind = Literal["JSON", "stream"]
+KINDS: Final[tuple[Kind, ...]] = ("JSON", "stream")
+NOBODY: Final = "nobody: made, at this pace"
+EVERYBODY: Final = "everybody"
+BESIDE: Final = "everybody beside the log"
+_COUNTERS: Final = ("traffic", "live", "costs", "ledger", "metrics")
+_CHOICES: Final[Mapping[str, Sequence[str]]] = {
+    NOBODY: (),
+    "log": ("log",),
+    **{name: (name,) for name in _COUNTERS if name != "ledger"},
+    "costs and ledger": ("costs", "ledger"),
+    EVERYBODY: ("log", *_COUNTERS),
+}
+_RATE: Final = 5_000
+_TICK: Final = 0.004
+_SLICE: Final = 0.5
+_PRICES: Final = {"prompt": "0.0000006", "completion": "0.0000012"}
+
+
+def outcome(number: int, kind: Kind) -> Outcome:
+    """Make what a request leaves that one attempt answered: half of them the local deployment's, half the other's."""
+    name = "local" if number % 2 else "remote"
+    duration = 800.0 + number % 997 / 7
+    is_stream = kind == "stream"
+    attempt = Attempt("m", name, name, duration - 0.5, 200, offset=0.02)
+    return Outcome(
+        f"505991a797a443a19a06{number:012x}",
+        "chat/completions",
+        "m",
+        "m",
+        1,
+        is_stream,
+        200,
+        (attempt,),
+        False,  # noqa: FBT003 - by position, as it costs least
+        duration,
+        612,
+        30.0 + number % 91 if is_stream else duration - 0.1,
+        Usage(20 + number % 17, 64),
+        None,
+        "m",
+    )
+
+
+class Measured:
+    """A gateway without a door, in a folder of its own; `figures` are microseconds of CPU a request, by slice."""
+
+    def __init__(self, folder: Path, chosen: Sequence[str]) -> None:
+        """Wire it, and let only these be told."""
+        (folder / "config").mkdir(parents=True)
+        models, routing = usual(9)
+        models = [each | {"pricing": _PRICES} for each in models]
+        more = {"logging": {"output": str(folder / "log")}, "ledger": {"url": f"sqlite:///{folder / 'ledger.db'}"}}
+        (folder / "config" / "models.yaml").write_text(json.dumps({"models": models}), encoding="utf-8")
+        (folder / "config" / "routing.yaml").write_text(json.dumps({**routing, **more}), encoding="utf-8")
+        self.figures: list[float] = []
+        self._gateway = gateway = Gateway(Options(folder / "config", environ={}))
+        gateway.tidy = settle
+        counters = {name: getattr(gateway, name).take for name in _COUNTERS}
+        gateway.feed.takers = tuple(take for name, take in counters.items() if name in chosen)
+        told = ((gateway.request_log, "log" in chosen), (gateway.feed, bool(gateway.feed.takers)))
+        self._tell = Executor(
+            upstream=gateway.upstream,
+            selector=gateway.selector,
+            manager=gateway.manager,
+            observers=[observe for observe, wanted in told if wanted],
+            changed=lambda _: None,
+            clock=time.monotonic,
+            dice=lambda: 0.5,
+        ).tell
+
+    async def start(self) -> None:
+        """Read the configuration, and begin to write."""
+        await self._gateway.reloader.load()
+        assert not self._gateway.state.faults, self._gateway.state.faults  # noqa: S101 - our own files
+        self._gateway.sink.start()
+
+    async def slice(self, kind: Kind) -> None:
+        """Tell of requests for a while, and wait until all is written."""
+        gateway, clock = self._gateway, asyncio.get_running_loop().time
+        ticks, each = round(_SLICE / _TICK), round(_RATE * _TICK)
+        before, due = time.process_time(), clock()
+        for tick in range(ticks):
+            for number in range(each):
+                self._tell(outcome(tick * each + number, kind))
+            due += _TICK
+            await asyncio.sleep(max(0.0, due - clock()))
+        gateway.feed.settle()
+        await asyncio.to_thread(gateway.ledger.flush, 10.0)
+        await asyncio.to_thread(gateway.sink.flush, 10.0)
+        self.figures.append(per(time.process_time() - before, ticks * each))
+        assert gateway.sink.dropped + gateway.ledger.dropped == 0  # noqa: S101 - the pace is slow enough
+
+    async def close(self) -> None:
+        """Stop writing."""
+        await asyncio.to_thread(self._gateway.ledger.close, 5.0)
+        await asyncio.to_thread(self._gateway.sink.close, 5.0)
+        self._gateway.reloader.close()
+
+
+async def measured(folder: Path, kind: Kind, seconds: float) -> dict[str, float]:
+    """Measure every choice, by turns, for so many seconds each; the medians are not what a busy moment spoils."""
+    gateways = {name: Measured(folder / name, chosen) for name, chosen in _CHOICES.items()}
+    for gateway in gateways.values():
+        await gateway.start()
+    for _ in range(1 + max(1, round(seconds / _SLICE))):
+        for gateway in gateways.values():
+            await gateway.slice(kind)
+    for gateway in gateways.values():
+        await gateway.close()
+    found = {name: median(gateway.figures[1:]) for name, gateway in gateways.items()}
+    nobody = found.pop(NOBODY)
+    beyond = {name: figure - nobody for name, figure in found.items()}
+    return {NOBODY: nobody, **beyond, BESIDE: beyond[EVERYBODY] - beyond["log"]}
+
+
+def main(seconds: float) -> None:
+    """Print the microseconds by choice and kind."""
+    rows: dict[str, dict[str, float]] = {}
+    for kind in KINDS:
+        with TemporaryDirectory(prefix="gateway-observers-") as folder:
+            for name, figure in uvloop.run(measured(Path(folder), kind, seconds)).items():
+                rows.setdefault(name, {})[f"CPU us/{kind}"] = figure
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))
