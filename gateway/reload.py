@@ -247,7 +247,7 @@ class Reloader(Generic[T]):
         try:
             return self._build(reading)
         except ConfigError as error:
-            return error
+            return error.with_traceback(None)  # which holds all that was read
         except BaseException as error:  # noqa: BLE001 - a strategy of the user's own may raise anything, SystemExit too
             message = f"cannot be built: {_described(error)}"
             return ConfigError([Fault(str(self._files.models), 0, 0, "", message)])

@@ -51,6 +51,7 @@ from gateway.routing.health import ProbeResult
 from gateway.routing.manager import BreakerChange, Change, HealthChange, Plan, RoutingManager, plan
 from gateway.routing.selector import Selector
 from gateway.routing.strategies import StrategyError
+from gateway.routing.succession import Succession
 
 HANDLER_ARGS: Final[Mapping[str, object]] = {
     "handler_cancellation": True,
@@ -60,6 +61,7 @@ HANDLER_ARGS: Final[Mapping[str, object]] = {
     "lingering_time": 5.0,
 }
 _RAMP_SECONDS: Final = 1.0
+_QUIET_SECONDS: Final = 5.0
 _FLUSH_SECONDS: Final = 2.0
 _LEDGER_SECONDS: Final = 5.0
 
@@ -108,12 +110,21 @@ def build(
     return built
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A plan as the successor of the one in force, and the texts that its log must not show."""
+
+    succession: Succession
+    secrets: frozenset[str] = field(repr=False)
+
+
 class Gateway:
     """The running whole.
 
     It changes by the manager's snapshot, by `state` and `draining`, and by the counts of requests: `active` ones, and
     those that were `cut` to stop. `urls` are where it listens, where that is known. `tidy` is called when a
-    configuration is in force: what has a process of its own sets it to `heap.settle`.
+    configuration is built, in a thread, and, `idle`, when nobody has asked for a while then: what has a process of its
+    own sets it to `heap.settle`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -162,12 +173,13 @@ class Gateway:
             )
         )
         self.prober = Prober(self.upstream, self._probed, random.random)
-        self.reloader: Reloader[Plan] = Reloader(
+        self.reloader: Reloader[_Built] = Reloader(
             self.files, build=self._build, adopt=self._adopt, reject=self._reject, notice=self._notice
         )
         self._following: asyncio.Task[None] | None = None
         self._release_stdlib: Callable[[], None] | None = None
         self._ramp: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Read the configuration, follow it, probe, and log."""
@@ -201,9 +213,10 @@ class Gateway:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
         self.reloader.close()
-        if self._ramp is not None:
-            self._ramp.cancel()
-            await asyncio.gather(self._ramp, return_exceptions=True)
+        for task in (self._ramp, self._tidying):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self.metrics.lag.stop()
         await self.prober.close()
         await self.upstream.close()
@@ -215,13 +228,31 @@ class Gateway:
             self._release_stdlib()
         await asyncio.to_thread(self.sink.close, _FLUSH_SECONDS)
 
-    def _build(self, sources: Sources) -> Plan:
+    def _build(self, sources: Sources) -> _Built:
+        """Build, in the reloader's thread, and work out all that would hold the loop when it is adopted."""
         with building():
-            return build(sources, self.files, self.options.environ, self.sink.check)
+            try:
+                made = build(sources, self.files, self.options.environ, self.sink.check)
+                return self._prepared(made)
+            finally:
+                self.tidy(idle=False)
 
-    def _adopt(self, built: Plan) -> None:
+    def _prepared(self, made: Plan) -> _Built:
+        succession = self.manager.succession(made)
+        if succession.changes is not None:
+            succession.changes.as_dict()
+            self.costs.prepare(made.catalogue)
+            self.metrics.prepare(made.catalogue)
+        place, deployments = made.settings.ledger.place, made.catalogue.deployments.values()
+        keys = frozenset(each.key.get_secret_value() for each in deployments if each.key)
+        secrets = keys | (place.secrets() if place else frozenset())
+        self.sink.prepare_secrets(secrets)
+        return _Built(succession, secrets)
+
+    def _adopt(self, ready: _Built) -> None:
+        built = ready.succession.new
         try:
-            changes = self.manager.adopt(built)
+            changes = self.manager.adopt(ready.succession)
         except StrategyError as error:
             faults = tuple(Fault(str(self.files.routing), 0, 0, "", message) for _, message in error.problems)
             self._reject(ConfigError(faults))
@@ -241,8 +272,7 @@ class Gateway:
         self.metrics.adopted(snapshot)
         self.tracing.adopt(snapshot)
         settings = snapshot.settings
-        keys = frozenset(deployment.key.get_secret_value() for deployment in snapshot.deployments if deployment.key)
-        self.sink.set_secrets(keys | (settings.ledger.place.secrets() if settings.ledger.place else frozenset()))
+        self.sink.set_secrets(ready.secrets)
         if settings.log_output != self.sink.target:
             self.sink.retarget(settings.log_output)
         set_level(self.log, settings.log_level)
@@ -251,7 +281,7 @@ class Gateway:
             self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
         for notice in built.notices:
             self.log.warning("config.warning", **notice.as_dict())
-        self.tidy(idle=not self.active)
+        self._restart_tidying()
 
     def _reject(self, error: ConfigError) -> None:
         self.metrics.rejected()
@@ -284,6 +314,19 @@ class Gateway:
             self._tell_breaker(change, revision)
         if self.manager.ramping and self._ramp is None:
             self._ramp = asyncio.create_task(self._ramped(), name="slow start")
+
+    def _restart_tidying(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._tidying = asyncio.create_task(self._tidied(), name="tidy")
+
+    async def _tidied(self) -> None:
+        """Look for garbage once nobody has asked for a while: that holds the loop for a tenth of a second."""
+        seen = None
+        while self.active or self.live.number != seen:
+            seen = self.live.number
+            await asyncio.sleep(_QUIET_SECONDS)
+        self.tidy(idle=True)
 
     async def _ramped(self) -> None:
         """Give deployments that are back their part step by step."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -400,3 +401,27 @@ async def test_every_answer_is_stamped_whatever_it_was(door: OpenDoor, config: C
 
 def test_options_show_no_environment() -> None:
     assert "canary" not in repr(Options(environ={"KEY": "canary"}))
+
+
+async def test_memory_is_tidied_with_each_build_and_thoroughly_once_nobody_asks(
+    aiohttp_client: AiohttpClient, config: Config, boxes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.server._QUIET_SECONDS", 0.0)
+    share(config, boxes)
+    app = create_app(Options(config.path, environ={}))
+    tidied: list[tuple[bool, bool]] = []
+    loop = threading.get_ident()
+
+    def tidy(*, idle: bool) -> None:
+        tidied.append((idle, threading.get_ident() == loop))
+
+    app[GATEWAY].tidy = tidy
+    app[GATEWAY].active = 1
+    client = await aiohttp_client(app)
+    await ask(client)
+    share(config, boxes, fraction=0.8)
+    await reaches(client, 2)
+    assert tidied == [(False, False)] * 2
+    app[GATEWAY].active -= 1
+    await until(lambda: len(tidied) > 2)
+    assert tidied[2:] == [(True, True)]

@@ -11,7 +11,8 @@ upstream refused costs nothing.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
@@ -19,7 +20,7 @@ from msgspec import Struct
 from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.batch import Alike, Batch
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
-from gateway.routing.snapshot import Identity, Snapshot
+from gateway.routing.snapshot import Catalogue, Identity, Snapshot
 
 MOST_TOKENS: Final = 10**10
 """More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
@@ -48,6 +49,16 @@ class _Tariff:
 _UNKNOWN: Final = _Tariff(None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """The tariffs of a catalogue, `before` it and `now`."""
+
+    catalogue: Catalogue | None
+    before: dict[Identity, _Tariff]
+    now: dict[Identity, _Tariff]
+    both: dict[Identity, _Tariff]
+
+
 class Costs:
     """The observer that works costs out and adds them up, by deployment, since the process began.
 
@@ -61,14 +72,21 @@ class Costs:
         self._settle = settle
         self._tariffs: dict[Identity, _Tariff] = {}
         self._current: dict[Identity, _Tariff] = {}
+        self._ready = _Ready(None, self._current, {}, {})
         self._spent: dict[Identity, int] = {}
         self._avoided: dict[Identity, int] = {}
         self._last: tuple[Outcome | None, Cost | None] = (None, None)
 
+    def prepare(self, catalogue: Catalogue) -> None:
+        """Work the tariffs of a configuration out before it is adopted, in any thread."""
+        before, now = self._current, dict(_tariffs(catalogue))
+        self._ready = _Ready(catalogue, before, now, before | now)
+
     def adopt(self, snapshot: Snapshot) -> None:
         """Take a configuration's prices."""
-        before, self._current = self._current, dict(_tariffs(snapshot))
-        self._tariffs = before | self._current
+        if self._ready.catalogue is not snapshot.catalogue or self._ready.before is not self._current:
+            self.prepare(snapshot.catalogue)
+        self._current, self._tariffs = self._ready.now, self._ready.both
 
     def __call__(self, outcome: Outcome) -> None:
         """Count a finished request."""
@@ -185,9 +203,9 @@ def _paid(prices: Prices | None, used: Tokens | None) -> int | None:
     return 0 if prices == FREE else None
 
 
-def _tariffs(snapshot: Snapshot) -> Iterator[tuple[Identity, _Tariff]]:
-    for model in snapshot.models:
-        chain = snapshot.routes[model.id].chain
+def _tariffs(catalogue: Catalogue) -> Iterator[tuple[Identity, _Tariff]]:
+    for _, deployments in groupby(catalogue.deployments.values(), attrgetter("model")):
+        chain = tuple(deployments)
         remote = {each.prices: None for each in chain if each.group == "remote"}
         offers = tuple(prices for prices in remote if prices is not None)
         for deployment in chain:

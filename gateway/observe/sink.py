@@ -73,6 +73,7 @@ class LogSink:
         self._clock = clock
         self._known: frozenset[str] = frozenset()
         self._secrets = Secrets()
+        self._spelled = self._known, self._secrets
         self._wanted = target  # the newest target asked for
         self._hurry = threading.Event()  # ends the writer's pauses
         self._closing = False
@@ -109,13 +110,19 @@ class LogSink:
             with self._drop_lock:
                 self._dropped += 1
 
+    def prepare_secrets(self, secrets: frozenset[str]) -> None:
+        """Spell out, in any thread, what is to be masked once these are set: a thousand keys take milliseconds."""
+        known = self._known | secrets
+        if known != self._spelled[0]:
+            self._spelled = known, Secrets.of(known)
+
     def set_secrets(self, secrets: frozenset[str]) -> None:
         """Mask these texts in every line from now on, and go on masking those given before.
 
         A request in flight, or a record that waits, may still hold a key that the configuration has lost.
         """
-        self._known |= secrets
-        self._secrets = Secrets.of(self._known)
+        self.prepare_secrets(secrets)
+        self._known, self._secrets = self._spelled
 
     @staticmethod
     def check(target: str) -> None:

@@ -125,9 +125,8 @@ class Traces:
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Learn the deployments of a new generation; requests in flight are of older ones."""
-        known = {deployment.identity: deployment for deployment in snapshot.deployments}
         kept = list(self._deployments.items())[1 - _GENERATIONS :]
-        self._deployments = dict([*kept, (snapshot.generation, known)])
+        self._deployments = dict([*kept, (snapshot.generation, snapshot.catalogue.deployments)])
 
     def start(self, dropped: Callable[[int], None]) -> None:
         """Begin to export; `dropped` is told, from any thread, how many requests have left no spans."""

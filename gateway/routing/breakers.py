@@ -3,9 +3,12 @@
 A breaker lives on across snapshots as long as its deployment is the same thing behind the same door: endpoint, address,
 key and the model's name there. Whoever comes back gets a tenth of its weight in the first second, two tenths in the
 second, and all of it in the tenth: a box that has just recovered is not met by everything at once.
+
+A deployment is given its breaker when a request first meets it. So a new configuration, which is put in force on the
+event loop, costs nothing for the thousands that nobody asks for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -28,39 +31,59 @@ class BreakerView:
 
 
 class Breakers:
-    """Mutable: the breakers, with the deployments they are about; who came back when, and its part of its weight."""
+    """Mutable: the breakers of those met so far, and which are not closed; who came back when, and its part."""
 
     def __init__(
-        self, limits: BreakerLimits, deployments: Iterable[Deployment] = (), before: "Breakers | None" = None
+        self, limits: BreakerLimits, deployments: Mapping[Identity, Deployment] = MappingProxyType({})
     ) -> None:
-        """Know these deployments, and of each what was known `before`, which stays as it is.
-
-        What opened a breaker for long (a refused key, an unknown model) may be mended by a new configuration: such a
-        breaker is closed.
-        """
+        """Know these deployments, by identity, and nothing of them yet."""
         self._limits = limits
-        self._known: dict[Identity, tuple[Deployment, Breaker]] = {}
+        self._deployments = deployments
+        self._met: dict[Identity, Breaker] = {}
+        self._out: set[Identity] = set()
         self._back: dict[Identity, tuple[float, Fraction]] = {}
-        for deployment in deployments:
-            old = before.of(deployment) if before else None
-            self._known[deployment.identity] = deployment, Breaker() if old is None or old.lasting else old
-            since = before.back_since(deployment) if before else None
-            if since is not None:
-                self._back[deployment.identity] = since
+
+    def under(
+        self, limits: BreakerLimits, deployments: Mapping[Identity, Deployment], others: Container[Identity]
+    ) -> "Breakers":
+        """Give those of a new configuration, which know what these do; these stay as they are.
+
+        `others` are the deployments of theirs that are `strangers` there. What opened a breaker for long (a refused
+        key, an unknown model) may be mended by a new configuration: such a breaker is closed.
+        """
+        new = Breakers(limits, deployments)
+        kept = ((each, breaker) for each, breaker in self._met.items() if each not in others)
+        new._met = {each: breaker for each, breaker in kept if not breaker.lasting}
+        new._out = self._out & new._met.keys()
+        new._back = {each: since for each, since in self._back.items() if each not in others}
+        return new
 
     def of(self, deployment: Deployment) -> Breaker | None:
-        """Give a deployment's breaker; there is none for one that is gone, or was another thing by the same name."""
-        known = self._known.get(deployment.identity)
-        return known[1] if known is not None and _is_same(known[0], deployment) else None
+        """Give the breaker of a deployment that was met; there is none for one that is gone or another thing now."""
+        return self._met.get(deployment.identity) if self._knows(deployment) else None
 
-    def back_since(self, deployment: Deployment) -> tuple[float, Fraction] | None:
-        """Say since when a deployment is on its slow start, if it is, and what part of its weight it has."""
-        return self._back.get(deployment.identity) if self.of(deployment) else None
+    def _knows(self, deployment: Deployment) -> bool:
+        known = self._deployments.get(deployment.identity)
+        return known is not None and _is_same(known, deployment)
+
+    def _meet(self, deployment: Deployment) -> Breaker | None:
+        """Give a deployment's breaker, made where it has none; there is none for one that is gone."""
+        if not self._knows(deployment):
+            return None
+        breaker = self._met.get(deployment.identity)
+        if breaker is None:
+            breaker = self._met[deployment.identity] = Breaker()
+        return breaker
+
+    def remaining(self, deployments: Iterable[Deployment], now: float) -> float | None:
+        """Say in how many seconds the first of these lets a request through; nothing comes back when all are gone."""
+        found = [self._met.get(each.identity) for each in deployments if self._knows(each)]
+        return min((breaker.remaining(now) if breaker else 0.0 for breaker in found), default=None)
 
     @property
     def out(self) -> frozenset[Identity]:
         """The deployments whose breaker is not closed."""
-        return frozenset(identity for identity, (_, breaker) in self._known.items() if breaker.state != "closed")
+        return frozenset(self._out)
 
     @property
     def returning(self) -> Mapping[Identity, Fraction]:
@@ -74,12 +97,13 @@ class Breakers:
 
     def succeeded(self, deployment: Deployment, now: float) -> State | None:
         """Note a first content; gives the state before, when that closed the breaker."""
-        breaker = self.of(deployment)
+        breaker = self._meet(deployment)
         if breaker is None:
             return None
         old = breaker.state
         if not breaker.succeeded(now):
             return None
+        self._out.discard(deployment.identity)
         self._back[deployment.identity] = now, _part(0)
         return old
 
@@ -93,12 +117,13 @@ class Breakers:
         self, deployment: Deployment, failure: Failure, now: float, *, again: bool, since: float | None, began: float
     ) -> bool:
         """Note a failure that is to be blamed on the deployment; tells whether that opened a closed breaker."""
-        breaker = self.of(deployment)
+        breaker = self._meet(deployment)
         lasts = TABLE[failure.cause].out
         if breaker is None or not breaker.failed(
             _reason(failure), now, self._limits, lasts=lasts, again=again, since=since, began=began
         ):
             return False
+        self._out.add(deployment.identity)
         self._back.pop(deployment.identity, None)
         return True
 
@@ -113,6 +138,15 @@ class Breakers:
             if new == 1:
                 del self._back[identity]
         return frozenset(changed)
+
+
+def strangers(old: Mapping[Identity, Deployment], new: Mapping[Identity, Deployment]) -> frozenset[Identity]:
+    """Give the old deployments that are gone, or are another thing by the same name now."""
+    return frozenset(
+        identity
+        for identity, deployment in old.items()
+        if (now := new.get(identity)) is None or not _is_same(now, deployment)
+    )
 
 
 def _is_same(one: Deployment, other: Deployment) -> bool:

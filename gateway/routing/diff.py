@@ -1,7 +1,8 @@
 """What a new configuration changes: for the log and `/routing` after a save, for `gateway check --diff` before it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, Final, Literal, get_args
 
@@ -42,14 +43,18 @@ class Change:
         return ": ".join(part for part in (about, self.text) if part)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Diff:
     """All that changes: models, deployments, weights (from -> to) and settings. No key is in it."""
 
     changes: tuple[Change, ...] = ()
 
     def as_dict(self) -> dict[str, list[str]]:
-        """Give the lines of each part that says something."""
+        """Give the lines of each part that says something; they are written once."""
+        return self._parts
+
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
         parts: dict[str, list[str]] = {}
         for change in self.changes:
             parts.setdefault(change.part, []).append(change.line)
@@ -79,10 +84,9 @@ def diff(old: Outline | None, new: Outline, other_keys: frozenset[Identity] = fr
     return Diff(tuple(changes))
 
 
-def rekeyed(old: Iterable[Deployment], new: Iterable[Deployment]) -> frozenset[Identity]:
+def rekeyed(old: Mapping[Identity, Deployment], new: Mapping[Identity, Deployment]) -> frozenset[Identity]:
     """Give the deployments whose key is another one now."""
-    keys = {each.identity: each.key for each in old}
-    return frozenset(each.identity for each in new if each.key != keys.get(each.identity, each.key))
+    return frozenset(each for each in old.keys() & new.keys() if old[each].key != new[each].key)
 
 
 def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]) -> Iterator[Change]:

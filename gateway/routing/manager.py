@@ -7,21 +7,23 @@ assignment. A change re-weighs only the routes it touches, and no request comput
 Health and breakers are two opinions, and neither changes the other: a box may answer probes and fail requests.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from types import MappingProxyType
 
 from gateway.routing.breaker import State
 from gateway.routing.breakers import Breakers, BreakerView
-from gateway.routing.diff import Diff, diff, rekeyed
+from gateway.routing.diff import Diff
 from gateway.routing.failures import TABLE, Cause, Failure
 from gateway.routing.health import LOADING_INTERVAL, UNKNOWN, Health, ProbeResult, observe
 from gateway.routing.itinerary import RetryBudget
 from gateway.routing.outline import Outline
-from gateway.routing.plan import Plan, Standing, plan
-from gateway.routing.snapshot import Deployment, Model, Route, Settings, Snapshot
+from gateway.routing.plan import Plan, plan
+from gateway.routing.snapshot import Catalogue, Deployment, Identity, Route, Settings, Snapshot
 from gateway.routing.strategies import StrategyError
+from gateway.routing.succession import Succession
+from gateway.routing.weighing import Standing
 
 __all__ = ["BreakerChange", "Change", "HealthChange", "Plan", "RoutingManager", "plan"]
 
@@ -88,26 +90,41 @@ class RoutingManager:
             return BreakerView()
         return BreakerView(found.state, found.since + self._epoch, found.reason)
 
-    def adopt(self, new: Plan) -> Diff | None:
+    def succession(self, new: Plan) -> Succession:
+        """Work out what a plan changes of the one in force; to be called from any thread, before `adopt`."""
+        return Succession.of(self._plan, new)
+
+    def adopt(self, new: Plan | Succession) -> Diff | None:
         """Put a plan in force; nothing comes back when it means what the last one meant.
+
+        What it costs grows with what is down, out or coming back, and not with the plan, where the succession was
+        worked out before.
 
         Raises:
             StrategyError: the strategy fails for the deployments that are usable now; the old snapshot stays.
 
         """
-        old, last = self.snapshot, self._plan
-        if old is not None and last is not None and new.documents == last.documents:
-            self.snapshot = replace(old, digest=new.digest)
-            return None
-        health = self._kept(new)
-        breakers = Breakers(new.settings.breaker, new.deployments, self._breakers)
+        ready = self.succession(new) if isinstance(new, Plan) else new
+        if ready.old is not self._plan:
+            ready = self.succession(ready.new)
+        if ready.changes is None and self.snapshot is not None:
+            self.snapshot = replace(self.snapshot, digest=ready.new.digest)
+        else:
+            self._put_in_force(ready.new, ready.others)
+        return ready.changes
+
+    def _put_in_force(self, new: Plan, others: frozenset[Identity]) -> None:
+        old, health = self.snapshot, self._kept(new)
+        breakers = self._breakers.under(new.settings.breaker, new.catalogue.deployments, others)
         standing = _standing(health, breakers)
+        weighing = new.weighing(standing)
+        routes = {model: weighing.route(model) for model in standing.touched(new.catalogue)}
         snapshot = Snapshot(
             generation=old.generation + 1 if old else 1,
             revision=0,
             digest=new.digest,
-            routes=_named(new.models, {model.id: new.route(model.id, standing) for model in new.models}),
-            models=new.models,
+            routes=_with(new.routes, new.catalogue, routes),
+            catalogue=new.catalogue,
             inactive=new.inactive,
             down=standing.down,
             settings=new.settings,
@@ -115,23 +132,20 @@ class RoutingManager:
         )
         self._plan, self._health, self._breakers, self.snapshot = new, health, breakers, snapshot
         self._left_alone.clear()
-        self._budgets = {model.id: self._budgets.get(model.id) or RetryBudget() for model in new.models}
-        if last is None:
-            return diff(None, new.outline)
-        return diff(last.outline, new.outline, rekeyed(last.deployments, new.deployments))
+        self._budgets = {model: budget for model, budget in self._budgets.items() if model in new.catalogue.names}
 
     def _kept(self, new: Plan) -> dict[str, Health]:
         """Give what stays known under a plan: nothing, when it probes no more, for it would never change again."""
         if not new.settings.health_interval:
             return {}
-        return {endpoint: health for endpoint, health in self._health.items() if endpoint in new.endpoints}
+        return {endpoint: health for endpoint, health in self._health.items() if endpoint in new.catalogue.endpoints}
 
     def probed(self, endpoint: str, result: ProbeResult, now: float) -> HealthChange | None:
         """Take a probe's result in; a change of state builds a new snapshot and comes back.
 
         `now` is in seconds since the epoch. A result about an endpoint that is gone changes nothing.
         """
-        if self.snapshot is None or self._plan is None or endpoint not in self._plan.endpoints:
+        if self.snapshot is None or self._plan is None or endpoint not in self._plan.catalogue.endpoints:
             return None
         settings = self.snapshot.settings
         new = observe(
@@ -149,18 +163,25 @@ class RoutingManager:
             return None
         problem = None
         if new.usable != old.usable:
-            problem = self._reweigh(lambda deployment: deployment.endpoint.identity == endpoint)
+            problem = self._reweigh(self._plan.catalogue.users[endpoint] if self._plan else ())
         return HealthChange(endpoint, old, new, problem)
 
     def requested(self, model: str, now: float) -> None:
         """Count a request of a model; `now` is monotonic, in seconds, here and below."""
-        if budget := self._budgets.get(model):
+        if budget := self._budget(model):
             budget.requested(now)
 
     def may_retry(self, model: str, now: float) -> bool:
         """Tell whether there is room for one more second try among a model's requests, and take it."""
-        budget, snapshot = self._budgets.get(model), self.snapshot
+        budget, snapshot = self._budget(model), self.snapshot
         return budget is not None and snapshot is not None and budget.allows(snapshot.settings.retry_ratio, now)
+
+    def _budget(self, model: str) -> RetryBudget | None:
+        """Give a model's budget, made when it is first asked for; a model that is gone has none."""
+        found = self._budgets.get(model)
+        if found is None and self._plan is not None and model in self._plan.catalogue.names:
+            found = self._budgets[model] = RetryBudget()
+        return found
 
     def probe_due(self, route: Route, now: float) -> Deployment | None:
         """Name the weighted deployment of a route whose breaker's hold is over, if there is one: it goes first.
@@ -191,7 +212,7 @@ class RoutingManager:
         old = self._breakers.succeeded(deployment, now)
         if old is None:
             return None
-        problem = self._reweigh(lambda each: each.identity == deployment.identity)
+        problem = self._reweigh((deployment.model,))
         return BreakerChange(deployment, old, "closed", problem=problem)
 
     def ended(self, deployment: Deployment) -> None:
@@ -219,7 +240,7 @@ class RoutingManager:
             return self._loads(deployment.endpoint.identity, now) if failure.cause is Cause.LOADING else None
         if not self._breakers.failed(deployment, failure, now, again=again, since=since, began=began):
             return None
-        problem = self._reweigh(lambda each: each.identity == deployment.identity)
+        problem = self._reweigh((deployment.model,))
         reason = self.breaker(deployment).reason
         return BreakerChange(deployment, "closed", "open", reason, rule.out is not None, problem)
 
@@ -230,7 +251,7 @@ class RoutingManager:
             breaker.left(now, began)
 
     def _loads(self, endpoint: str, now: float) -> HealthChange | None:
-        if self.snapshot is None or self._plan is None or endpoint not in self._plan.endpoints:
+        if self.snapshot is None or self._plan is None or endpoint not in self._plan.catalogue.endpoints:
             return None
         if not self.snapshot.settings.health_interval:
             self._left_alone[endpoint] = now + LOADING_INTERVAL
@@ -241,8 +262,7 @@ class RoutingManager:
 
     def retry_after(self, route: Route, now: float) -> int:
         """Say in how many whole seconds to ask again: when the first of a route's breakers lets a request through."""
-        found = (self._breakers.of(deployment) for deployment in route.chain)
-        return max(1, ceil(min((breaker.remaining(now) for breaker in found if breaker), default=1.0)))
+        return max(1, ceil(self._breakers.remaining(route.chain, now) or 0.0))
 
     @property
     def ramping(self) -> bool:
@@ -256,11 +276,11 @@ class RoutingManager:
             del self._left_alone[endpoint]
         changes = [self._is_now(endpoint, UNKNOWN) for endpoint in over]
         if more := self._breakers.tick(now):
-            self._reweigh(lambda deployment: deployment.identity in more)
+            self._reweigh(dict.fromkeys(model for model, _ in more))
         return tuple(change for change in changes if change)
 
-    def _reweigh(self, touched: Callable[[Deployment], bool]) -> str | None:
-        """Re-weigh the routes with a touched deployment; one that the strategy fails for stays as it is, which is told.
+    def _reweigh(self, touched: Iterable[str]) -> str | None:
+        """Re-weigh these models' routes; one that the strategy fails for stays as it is, which is told.
 
         A snapshot is built where this changes anything.
         """
@@ -268,21 +288,20 @@ class RoutingManager:
         if old is None or current is None:
             return None
         standing = _standing(self._health, self._breakers)
+        weighing = current.weighing(standing)
         routes: dict[str, Route] = {}
         problems: list[str] = []
-        for model in old.models:
-            routes[model.id] = route = old.routes[model.id]
-            if any(map(touched, route.chain)):
-                try:
-                    routes[model.id] = current.route(model.id, standing)
-                except StrategyError as error:
-                    problems.append(str(error))
+        for model in touched:
+            try:
+                routes[model] = weighing.route(model)
+            except StrategyError as error:
+                problems.append(str(error))
         self.snapshot = replace(
             old,
             revision=old.revision + 1,
             down=standing.down,
             out=standing.out,
-            routes=_named(old.models, routes),
+            routes=_with(old.routes, old.catalogue, routes),
         )
         return "; ".join(problems) or None
 
@@ -292,6 +311,6 @@ def _standing(health: Mapping[str, Health], breakers: Breakers) -> Standing:
     return Standing(down, breakers.out, breakers.returning)
 
 
-def _named(models: tuple[Model, ...], routes: Mapping[str, Route]) -> Mapping[str, Route]:
-    """Give the routes by each of their model's names."""
-    return MappingProxyType({name: routes[model.id] for model in models for name in (model.id, *model.aliases)})
+def _with(routes: Mapping[str, Route], catalogue: Catalogue, others: Mapping[str, Route]) -> Mapping[str, Route]:
+    """Put other routes, by model id, in the place of some."""
+    return MappingProxyType({**routes, **dict(catalogue.named(others))}) if others else routes

@@ -3,9 +3,8 @@
 Making one may take its time, in a thread. It can tell a route for however things stand.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from operator import attrgetter
 from types import MappingProxyType
 from typing import cast
@@ -22,9 +21,8 @@ from gateway.routing.outline import Outline, outline
 from gateway.routing.snapshot import (
     Bounds,
     BreakerLimits,
+    Catalogue,
     Clocks,
-    Deployment,
-    Identity,
     Inactive,
     LedgerSettings,
     Model,
@@ -32,91 +30,45 @@ from gateway.routing.snapshot import (
     Settings,
 )
 from gateway.routing.strategies import StrategyError
-
-Weights = Mapping[Deployment, Fraction]
-"""A model's deployments in the order written, each with its part of 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Who is not to have all of its weight now.
-
-    `down` are endpoints, `out` deployments; both have none. `returning` are deployments, each with the part of its
-    weight that it has while it comes back.
-    """
-
-    down: frozenset[str] = frozenset()
-    out: frozenset[Identity] = frozenset()
-    returning: Mapping[Identity, Fraction] = field(default_factory=lambda: MappingProxyType({}))
-
-    def allows(self, deployment: Deployment) -> bool:
-        """Tell whether a deployment is usable."""
-        return deployment.endpoint.identity not in self.down and deployment.identity not in self.out
-
-    def scaled(self, shares: Weights) -> Weights:
-        """Scale shares down for those that come back; the sum stays 1, so that the others get what these do not."""
-        if not any(deployment.identity in self.returning for deployment in shares):
-            return shares
-        whole = Fraction(1)
-        parts = {each: share * self.returning.get(each.identity, whole) for each, share in shares.items()}
-        total = sum(parts.values())
-        return {each: part / total for each, part in parts.items()}
+from gateway.routing.weighing import Standing, Weighing, Weights, filled, numbered, shared
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A configuration worked out, but for who is usable.
 
-    By model id: `configured` are the weights, and `routes` the routes, with everything healthy; `split` are the models
-    that routing.yaml lists. `endpoints` are identities. `notices` are what the author of the files should know.
-    `outline` is what it says without its keys.
+    With everything healthy, `configured` are the weights, by model id, and `routes` the routes, by id and alias.
+    `split` are the models that routing.yaml lists, `shapes` numbers for those that are weighed alike. `notices` are
+    what the author of the files should know. `outline` is what it says without its keys.
     """
 
     documents: tuple[ModelsDocument, RoutingDocument | None] = field(repr=False)
     digest: str
     settings: Settings
     strategy: ResolvedStrategy
-    models: tuple[Model, ...]
+    catalogue: Catalogue = field(repr=False)
     split: frozenset[str]
+    shapes: Mapping[str, int] = field(repr=False)
     configured: Mapping[str, Weights] = field(repr=False)
     routes: Mapping[str, Route]
-    endpoints: frozenset[str]
     inactive: tuple[Inactive, ...]
     notices: tuple[Fault, ...]
     outline: Outline = field(repr=False)
 
     @property
-    def deployments(self) -> Iterator[Deployment]:
-        """Every active deployment, model by model."""
-        return (deployment for weights in self.configured.values() for deployment in weights)
+    def models(self) -> tuple[Model, ...]:
+        """Every model, in the order written."""
+        return self.catalogue.models
 
-    def route(self, model: str, standing: Standing) -> Route:
-        """Give a model's route as things stand; with none of its deployments usable, it is as with all of them.
-
-        Raises:
-            StrategyError: the strategy fails for the deployments that are left.
-
-        """
-        configured, healthy = self.configured[model], self.routes[model]
-        usable = tuple(deployment for deployment in configured if standing.allows(deployment))
-        if not usable:
-            return healthy
-        all_of_them = len(usable) == len(configured)
-        shares = configured if all_of_them else _shares(self.strategy, usable, split=model in self.split)
-        scaled = standing.scaled(shares)
-        if scaled is configured:
-            return healthy
-        effective = _filled(scaled, configured, usable)
-        out = frozenset(deployment.identity for deployment in configured if not standing.allows(deployment))
-        return Route.of(
-            model,
-            healthy.selection,
-            configured,
-            effective,
-            out,
-            clocks=healthy.clocks,
-            fallbacks=healthy.fallbacks,
-            rescue=healthy.rescue,
+    def weighing(self, standing: Standing) -> Weighing:
+        """Begin to weigh models as things stand."""
+        return Weighing(
+            strategy=self.strategy,
+            configured=self.configured,
+            healthy=self.routes,
+            split=self.split,
+            shapes=self.shapes,
+            standing=standing,
         )
 
 
@@ -138,20 +90,20 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     configured = _configured(strategy, matched, loaded, faults)
     if faults:
         raise ConfigError(_in_order(faults))
-    members = (deployment for weights in configured.values() for deployment in weights)
     settings = _settings(loaded.routing)
     models = tuple(Model(entry.id, entry.aliases, _metadata(entry)) for entry in loaded.models.models)
     routes = _healthy(loaded.models, loaded.routing, strategy, configured)
+    catalogue = Catalogue.of(models, routes)
     return Plan(
         documents=(loaded.models, loaded.routing),
         digest=digest,
         settings=settings,
         strategy=strategy,
-        models=models,
+        catalogue=catalogue,
         split=matched.split,
+        shapes=MappingProxyType(numbered(strategy, configured, matched.split)),
         configured=MappingProxyType(configured),
-        routes=MappingProxyType(routes),
-        endpoints=frozenset(deployment.endpoint.identity for deployment in members),
+        routes=MappingProxyType(dict(catalogue.named(routes))),
         inactive=matched.inactive,
         notices=(*loaded.notices, *_in_order(matched.notices)),
         outline=outline(models, routes, matched.inactive, settings),
@@ -182,13 +134,13 @@ def _configured(
     for position, (model, members) in enumerate(matched.members.items()):
         split = model in matched.split
         try:
-            shares = _shares(strategy, members, split=split)
+            shares = shared(strategy, members, split=split)
         except StrategyError as error:
             faults.extend(loaded.fault("routing", path, message) for path, message in error.problems)
             continue
         if not shares and model not in waiting:
             faults.append(_without_weight(loaded, strategy.name if split else None, model, position))
-        configured[model] = _filled(shares, members, members)
+        configured[model] = filled(shares, members, members)
     return configured
 
 
@@ -198,21 +150,6 @@ def _without_weight(loaded: Loaded, strategy: str | None, model: str, position: 
         return loaded.fault("routing", ("routing_strategy",), told)
     told = f"every deployment of {model} has the weight 0, expected at least one above 0"
     return loaded.fault("models", ("models", position, "route"), told)
-
-
-def _shares(strategy: ResolvedStrategy, usable: Iterable[Deployment], *, split: bool) -> Weights:
-    """Share a model's traffic among usable deployments; nothing comes back when none of them has a weight."""
-    if split:
-        return strategy.assign(deployment for deployment in usable if deployment.group != "unlisted")
-    weights = {deployment: deployment.weight for deployment in usable}
-    total = sum(weights.values())
-    return {deployment: weight / total for deployment, weight in weights.items()} if total else {}
-
-
-def _filled(shares: Weights, members: Iterable[Deployment], usable: Sequence[Deployment]) -> Weights:
-    """Give every member a weight; without shares the first usable one in the order written gets everything."""
-    chosen = shares or {deployment: Fraction(1) for deployment in usable[:1]}
-    return MappingProxyType({deployment: chosen.get(deployment, Fraction(0)) for deployment in members})
 
 
 def _healthy(

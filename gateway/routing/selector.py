@@ -35,10 +35,8 @@ class Selector:
         self._cycles: dict[str, _Cycle] = {}
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Make ready for a snapshot's smooth routes, and forget those that are gone."""
-        routes = (snapshot.routes[model.id] for model in snapshot.models)
-        drawn = (route for route in routes if route.selection == "smooth" and len(route.cumulative) > 1)
-        self._cycles = {route.model: self._cycle(route) for route in drawn}
+        """Forget the cycles that a snapshot ends. A new one begins with its first draw."""
+        self._cycles = {model: cycle for model, cycle in self._cycles.items() if _goes_on(cycle, model, snapshot)}
 
     def order(self, route: Route) -> Iterator[Deployment]:
         """Give the deployments in the order to try them: the one drawn, then the rest of the chain."""
@@ -61,6 +59,13 @@ class Selector:
     def _cycle(self, route: Route) -> "_Cycle":
         known = self._cycles.get(route.model)
         return known if known is not None and known.goes_on_as(route) else _Cycle(route)
+
+
+def _goes_on(cycle: "_Cycle", model: str, snapshot: Snapshot) -> bool:
+    route = snapshot.routes.get(model)
+    if route is None or route.model != model or route.selection != "smooth":
+        return False
+    return len(route.cumulative) > 1 and cycle.goes_on_as(route)
 
 
 class _Cycle:

@@ -4,7 +4,7 @@ A request takes the current snapshot once and keeps it to its end. Nothing in it
 each build a new one, and share with the old what did not change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
@@ -184,6 +184,41 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All that a configuration names, whoever is healthy.
+
+    `names` are each model's public names, by its id. `deployments` are by identity, model by model, and each model's in
+    the order they are tried with everything healthy. `endpoints` are by identity, and `users` the ids of the models
+    that have a deployment there. What is worked out of a catalogue beforehand holds for as long as it is in force.
+    """
+
+    models: tuple[Model, ...]
+    names: Mapping[str, tuple[str, ...]]
+    deployments: Mapping[Identity, Deployment]
+    endpoints: Mapping[str, Endpoint]
+    users: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, models: tuple[Model, ...], routes: Mapping[str, Route]) -> "Catalogue":
+        """List what the models' routes, by id, lead to."""
+        deployments = [deployment for model in models for deployment in routes[model.id].chain]
+        users: dict[str, dict[str, None]] = {}
+        for deployment in deployments:
+            users.setdefault(deployment.endpoint.identity, {})[deployment.model] = None
+        return cls(
+            models=models,
+            names=MappingProxyType({model.id: (model.id, *model.aliases) for model in models}),
+            deployments=MappingProxyType({deployment.identity: deployment for deployment in deployments}),
+            endpoints=MappingProxyType({each.endpoint.identity: each.endpoint for each in deployments}),
+            users=MappingProxyType({endpoint: tuple(found) for endpoint, found in users.items()}),
+        )
+
+    def named(self, routes: Mapping[str, Route]) -> Iterator[tuple[str, Route]]:
+        """Give routes, by id, under each of their model's names."""
+        return ((name, route) for model, route in routes.items() for name in self.names[model])
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerSettings:
     """Where rows are kept, if they are, and for how many days; 0: for ever."""
 
@@ -234,21 +269,26 @@ class Snapshot:
     revision: int
     digest: str
     routes: Mapping[str, Route]
-    models: tuple[Model, ...]
+    catalogue: Catalogue
     inactive: tuple[Inactive, ...]
     down: frozenset[str]
     settings: Settings
     out: frozenset[Identity] = frozenset()
 
     @property
+    def models(self) -> tuple[Model, ...]:
+        """Every model, in the order written."""
+        return self.catalogue.models
+
+    @property
     def deployments(self) -> tuple[Deployment, ...]:
-        """Every deployment, model by model."""
+        """Every deployment, model by model, in the order they are tried."""
         return tuple(deployment for model in self.models for deployment in self.routes[model.id].chain)
 
     @property
     def endpoints(self) -> Mapping[str, Endpoint]:
         """Every endpoint, by identity."""
-        return {deployment.endpoint.identity: deployment.endpoint for deployment in self.deployments}
+        return self.catalogue.endpoints
 
     def __repr__(self) -> str:
         routes = ", ".join(repr(self.routes[model.id]) for model in self.models)

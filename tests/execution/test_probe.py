@@ -7,7 +7,7 @@ import pytest
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Upstream
 from gateway.routing.health import ProbeResult
-from gateway.routing.snapshot import Clocks, Model, Route, Settings, Snapshot
+from gateway.routing.snapshot import Catalogue, Clocks, Model, Route, Settings, Snapshot
 from tests.execution.support import deployment, no_descriptors
 from tests.fakes.upstream import Hang, ScriptedUpstream, Send, Step, refused_url, status
 from tests.running import until
@@ -16,14 +16,15 @@ from tests.running import until
 def snapshot(*urls: str, interval: float = 60, timeout: float = 5, path: str = "/health") -> Snapshot:
     deployments = [deployment(url, path) for url in urls]
     weights = [{only: only.weight} for only in deployments]
+    routes = MappingProxyType(
+        {url: Route.of(url, "random", only, only, frozenset()) for url, only in zip(urls, weights, strict=True)}
+    )
     return Snapshot(
         generation=1,
         revision=0,
         digest="",
-        routes=MappingProxyType(
-            {url: Route.of(url, "random", only, only, frozenset()) for url, only in zip(urls, weights, strict=True)}
-        ),
-        models=tuple(Model(url, (), MappingProxyType({})) for url in urls),
+        routes=routes,
+        catalogue=Catalogue.of(tuple(Model(url, (), MappingProxyType({})) for url in urls), routes),
         inactive=(),
         down=frozenset(),
         settings=Settings(health_interval=interval, clocks=Clocks(connect=timeout)),

@@ -166,3 +166,19 @@ def test_money_is_told_in_dollars_where_anything_has_a_price() -> None:
     without = costs('models: [{id: llama, route: [{name: box, base_url: "http://box:8000"}]}]', None)
     assert without.money() is None
     assert Costs().money() is None
+
+
+def test_tariffs_worked_out_beforehand_are_taken_once_their_configuration_is_in_force() -> None:
+    made = costs()
+    dearer = snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING))
+    made.prepare(dearer.catalogue)
+    assert made.cost_of(answered("dear")) == Cost(720_000, 0)
+    made.adopt(dearer)
+    assert made.cost_of(answered("dear")) == Cost(1_720_000, 0)
+
+
+def test_tariffs_worked_out_for_another_configuration_are_not_taken() -> None:
+    made, first = costs(), snapshot(serve(MODELS, ROUTING))
+    made.prepare(snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING)).catalogue)
+    made.adopt(first)
+    assert made.cost_of(answered("dear")) == Cost(720_000, 0)

@@ -453,3 +453,16 @@ sink.close(20)
     _, told = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0, told
     assert path.read_bytes() == b'half\n{"n":1}\n'
+
+
+def test_secrets_spelled_out_beforehand_are_masked_once_they_are_set(
+    tmp_path: Path, make_sink: MakeSink, read: Read
+) -> None:
+    sink = make_sink(str(tmp_path / "output.log"))
+    sink.prepare_secrets(frozenset({CANARY}))
+    sink.emit({"event": "before", "key": CANARY})
+    assert sink.flush(PATIENCE)
+    sink.set_secrets(frozenset({CANARY}))
+    sink.emit({"event": "after", "key": CANARY})
+    assert sink.flush(PATIENCE)
+    assert [record["key"] for record in read(tmp_path / "output.log")] == [CANARY, "***"]

@@ -165,6 +165,18 @@ def test_a_route_of_before_a_reload_has_nobody_due() -> None:
     assert manager.probe_due(old, 99.0) is None
 
 
+def test_a_route_that_nobody_has_asked_yet_may_be_asked_again_soon() -> None:
+    manager = serve(BOXES, SPLIT)
+    fail(manager, "a")
+    route = snapshot(manager).routes["llama"]
+    assert manager.retry_after(route, 1.0) == 1
+    fail(manager, "b")
+    fail(manager, "cloud", 5.0)
+    assert manager.retry_after(route, 6.0) == 9
+    manager.adopt(make("models: [{id: llama, base_url: 'http://new:8000'}]"))
+    assert manager.retry_after(route, 6.0) == 1
+
+
 def test_a_trial_that_fails_doubles_the_hold_and_changes_no_snapshot() -> None:
     manager = serve(BOXES, SPLIT)
     fail(manager, "a")
@@ -388,7 +400,7 @@ def test_before_there_is_anything_nothing_happens() -> None:
     assert manager.breaker(deployment) == BreakerView()
     assert manager.tick(1.0) == ()
     assert not manager.ramping
-    assert manager._reweigh(lambda _: True) is None
+    assert manager._reweigh(("llama",)) is None
 
 
 def test_second_tries_are_budgeted_for_each_model_and_over_reloads() -> None:

@@ -50,7 +50,7 @@ def test_bounds_and_breaker_limits_are_those_of_routing_yaml() -> None:
 
 def test_what_a_model_names_comes_before_what_those_name() -> None:
     routes = make(CHAIN).routes
-    assert {model: "".join(route.fallbacks) for model, route in routes.items()} == {
+    assert {model: "".join(route.fallbacks) for model, route in routes.items() if model == route.model} == {
         "a": "bdce",
         "b": "cde",
         "c": "",

@@ -180,6 +180,34 @@ def test_a_silent_configuration_is_named_by_its_own_content() -> None:
     assert snapshot(manager).digest == "other"
 
 
+def test_a_succession_worked_out_beforehand_is_what_it_is_on_the_spot() -> None:
+    manager, other = serve(BOXES, SPLIT), serve(BOXES, SPLIT)
+    new = make(BOXES, SPLIT.replace("0.6", "0.8"))
+    ready = manager.succession(new)
+    probe(manager, a=DEAD)
+    probe(other, a=DEAD)
+    assert manager.adopt(ready) == other.adopt(new)
+    assert now(manager) == now(other) == {"b": "4/5", "cloud": "1/5", "a": "0"}
+    assert manager.adopt(manager.succession(new)) is None
+
+
+def test_a_succession_of_another_plan_is_worked_out_anew() -> None:
+    manager = serve(BOXES, SPLIT)
+    late = manager.succession(make(BOXES, SPLIT.replace("0.6", "0.8")))
+    manager.adopt(make(BOXES, SPLIT.replace("0.6", "0.7")))
+    changes = manager.adopt(late)
+    assert changes is not None
+    assert changes.as_dict()["settings"] == ["routing_parameter.local_fraction: 0.7 -> 0.8"]
+    assert snapshot(manager).generation == 3
+
+
+def test_with_nothing_down_a_snapshot_has_the_routes_of_its_plan() -> None:
+    manager = RoutingManager()
+    made = make(BOXES, SPLIT)
+    manager.adopt(made)
+    assert snapshot(manager).routes is made.routes
+
+
 def test_a_key_that_changed_in_the_environment_is_a_generation() -> None:
     models = BOXES.replace("canary-cloud", "'${KEY}'")
     manager = serve(models, SPLIT, KEY="canary-old")

@@ -3,7 +3,7 @@ import pytest
 from gateway.config.faults import ConfigError
 from gateway.config.load import Sources, parse
 from gateway.routing.manager import plan
-from gateway.routing.plan import Standing
+from gateway.routing.weighing import Standing
 from tests.routing.planning import BOXES, DEAD, FILES, SPLIT, deployments, faults, make, probe, serve, snapshot
 
 
@@ -35,15 +35,15 @@ def test_a_plan_says_what_it_read() -> None:
     made = make(BOXES, SPLIT)
     assert made.digest == "digest"
     assert made.split == {"llama"}
-    assert made.endpoints == {"http://a:8000", "http://b:8000", "https://cloud.example"}
+    assert set(made.catalogue.endpoints) == {"http://a:8000", "http://b:8000", "https://cloud.example"}
     assert made.documents[0].models[0].id == "llama"
 
 
 def test_a_route_that_nothing_of_is_down_is_the_one_of_the_plan() -> None:
     made = make(BOXES, SPLIT)
     everywhere = frozenset(deployment.endpoint.identity for deployment in deployments(made).values())
-    assert made.route("llama", Standing(frozenset({"http://elsewhere"}))) is made.routes["llama"]
-    assert made.route("llama", Standing(everywhere)) is made.routes["llama"]
+    assert made.weighing(Standing(frozenset({"http://elsewhere"}))).route("llama") is made.routes["llama"]
+    assert made.weighing(Standing(everywhere)).route("llama") is made.routes["llama"]
 
 
 def test_models_of_one_box_share_its_fate() -> None:

@@ -191,11 +191,13 @@ def test_a_request_on_the_snapshot_before_is_drawn_by_its_weights() -> None:
     assert Counter(take(10, selector, snapshot(manager))) == {"a": 5, "b": 5}
 
 
-def test_models_that_are_gone_are_forgotten() -> None:
+@pytest.mark.parametrize("still_there", [True, False])
+def test_models_that_are_gone_or_drawn_otherwise_are_forgotten(*, still_there: bool) -> None:
     selector = Selector(dice())
     manager = serve(BOXES, SMOOTH)
-    selector.adopt(snapshot(manager))
-    manager.adopt(make(BOXES, SPLIT))
+    take(1, selector, snapshot(manager))
+    assert set(selector._cycles) == {"llama"}
+    manager.adopt(make(BOXES, SPLIT) if still_there else make("models: [{id: other, base_url: 'http://a'}]"))
     selector.adopt(snapshot(manager))
     assert selector._cycles == {}
 

@@ -37,10 +37,10 @@ from gateway.observe.metrics.families import (
     Family,
 )
 from gateway.observe.metrics.lag import LoopLag
-from gateway.observe.metrics.series import Histogram, Kept, Key, Series
+from gateway.observe.metrics.series import Comparison, Histogram, Kept, Key, Series
 from gateway.observe.metrics.text import Told, labelled, line
 from gateway.routing.health import ProbeResult
-from gateway.routing.snapshot import Identity, Snapshot
+from gateway.routing.snapshot import Catalogue, Identity, Snapshot
 
 T = TypeVar("T")
 
@@ -79,7 +79,8 @@ class Metrics:
         self._settle = settle
         self._series: Kept[Key, Series] = Kept(Series, clock)
         self._probes: Kept[str, dict[str, int]] = Kept(lambda _: defaultdict(int), clock)
-        self._series.follow([_NOWHERE])
+        self._series.follow(self._series.compare([_NOWHERE]))
+        self._ready: tuple[Catalogue | None, Comparison[Key, Series]] = None, self._series.compare([_NOWHERE])
         self._reloads = {"accepted": 0, "rejected": 0}
         self.lag = LoopLag(clock)
         self.registry = CollectorRegistry()
@@ -122,13 +123,20 @@ class Metrics:
         reason = result.reason or "ok"
         self._probes[endpoint]["server_error" if reason.startswith(_PROBE_STATUS) else reason] += 1
 
+    def prepare(self, catalogue: Catalogue) -> None:
+        """Make the series of what a configuration names before it is adopted, in any thread."""
+        deployments = ((each.model, each.name, each.group) for each in catalogue.deployments.values())
+        models = ((model, NONE, NONE) for model in catalogue.names)
+        self._ready = catalogue, self._series.compare([*deployments, *models, _NOWHERE])
+
     def adopted(self, snapshot: Snapshot) -> None:
         """Count an accepted configuration, and keep series for what it names."""
         self._reloads["accepted"] += 1
         self._forget()
-        deployments = [(each.model, each.name, each.group) for each in snapshot.deployments]
-        self._series.follow([*deployments, *((model.id, NONE, NONE) for model in snapshot.models), _NOWHERE])
-        self._probes.follow(snapshot.endpoints)
+        if self._ready[0] is not snapshot.catalogue:
+            self.prepare(snapshot.catalogue)
+        self._series.follow(self._ready[1])
+        self._probes.follow(self._probes.compare(snapshot.endpoints))
 
     def rejected(self) -> None:
         """Count a rejected configuration."""

@@ -7,7 +7,8 @@ for a restart.
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Generic, TypeVar
 
@@ -22,6 +23,16 @@ V = TypeVar("V")
 
 Key = tuple[str, str, str]
 """A deployment's model, name and group; or a model, `none` and `none`, for its requests that no deployment answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Generic[K, V]):
+    """What is configured `before` and `now`, what is `new` of it, with its value, and what is `gone`."""
+
+    before: frozenset[K]
+    now: frozenset[K]
+    new: Mapping[K, V]
+    gone: Sequence[K]
 
 
 class Kept(dict[K, V], Generic[K, V]):
@@ -40,18 +51,30 @@ class Kept(dict[K, V], Generic[K, V]):
 
     def __missing__(self, key: K) -> V:
         made = self[key] = self._make(key)
-        if key not in self._configured:
-            self._gone[key] = self._clock()
+        self._gone[key] = self._clock()  # what is configured is there already
         return made
 
-    def follow(self, configured: Iterable[K]) -> None:
-        """Keep these from now on, and the others for an hour."""
-        now = self._clock()
+    def compare(self, configured: Iterable[K]) -> Comparison[K, V]:
+        """Work out, in any thread, what is new and what is gone once these are followed."""
         wanted = dict.fromkeys(configured)
-        self._configured = frozenset(wanted)
-        self._gone = {key: self._gone.get(key, now) for key in self if key not in wanted}
-        for key in wanted:
-            self[key]  # makes it
+        new = [key for key in wanted if key not in self._configured]
+        return Comparison(
+            before=self._configured,
+            now=frozenset(wanted),
+            new={key: self._make(key) for key in new},
+            gone=[key for key in self._configured if key not in wanted],
+        )
+
+    def follow(self, comparison: Comparison[K, V]) -> None:
+        """Keep what is configured from now on, and the others for an hour."""
+        if comparison.before is not self._configured:
+            comparison = self.compare(comparison.now)
+        now = self._clock()
+        self._configured = comparison.now
+        self._gone |= dict.fromkeys(comparison.gone, now)
+        for key, made in comparison.new.items():
+            self._gone.pop(key, None)
+            self.setdefault(key, made)
 
     def is_gone(self, key: K) -> bool:
         """Tell whether what this is about is configured no more."""

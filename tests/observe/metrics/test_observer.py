@@ -288,3 +288,29 @@ def test_a_label_may_hold_anything(metrics: Metrics) -> None:
     odd = 'a"b\\c\nd é'
     metrics(outcome(tried(odd, model=odd)))
     assert read(metrics, "gateway_requests") == {of(odd, "requests_total", model=odd, status="2xx"): 1}
+
+
+def test_series_made_beforehand_are_told_once_their_configuration_is_in_force(metrics: Metrics) -> None:
+    adopt(metrics, ONE)
+    metrics(outcome(tried("b")))
+    new = snapshot(serve(TWO))
+    metrics.prepare(new.catalogue)
+    metrics(outcome(tried("a")))
+    assert of("b", "requests_total", status="2xx") in read(metrics, "gateway_requests")
+    metrics.adopted(new)
+    assert read(metrics, "gateway_requests")[of("a", "requests_total", status="2xx")] == 1
+    assert read(metrics, "gateway_requests")[of("b", "requests_total", status="2xx")] == 1
+
+
+def test_series_made_for_a_configuration_that_another_overtook_are_made_anew(metrics: Metrics, clock: Clock) -> None:
+    adopt(metrics, TWO)
+    new = snapshot(serve(ONE))
+    metrics.prepare(new.catalogue)
+    ready = metrics._ready
+    adopt(metrics, OTHER)
+    metrics._ready = ready
+    metrics.adopted(new)
+    assert set(metrics.tracked()) == {("m", "a"), ("m", "b"), ("other", "b:80")}
+    clock.now += HOUR
+    read(metrics, "gateway_requests")
+    assert set(metrics.tracked()) == {("m", "b"), ("other", "b:80")}
