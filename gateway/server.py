@@ -239,6 +239,7 @@ class Gateway:
 
     def _prepared(self, made: Plan) -> _Built:
         succession = self.manager.succession(made)
+        made = succession.new
         if succession.changes is not None:
             succession.changes.as_dict()
             self.costs.prepare(made.catalogue)

@@ -5,7 +5,7 @@ boxes are not asked in the same instant. A fault of our own (no file descriptor 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gateway.execution.upstream import AttemptFailedError, Upstream
@@ -20,8 +20,8 @@ _Watched = tuple[Endpoint, float, float]
 class Prober:
     """Keeps a probe running for each endpoint of the current snapshot.
 
-    `report` is given an endpoint's identity and what a probe found. `dice` gives a float in [0, 1). Its one mutable
-    thing is the tasks, by what they watch: endpoint, interval and time limit.
+    `report` is given an endpoint's identity and what a probe found. `dice` gives a float in [0, 1). Mutable are the
+    tasks, by what they watch: endpoint, interval and time limit; and what it follows.
     """
 
     def __init__(
@@ -37,10 +37,16 @@ class Prober:
         self._dice = dice
         self._sleep = sleep
         self._tasks: dict[_Watched, asyncio.Task[None]] = {}
+        self._followed: tuple[Mapping[str, Endpoint] | float, ...] = ({},)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Watch this snapshot's endpoints and no others; those that did not change keep their rhythm."""
         settings = snapshot.settings
+        before, *pace_before = self._followed
+        pace = [settings.health_interval, settings.connect_timeout]
+        if snapshot.endpoints is before and pace == pace_before:
+            return
+        self._followed = (snapshot.endpoints, *pace)
         endpoints = snapshot.endpoints.values() if settings.health_interval else ()
         wanted = {(endpoint, settings.health_interval, settings.connect_timeout) for endpoint in endpoints}
         for watched in self._tasks.keys() - wanted:

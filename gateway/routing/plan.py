@@ -26,11 +26,12 @@ from gateway.routing.snapshot import (
     Inactive,
     LedgerSettings,
     Model,
+    RescuePolicy,
     Route,
     Settings,
 )
 from gateway.routing.strategies import StrategyError
-from gateway.routing.weighing import Standing, Weighing, Weights, filled, numbered, shared
+from gateway.routing.weighing import Pattern, Standing, Weighing, Weights, filled, numbered, shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,13 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     faults += matched.faults
     if strategy is None or faults:
         raise ConfigError(_in_order(faults))
-    configured = _configured(strategy, matched, loaded, faults)
+    shapes = numbered(strategy, matched.members, matched.split)
+    configured = _configured(strategy, matched, shapes, loaded, faults)
     if faults:
         raise ConfigError(_in_order(faults))
     settings = _settings(loaded.routing)
     models = tuple(Model(entry.id, entry.aliases, _metadata(entry)) for entry in loaded.models.models)
-    routes = _healthy(loaded.models, loaded.routing, strategy, configured)
+    routes = _healthy(loaded.models, loaded.routing, strategy, configured, shapes)
     catalogue = Catalogue.of(models, routes)
     return Plan(
         documents=(loaded.models, loaded.routing),
@@ -101,7 +103,7 @@ def plan(loaded: Loaded, digest: str) -> Plan:
         strategy=strategy,
         catalogue=catalogue,
         split=matched.split,
-        shapes=MappingProxyType(numbered(strategy, configured, matched.split)),
+        shapes=MappingProxyType(shapes),
         configured=MappingProxyType(configured),
         routes=MappingProxyType(dict(catalogue.named(routes))),
         inactive=matched.inactive,
@@ -126,13 +128,17 @@ def _strategy(loaded: Loaded, faults: list[Fault]) -> ResolvedStrategy | None:
 
 
 def _configured(
-    strategy: ResolvedStrategy, matched: Matched, loaded: Loaded, faults: list[Fault]
+    strategy: ResolvedStrategy, matched: Matched, shapes: Mapping[str, int], loaded: Loaded, faults: list[Fault]
 ) -> dict[str, Weights]:
     """Give each model's weights with everything healthy; only what waits for a variable may leave it without any."""
     waiting = {inactive.model for inactive in matched.inactive}
     configured: dict[str, Weights] = {}
+    alike: dict[int, Weights] = {}
     for position, (model, members) in enumerate(matched.members.items()):
-        split = model in matched.split
+        split, shape = model in matched.split, shapes.get(model)
+        if shape in alike:
+            configured[model] = MappingProxyType(dict(zip(members, alike[shape].values(), strict=True)))
+            continue
         try:
             shares = shared(strategy, members, split=split)
         except StrategyError as error:
@@ -141,6 +147,8 @@ def _configured(
         if not shares and model not in waiting:
             faults.append(_without_weight(loaded, strategy.name if split else None, model, position))
         configured[model] = filled(shares, members, members)
+        if shape is not None and shares:
+            alike[shape] = configured[model]
     return configured
 
 
@@ -157,21 +165,23 @@ def _healthy(
     routing: RoutingDocument | None,
     strategy: ResolvedStrategy,
     configured: Mapping[str, Weights],
+    shapes: Mapping[str, int],
 ) -> dict[str, Route]:
     clocks, fallbacks = _clocks(routing), _fallbacks(models)
-    return {
-        entry.id: Route.of(
-            entry.id,
-            strategy.selection,
-            configured[entry.id],
-            configured[entry.id],
-            frozenset(),
-            clocks=_with(clocks, entry.timeouts),
-            fallbacks=fallbacks[entry.id],
-            rescue=entry.rescue,
-        )
-        for entry in models.models
-    }
+    patterns: dict[int, Pattern] = {}
+    routes: dict[str, Route] = {}
+    for entry in models.models:
+        weights, shape = configured[entry.id], shapes.get(entry.id)
+        own: tuple[Clocks, tuple[str, ...], RescuePolicy]
+        own = _with(clocks, entry.timeouts), fallbacks[entry.id], entry.rescue
+        if shape in patterns:
+            routes[entry.id] = patterns[shape].route(entry.id, tuple(weights), *own)
+            continue
+        made = Route.of(entry.id, strategy.selection, weights, weights, frozenset())
+        routes[entry.id] = made = replace(made, clocks=own[0], fallbacks=own[1], rescue=own[2])
+        if shape is not None:
+            patterns[shape] = Pattern.of(made, tuple(weights))
+    return routes
 
 
 def _fallbacks(models: ModelsDocument) -> Mapping[str, tuple[str, ...]]:
@@ -197,7 +207,7 @@ def _clocks(routing: RoutingDocument | None) -> Clocks:
 
 def _with(clocks: Clocks, timeouts: Timeouts) -> Clocks:
     """Put the clocks that are set over others."""
-    return replace(clocks, **timeouts.model_dump(exclude_none=True))
+    return replace(clocks, **timeouts.model_dump(exclude_none=True)) if timeouts.model_fields_set else clocks
 
 
 def _metadata(entry: ModelEntry) -> Mapping[str, object]:

@@ -7,6 +7,7 @@ a fallback.
 
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from numbers import Rational, Real
 from typing import ClassVar, Final, Protocol
 
@@ -103,7 +104,12 @@ def exact(weight: object) -> Fraction:
         return Fraction(int(weight.numerator), int(weight.denominator))
     if not isinstance(weight, Real):
         raise TypeError(f"found {type(weight).__name__}, expected a number")
-    number = float(weight)
+    return _meant(float(weight))
+
+
+@lru_cache(1024)
+def _meant(number: float) -> Fraction:
+    """Read a float as a fraction; most weights are one of a few."""
     decimal = Fraction(str(number))
     simple = decimal.limit_denominator(_SIMPLE)
     return simple if float(simple) == number else decimal

@@ -5,7 +5,7 @@ follows from the two plans alone is here, and may be had in a thread. Health and
 not looked at.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.routing.breakers import strangers
 from gateway.routing.diff import Diff, diff, rekeyed
@@ -33,5 +33,13 @@ class Succession:
             return cls(old, new, diff(None, new.outline))
         if new.documents == old.documents:
             return cls(old, new, None)
+        new = _sharing(old, new)
         before, now = old.catalogue.deployments, new.catalogue.deployments
         return cls(old, new, diff(old.outline, new.outline, rekeyed(before, now)), strangers(before, now))
+
+
+def _sharing(old: Plan, new: Plan) -> Plan:
+    """Let the new plan have the old one's endpoints where they are the same: who follows them sees that at a glance."""
+    if new.catalogue.endpoints != old.catalogue.endpoints:
+        return new
+    return replace(new, catalogue=replace(new.catalogue, endpoints=old.catalogue.endpoints))

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway.routing.contract import ResolvedStrategy
-from gateway.routing.snapshot import Catalogue, Deployment, Group, Identity, Route
+from gateway.routing.snapshot import Catalogue, Clocks, Deployment, Group, Identity, RescuePolicy, Route
 from gateway.routing.strategies import BUILT_IN
 
 Weights = Mapping[Deployment, Fraction]
@@ -51,13 +51,49 @@ class Standing:
         return tuple(dict.fromkeys((*at, *of)))
 
 
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """The route of the first of several models that are alike; `places` are its chain's, in the order written."""
+
+    first: Route
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, first: Route, members: Sequence[Deployment]) -> "Pattern":
+        """Make a pattern of a route; `members` are its deployments in the order written."""
+        return cls(first, tuple(map(members.index, first.chain)))
+
+    def route(
+        self,
+        model: str,
+        members: Sequence[Deployment],
+        clocks: Clocks,
+        fallbacks: tuple[str, ...],
+        rescue: RescuePolicy,
+    ) -> Route:
+        """Make the route of another model; `members` are its deployments in the order written."""
+        first = self.first
+        chain = tuple(members[place] for place in self.places)
+        return Route(
+            model,
+            first.selection,
+            chain,
+            first.weights,
+            first.configured,
+            first.cumulative,
+            clocks,
+            fallbacks,
+            rescue,
+        )
+
+
 class Weighing:
     """Weighs models of one plan as things stand.
 
     `configured` are the weights, `healthy` the routes with everything healthy, both by model id; `split` are the models
     that routing.yaml lists, `shapes` numbers for the shapes of those that may be weighed like others.
 
-    Mutable: for each number and standing the first route that was made, and its chain's places in the order written.
+    Mutable: the patterns so far, by number and by what part of its weight each deployment has.
     """
 
     def __init__(
@@ -73,7 +109,7 @@ class Weighing:
         """Weigh as things stand."""
         self._strategy, self._configured, self._healthy = strategy, configured, healthy
         self._split, self._shapes, self._standing = split, shapes, standing
-        self._known: dict[tuple[int, tuple[_Part, ...]], tuple[Sequence[int], Route]] = {}
+        self._patterns: dict[tuple[int, tuple[_Part, ...]], Pattern] = {}
 
     def route(self, model: str) -> Route:
         """Give a model's route; with none of its deployments usable, it is as with all of them.
@@ -90,23 +126,12 @@ class Weighing:
         shape = self._shapes.get(model)
         if shape is None:
             return self._weighed(model, healthy, dict(zip(members, parts, strict=True)))
-        known = self._known.get((shape, parts))
-        if known is None:
+        pattern = self._patterns.get((shape, parts))
+        if pattern is None:
             made = self._weighed(model, healthy, dict(zip(members, parts, strict=True)))
-            self._known[shape, parts] = tuple(map(members.index, made.chain)), made
+            self._patterns[shape, parts] = Pattern.of(made, members)
             return made
-        places, like = known
-        return Route(
-            model,
-            healthy.selection,
-            tuple(members[place] for place in places),
-            like.weights,
-            like.configured,
-            like.cumulative,
-            healthy.clocks,
-            healthy.fallbacks,
-            healthy.rescue,
-        )
+        return pattern.route(model, members, healthy.clocks, healthy.fallbacks, healthy.rescue)
 
     def _weighed(self, model: str, healthy: Route, parts: Mapping[Deployment, _Part]) -> Route:
         configured = self._configured[model]

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -153,6 +154,17 @@ async def test_a_probe_lives_as_long_as_its_endpoint(watch: Watch) -> None:
         watch.prober.follow(snapshot(a.url, interval=0))
         assert watch.prober._tasks == {}
         await until(lambda: all(task.done() for task in tasks.values()))
+
+
+async def test_the_same_endpoints_at_another_pace_are_probed_anew(watch: Watch) -> None:
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a:
+        first = snapshot(a.url)
+        watch.prober.follow(first)
+        await watch.finds(1)
+        watch.prober.follow(replace(first, generation=2))
+        watch.prober.follow(replace(first, settings=Settings(health_interval=30, clocks=Clocks(connect=5))))
+        await watch.finds(2)
+        assert watch.slept == [57, 28.5]
 
 
 async def test_an_endpoint_that_changes_is_probed_anew(watch: Watch) -> None:

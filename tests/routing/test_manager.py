@@ -201,6 +201,15 @@ def test_a_succession_of_another_plan_is_worked_out_anew() -> None:
     assert snapshot(manager).generation == 3
 
 
+def test_a_plan_has_the_endpoints_of_the_one_before_where_they_are_the_same() -> None:
+    manager = serve(BOXES, SPLIT)
+    old = snapshot(manager).endpoints
+    manager.adopt(make(BOXES, SPLIT.replace("0.6", "0.8")))
+    assert snapshot(manager).endpoints is old
+    manager.adopt(make(BOXES.replace("a:8000", "c:8000"), SPLIT.replace("a:8000", "c:8000")))
+    assert sorted(snapshot(manager).endpoints) == ["http://b:8000", "http://c:8000", "https://cloud.example"]
+
+
 def test_with_nothing_down_a_snapshot_has_the_routes_of_its_plan() -> None:
     manager = RoutingManager()
     made = make(BOXES, SPLIT)
