@@ -62,6 +62,7 @@ HANDLER_ARGS: Final[Mapping[str, object]] = {
 }
 _RAMP_SECONDS: Final = 1.0
 _QUIET_SECONDS: Final = 5.0
+_SLICE: Final = 50
 _FLUSH_SECONDS: Final = 2.0
 _LEDGER_SECONDS: Final = 5.0
 
@@ -107,6 +108,7 @@ def build(
             check(built.settings.ledger.place)
         except ValueError as error:
             raise ConfigError((loaded.fault("routing", ("ledger", "url"), str(error)),)) from error
+    loaded.let_go()
     return built
 
 
@@ -282,7 +284,7 @@ class Gateway:
             self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
         for notice in built.notices:
             self.log.warning("config.warning", **notice.as_dict())
-        self._restart_tidying()
+        self._restart_tidying(ready.succession.old)
 
     def _reject(self, error: ConfigError) -> None:
         self.metrics.rejected()
@@ -316,13 +318,19 @@ class Gateway:
         if self.manager.ramping and self._ramp is None:
             self._ramp = asyncio.create_task(self._ramped(), name="slow start")
 
-    def _restart_tidying(self) -> None:
+    def _restart_tidying(self, old: Plan | None) -> None:
         if self._tidying is not None:
             self._tidying.cancel()
-        self._tidying = asyncio.create_task(self._tidied(), name="tidy")
+        self._tidying = asyncio.create_task(self._tidied(old.parts() if old else []), name="tidy")
 
-    async def _tidied(self) -> None:
-        """Look for garbage once nobody has asked for a while: that holds the loop for a tenth of a second."""
+    async def _tidied(self, old: list[object]) -> None:
+        """Free what is of an old plan a little at a time, and look for garbage once nobody has asked for a while.
+
+        Freeing 4,000 deployments holds the loop for 7 ms; looking for garbage among as many, for a tenth of a second.
+        """
+        while old:
+            del old[-_SLICE:]
+            await asyncio.sleep(0)
         seen = None
         while self.active or self.live.number != seen:
             seen = self.live.number

@@ -93,6 +93,11 @@ class Composed:
     root: Node | None
     extra: Mark | None = None
 
+    def parts(self) -> "list[Node]":
+        """Give the nodes two levels below the root: most of the document, in pieces."""
+        values = [value for _, value in self.root.pairs] if isinstance(self.root, Pairs) else []
+        return [item for value in values if isinstance(value, Items) for item in value.items]
+
 
 class UnreadableError(Exception):
     """Text that is no YAML; `mark` is where it goes wrong, (0, 0) for the file as a whole."""

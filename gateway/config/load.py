@@ -50,6 +50,11 @@ class Loaded:
         """Make a fault (or a notice) about the value at a path, placed there or at the nearest parent in the file."""
         return self._trees[source].fault(path, message)
 
+    def let_go(self) -> None:
+        """Free what the files held beside the documents; no fault can be placed any more."""
+        for tree in self._trees.values():
+            tree.let_go()
+
     def at(self, source: Literal["models", "routing"], path: Path) -> object:
         """Give the plain data at a path, what came out of variables as `Interpolated`; absent where there is none."""
         try:

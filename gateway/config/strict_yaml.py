@@ -46,6 +46,16 @@ class Tree:
         line, column = marks.get(place, (0, 0))
         return Fault(self.file, line, column, dotted(path), message)
 
+    def let_go(self) -> None:
+        """Free what is held, in pieces: to free it all at once would let no other thread run for as long."""
+        for marks in (self.keys, self.values):
+            while marks:
+                marks.popitem()
+        for held in self.data.values() if isinstance(self.data, dict) else ():
+            while isinstance(held, list) and held:
+                held.pop()
+        self.data = None
+
     def at(self, path: Path) -> object:
         """Give the value at a path; a `Broken` one as soon as the path leads through it.
 
@@ -81,6 +91,10 @@ def read_yaml(content: bytes, file: str) -> tuple[Tree, tuple[Fault, ...]]:
     except UnreadableError as error:
         tree.data = Broken()
         return tree, (Fault(file, *error.mark, "", error.message),)
+    nodes = composed.parts()
+    del composed
+    while nodes:  # to free them all at once would let no other thread run for as long
+        nodes.pop()
     return tree, tuple(expansion.faults)
 
 

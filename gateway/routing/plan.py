@@ -61,6 +61,10 @@ class Plan:
         """Every model, in the order written."""
         return self.catalogue.models
 
+    def parts(self) -> list[object]:
+        """Give what most of its memory is held by, in pieces."""
+        return [*self.documents[0].models, *self.outline.models, *self.routes.values(), *self.configured.values()]
+
     def weighing(self, standing: Standing) -> Weighing:
         """Begin to weigh models as things stand."""
         return Weighing(

@@ -255,3 +255,13 @@ def test_it_names_a_model_of_the_models_file(model: str) -> None:
 def test_it_names_the_example_model_when_there_is_none_to_show() -> None:
     (fault,) = faults(MODELS.replace("llama", "${A}"), "old: 1", environ={"A": "canary"})
     assert 'models: ["llama-3.3-70b-instruct"]' in fault
+
+
+def test_what_was_read_may_be_let_go_and_the_documents_stay() -> None:
+    loaded = load("models: [{id: llama, aliases: [l3], base_url: 'http://box:8000'}]", "timeouts: {connect: 3}\n")
+    assert loaded.fault("models", ("models", 0, "aliases"), "").column == 31
+    loaded.let_go()
+    assert loaded.fault("models", ("models", 0, "aliases"), "").column == 0
+    assert loaded.at("routing", ("timeouts",)) is None
+    assert loaded.models is not None
+    assert loaded.models.models[0].aliases == ("l3",)
