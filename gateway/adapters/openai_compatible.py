@@ -68,12 +68,13 @@ class UnreplaceableModelError(ValueError):
     """The body's `model` could not be replaced; the message says why."""
 
 
-_WITH_USAGE: Final = b',"stream_options":{"include_usage":true}}'
+WITH_USAGE: Final = b',"stream_options":{"include_usage":true}}'
+"""What stands in the place of an object's last brace, to ask for the usage of a stream."""
 
 
 def with_usage(body: bytes) -> bytes:
     """Ask for the usage of a stream (`stream_options.include_usage`), in a JSON object that has other fields only."""
-    return body.rstrip()[:-1] + _WITH_USAGE
+    return body.rstrip()[:-1] + WITH_USAGE
 
 
 class _Body(msgspec.Struct):
@@ -87,11 +88,23 @@ _MODEL: Final = re.compile(
 )
 """A field called `model`, in any spelling of its letters (RFC 8259 7), whose value is text."""
 
-_Span = tuple[int, int]
+Span = tuple[int, int]
+"""From where to where bytes stand in a body."""
 
 
 def replace_model(body: bytes, model: str) -> bytes:
     """Replace the value of the top-level `model`, leaving every other byte as it is.
+
+    Raises:
+        UnreplaceableModelError: as `place_of_model` does.
+
+    """
+    start, end = place_of_model(body)
+    return body[:start] + msgspec.json.encode(model) + body[end:]
+
+
+def place_of_model(body: bytes) -> Span:
+    """Say where the value of the top-level `model` stands.
 
     Text that is the value of a field called `model` is easily found; whether that field is at the top is the
     decoder's to say. So each such text is replaced by its number, and the number that the decoder reads as `model` is
@@ -110,7 +123,7 @@ def replace_model(body: bytes, model: str) -> bytes:
     if len(spans) > 1:
         alone = (b'""' if number == place else b"0" for number in range(len(spans)))
         _read_model(_spliced(body, spans, alone))
-    return _spliced(body, [spans[place]], [msgspec.json.encode(model)])
+    return spans[place]
 
 
 def _read_model(body: bytes) -> str:
@@ -122,10 +135,11 @@ def _read_model(body: bytes) -> str:
         raise UnreplaceableModelError("the body is not valid JSON, or nested too deeply") from None
 
 
-def _spliced(body: bytes, spans: Iterable[_Span], values: Iterable[bytes]) -> bytes:
-    parts: list[bytes] = []
+def _spliced(body: bytes, spans: Iterable[Span], values: Iterable[bytes]) -> bytes:
+    whole = memoryview(body)
+    parts: list[bytes | memoryview] = []
     position = 0
     for (start, end), value in zip(spans, values, strict=True):
-        parts += (body[position:start], value)
+        parts += (whole[position:start], value)
         position = end
-    return b"".join((*parts, body[position:]))
+    return b"".join((*parts, whole[position:]))

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from gateway.adapters.openai_compatible import UnreplaceableModelError, replace_model, with_usage
+from gateway.adapters.edited import asking_usage, named
+from gateway.adapters.openai_compatible import UnreplaceableModelError
 from gateway.execution.hold import is_json
 from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
@@ -220,7 +221,7 @@ class Executor:
         if record.ask.model == deployment.served_model:
             return call
         try:
-            return replace(call, body=replace_model(call.body, deployment.served_model))
+            return replace(call, body=named(call.body, deployment.served_model))
         except UnreplaceableModelError:
             self._manager.left(deployment, self._clock())
             raise
@@ -252,7 +253,7 @@ class Executor:
         """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on."""
         deployment = this.deployment
         added = record.ask.adds_usage and deployment.identity not in self._untold
-        asked = replace(call, body=with_usage(call.body)) if added else call
+        asked = replace(call, body=asking_usage(call.body)) if added else call
         answer, held = await Opening(self._upstream, record, this).begun(asked)
         if added and isinstance(held, Refusal) and _OPTION in held.body:
             answer.close()

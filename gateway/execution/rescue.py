@@ -33,7 +33,7 @@ class BrokenStream:
         self._call = call
         self._passage = passage
         try:
-            self._request = decoded(call.body)
+            self._request = decoded(bytes(call.body))
         except UnreadableRequestError:
             self._request = {}
 

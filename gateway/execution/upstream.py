@@ -10,17 +10,17 @@ a new one, and the old one closes when its last answer has ended.
 
 import asyncio
 import errno
-import io
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import aiohttp
 
 from gateway import __version__
+from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
 from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, is_framed, unquoting
 from gateway.execution.direct import LARGEST, Direct, is_tested
@@ -36,7 +36,6 @@ USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
 _KEEPALIVE: Final = 4.0
 _SESSION_AGE: Final = 300.0
 _PROBED: Final = 4096
-_LARGE_BODY: Final = 1 << 20
 
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _OURS_IN_DNS: Final = frozenset({socket.EAI_SYSTEM, socket.EAI_MEMORY})
@@ -50,10 +49,10 @@ _CONNECT_CAUSES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a client asked for, ready to be sent: the body's bytes and the header fields that may pass."""
+    """What a client asked for, ready to be sent: the body and the header fields that may pass."""
 
     operation: Operation
-    body: bytes = field(repr=False)
+    body: Body = field(repr=False)
     headers: dict[str, str] = field(repr=False)
 
 
@@ -197,19 +196,35 @@ class Upstream:
 async def _response(era: _Era, deployment: Deployment, call: Call, connect: float, trace: _Trace) -> Head:
     url, body = deployment.urls[call.operation], call.body
     headers = {**call.headers, **deployment.headers}
-    if era.direct is not None and len(body) <= LARGEST and (place := era.direct.place(url)):
+    small = body if isinstance(body, bytes) and len(body) <= LARGEST else None
+    if era.direct is not None and small is not None and (place := era.direct.place(url)):
         return await era.direct.post(
-            place, headers, body, connect_timeout=connect, sent=trace.sent, reused=trace.is_reused
+            place, headers, small, connect_timeout=connect, sent=trace.sent, reused=trace.is_reused
         )
     response: Response = await era.session.post(  # type: ignore[assignment] # the session's response_class
         url,
-        data=io.BytesIO(body) if len(body) > _LARGE_BODY else body,
-        headers=headers,
+        data=_Pieces(body) if small is None else small,
+        headers={**headers, "Content-Length": str(len(body))},
         timeout=aiohttp.ClientTimeout(total=None, connect=connect),
         allow_redirects=False,
         trace_request_ctx=trace,
     )
     return response
+
+
+class _Pieces:
+    """A body as aiohttp sends it piece by piece."""
+
+    def __init__(self, body: Body) -> None:
+        self._pieces = pieces(body)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> memoryview:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
 
 
 def _connections(connector: aiohttp.BaseConnector | None) -> int:

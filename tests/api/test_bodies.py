@@ -8,6 +8,7 @@ import pytest
 from gateway.adapters.openai_compatible import Operation
 from gateway.api.openai import Limits, peek_body
 from tests.execution.support import CHAT, ask, chain, error_of, running
+from tests.fakes.answers import sse_answer
 from tests.fakes.client import RawClient, get, post
 from tests.fakes.upstream import ScriptedUpstream, Send, chunk, json_answer, last_chunk, refused_url
 from tests.running import Config, until
@@ -28,6 +29,36 @@ async def test_a_large_body_passes_whole(config: Config, size: int) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a, running(config, {"m": chain(a.url)}) as gate:
         answer = await gate.say(HEAD + b"content-length: %d\r\n\r\n%b" % (size, body))
         assert answer.status == 200
+        assert a.requests[0].body == body
+
+
+async def test_a_large_body_is_sent_with_what_is_written_into_it(config: Config) -> None:
+    text = "x" * MIB
+    body = json.dumps({"model": "m", "stream": True, "x": text}).encode()
+    async with ScriptedUpstream([Send(sse_answer('{"choices":[{"delta":{"content":"hi"}}]}', "[DONE]"))]) as a:
+        named = {"base_url": a.url, "provider_model_id": "their-m", "weight": 0}
+        async with running(config, {"m": {"a": {"base_url": refused_url()}, "b": named}}) as gate:
+            answer = await gate.say(HEAD + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+            assert (answer.status, answer.head.get("x-gateway-attempts")) == (200, "2")
+            passed = a.requests[0]
+            added = {"stream_options": {"include_usage": True}}
+            assert json.loads(passed.body) == {"model": "their-m", "stream": True, "x": text, **added}
+            assert passed.values("content-length") == [str(len(passed.body))]
+
+
+@pytest.mark.parametrize("size", [100_000, 5 * MIB])
+async def test_a_large_body_may_begin_slowly(config: Config, size: int) -> None:
+    body = body_of(size)
+    async with (
+        ScriptedUpstream([Send(json_answer({}))]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(HEAD + b"content-length: %d\r\n\r\n%b" % (size, body[:1]))
+        await until(lambda: gate.gateway.active == 1)
+        await client.send(body[1 : size // 4])
+        await client.send(body[size // 4 :])
+        assert (await client.read_answer()).status == 200
         assert a.requests[0].body == body
 
 

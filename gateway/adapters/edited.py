@@ -1,0 +1,132 @@
+"""A large body, and what is written into it: told apart, so that no second copy of it is ever made.
+
+Most of a large body is pictures: text of many kilobytes without a quote or a backslash. To find the one field that is
+to be replaced, such text need not be looked through. So a shorter body is made, with a letter in the place of most of
+each block that is free of both, and the field is found in that one, as in any other. Inside a text a letter changes
+nothing but the text, and no name becomes another that short: what is left of a block is longer than `model`. Outside a
+text no letter may stand as it does; such a block holds numbers, the shorter body is no JSON, and the whole is looked
+through after all.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
+
+from gateway.adapters.openai_compatible import (
+    WITH_USAGE,
+    UnreplaceableModelError,
+    place_of_model,
+    replace_model,
+    with_usage,
+)
+
+LARGE: Final = 1 << 16
+_PIECE: Final = 1 << 18
+_BLOCK: Final = 1 << 14
+_KEPT: Final = 16
+_LEFT_OUT: Final = _BLOCK - _KEPT - 1
+
+
+class Edit(NamedTuple):
+    """Bytes that stand in the place of those from `start` to `end`."""
+
+    start: int
+    end: int
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A body with edits, in their order, none of which touches another."""
+
+    body: bytes = field(repr=False)
+    edits: tuple[Edit, ...]
+
+    def __len__(self) -> int:
+        """Give the length of the whole."""
+        return len(self.body) + sum(len(edit.text) - (edit.end - edit.start) for edit in self.edits)
+
+    def __bytes__(self) -> bytes:
+        """Put it together."""
+        return b"".join(self.parts())
+
+    def parts(self) -> Iterator[bytes | memoryview]:
+        """Give what it consists of."""
+        whole, position = memoryview(self.body), 0
+        for edit in self.edits:
+            yield whole[position : edit.start]
+            yield edit.text
+            position = edit.end
+        yield whole[position:]
+
+
+Body = bytes | Edited
+
+
+def pieces(body: Body) -> Iterator[memoryview]:
+    """Give a body bit by bit, as it is to be sent; nothing of it is copied."""
+    for part in body.parts() if isinstance(body, Edited) else (body,):
+        view = memoryview(part)
+        for start in range(0, len(view), _PIECE):
+            yield view[start : start + _PIECE]
+
+
+def named(body: Body, model: str) -> Body:
+    """Give a body that is known to be JSON another top-level `model`, as `replace_model` does.
+
+    Raises:
+        UnreplaceableModelError: as there.
+
+    """
+    if isinstance(body, Edited):
+        body = bytes(body)
+    if len(body) <= LARGE:
+        return replace_model(body, model)
+    return Edited(body, (Edit(*_place(body), msgspec.json.encode(model)),))
+
+
+def asking_usage(body: Body) -> Body:
+    """Ask for the usage of a stream, as `with_usage` does."""
+    if isinstance(body, Edited):
+        return Edited(body.body, (*body.edits, _usage(body.body)))
+    return with_usage(body) if len(body) <= LARGE else Edited(body, (_usage(body),))
+
+
+def _usage(body: bytes) -> Edit:
+    return Edit(body.rindex(b"}"), len(body), WITH_USAGE)
+
+
+def _place(body: bytes) -> tuple[int, int]:
+    free = [start for start in range(0, len(body) - _BLOCK, _BLOCK) if _is_free(body, start)]
+    with suppress(UnreplaceableModelError):
+        start, end = place_of_model(_shorter(body, free))
+        return _in_whole(start, free), _in_whole(end, free)
+    return place_of_model(body)
+
+
+def _is_free(body: bytes, start: int) -> bool:
+    """Tell whether a block lies all inside a text, or all outside."""
+    end = start + _BLOCK
+    return body.find(b'"', start, end) < 0 and body.find(b"\\", start, end) < 0
+
+
+def _shorter(body: bytes, free: list[int]) -> bytes:
+    """Leave most of these blocks out. A beginning stays: it may belong to an escape (RFC 8259 7)."""
+    whole, position = memoryview(body), 0
+    parts: list[bytes | memoryview] = []
+    for start in free:
+        parts += (whole[position : start + _KEPT], b"x")
+        position = start + _BLOCK
+    return b"".join((*parts, whole[position:])) if free else body
+
+
+def _in_whole(place: int, free: list[int]) -> int:
+    """Say where a place in the shorter body is in the whole."""
+    for start in free:
+        if place <= start + _KEPT:
+            break
+        place += _LEFT_OUT
+    return place
