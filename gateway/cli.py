@@ -21,9 +21,9 @@ from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
 from gateway.config.schema import schema
 from gateway.config.sources import ConfigFiles, read
-from gateway.demo import demo, reachable
 from gateway.execution.upstream import TRANSPORTS, Transport
 from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
+from gateway.listener import reachable
 from gateway.observe.sink import LogSink
 from gateway.observe.target import STREAMS
 from gateway.routing.manager import Plan
@@ -232,6 +232,8 @@ async def _announce(door: Door) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    from gateway.demo import demo  # noqa: PLC0415 - the simulated boxes: whoever serves needs none
+
     run(demo(_listen(arguments), Limits(body=arguments.max_body), arguments.dir, chaos=arguments.chaos))
     return 0
 

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from gateway.api.openai import Limits
 from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen, serve
+from gateway.listener import reachable
 from gateway.server import Options
 from gateway.simulator import Box, create_simulator
 
@@ -255,11 +256,6 @@ async def _box(stack: AsyncExitStack, box: Box) -> str:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     return f"http://127.0.0.1:{runner.addresses[0][1]}"
-
-
-def reachable(url: str) -> str:
-    """Give the address to ask on this machine for one that is listened on."""
-    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _is_taken(error: CannotListenError) -> bool:

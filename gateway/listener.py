@@ -143,3 +143,8 @@ class Listener:
         if self._told and asyncio.get_running_loop().time() - self._failed_at >= self._calm:
             self._told = False
             self._tell("connections.accepted", {})
+
+
+def reachable(url: str) -> str:
+    """Give the address to ask on this machine for one that is listened on."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 from aiohttp import web
 from aiohttp.hdrs import METH_HEAD
-from prometheus_client import generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from gateway.observe.metrics.observer import Metrics
 from gateway.observe.metrics.state import State
@@ -32,8 +30,7 @@ class Scrape:
     async def scrape(self, request: web.Request) -> web.StreamResponse:
         """Answer in the format that the client prefers."""
         openmetrics = wants_openmetrics(request.headers.getall("Accept", ()))
-        generate = generate_openmetrics if openmetrics else generate_latest
-        rest = await asyncio.to_thread(generate, self._metrics.registry)
+        rest = await asyncio.to_thread(self._rest, openmetrics=openmetrics)
         response = web.StreamResponse(headers={"Content-Type": OPENMETRICS if openmetrics else PLAIN})
         await response.prepare(request)
         if request.method != METH_HEAD:
@@ -42,6 +39,14 @@ class Scrape:
                 await asyncio.sleep(0)
         await response.write_eof()
         return response
+
+    def _rest(self, *, openmetrics: bool) -> bytes:
+        """Write what is not the gateway's own. Blocking, and the first time it imports what it takes."""
+        from prometheus_client import exposition  # noqa: PLC0415 - see `Metrics.registry`
+        from prometheus_client.openmetrics import exposition as modern  # noqa: PLC0415 - as above
+
+        generate = modern.generate_latest if openmetrics else exposition.generate_latest
+        return generate(self._metrics.registry)
 
     def _told(self) -> Iterator[Told]:
         yield from self._metrics.told()

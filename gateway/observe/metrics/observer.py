@@ -8,9 +8,8 @@ histogram, a plain addition and a bisection take 0.05 and 0.2.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, TypeVar
-
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.execution.outcome import Outcome, Usage
 from gateway.observe.batch import Alike, Batch
@@ -41,6 +40,9 @@ from gateway.observe.metrics.series import Comparison, Histogram, Kept, Key, Ser
 from gateway.observe.metrics.text import Told, labelled, line
 from gateway.routing.health import ProbeResult
 from gateway.routing.snapshot import Catalogue, Identity, Snapshot
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 T = TypeVar("T")
 
@@ -83,10 +85,22 @@ class Metrics:
         self._ready: tuple[Catalogue | None, Comparison[Key, Series]] = None, self._series.compare([_NOWHERE])
         self._reloads = {"accepted": 0, "rejected": 0}
         self.lag = LoopLag(clock)
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+
+    @cached_property
+    def registry(self) -> "CollectorRegistry":
+        """What is not the gateway's own. Made when `/metrics` is asked: prometheus-client takes a megabyte."""
+        from prometheus_client import (  # noqa: PLC0415 - see above
+            CollectorRegistry,
+            GCCollector,
+            PlatformCollector,
+            ProcessCollector,
+        )
+
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        return registry
 
     def __call__(self, outcome: Outcome) -> None:
         """Count a finished request."""
