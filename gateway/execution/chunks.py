@@ -189,15 +189,15 @@ def read(data: bytes) -> Chunk | None:
     return None
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _CompletionDetails(msgspec.Struct):
+class _CompletionDetails(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
@@ -213,7 +213,14 @@ class _Usage(msgspec.Struct):
         )
 
 
+class _Rest(msgspec.Struct, gc=False):
+    usage: _Usage
+
+
 _usage: Final = msgspec.json.Decoder(_Usage | None)
+_rest: Final = msgspec.json.Decoder(_Rest)
+_NAME: Final = b'"usage"'
+_BACKSLASH: Final = 92  # as a number: that is found faster
 _USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
 _object: Final = json.JSONDecoder()
 
@@ -222,7 +229,21 @@ def usage_in(tail: bytes) -> Usage | None:
     """Read the last whole `usage` object in the tail of a JSON body.
 
     It is looked for without parsing: inside a JSON string its quotes would be escaped, so that only a member matches.
+    Nearly always it is a member of the body itself, and what follows on its name is an object but for the first brace.
     """
+    place = tail.rfind(_NAME)
+    if place < 0:
+        return None
+    rest = tail[place:]
+    if _BACKSLASH not in rest:  # no name is escaped: there is one usage
+        try:
+            return _rest.decode(b"{" + rest).usage.told()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+    return _usage_anywhere(tail)
+
+
+def _usage_anywhere(tail: bytes) -> Usage | None:
     text = tail.decode(errors="replace")
     for match in reversed(list(_USAGE.finditer(text))):
         try:

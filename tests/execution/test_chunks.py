@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gateway.execution.chunks import Chunk, MalformedError, Piece, is_done, read, usage_in
+from gateway.execution.chunks import Chunk, MalformedError, Piece, _usage_anywhere, is_done, read, usage_in
 from gateway.execution.outcome import Usage
 
 Pieces = list[tuple[str, str]]
@@ -257,11 +259,61 @@ def test_an_event_tells_of_usage(told: bytes, usage: Usage | None) -> None:
         (b'{"usage":{"prompt_tokens":1', None),
         (b'{"usage":{"a":' + b"[" * 4000, None),
         (b'{"usage":[]}', None),
+        (b'o","choices":[],"usage":{"completion_tokens":1},"system_fingerprint":"fp"}\n', Usage(None, 1)),
+        (b'"usage":{"completion_tokens":1},"\\u0075sage":{"completion_tokens":2}}', Usage(None, 1)),
+        (b'"usage":{"completion_tokens":1},"x":"usage"}', Usage(None, 1)),
+        (b'"usage":{"completion_tokens":1},"x":{"usage":{"completion_tokens":2}}}', Usage(None, 2)),
+        (b'{"x":{"usage":{"completion_tokens":1}},"y":1}', Usage(None, 1)),
+        (b'{"usage":{"completion_tokens":1}} "', Usage(None, 1)),
         (b"", None),
     ],
 )
 def test_the_usage_in_a_tail_is_the_last_whole_one(tail: bytes, usage: Usage | None) -> None:
     assert usage_in(tail) == usage
+
+
+TOKENS = st.sampled_from(
+    ["1", "0", "-1", "1.0", "1e2", "1.5", '"1"', "null", "true", "[]", "{}", "NaN", str(1 << 70), "01"]
+)
+USAGES = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["prompt_tokens", "completion_tokens", "total_tokens", "cost", "us\\u0061ge", "prompt_tokens_details"]
+        ),
+        TOKENS | TOKENS.map('{{"cached_tokens":{},"x":"}}{{"}}'.format),
+    ).map('"{0[0]}": {0[1]}'.format),
+    max_size=3,
+).map(",".join)
+BITS = (
+    st.sampled_from(
+        [
+            *'{}[],:" \n\\',
+            '"usage"',
+            '"x":',
+            '"x"',
+            '\\"usage\\":{}',
+            '"a }"',
+            '"system_fingerprint":null',
+            "\x1f",
+            "\N{NO-BREAK SPACE}",
+            "ä",
+        ]
+    )
+    | USAGES.map('"usage":{{{}}}'.format)
+    | USAGES.map('"usage" : {{{}}},'.format)
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(
+    st.lists(BITS, max_size=6),
+    USAGES,
+    st.sampled_from(["}", "}}", ',"x":1}', "", "}\n", '},"y":{}}', ',"usage":null}']),
+)
+def test_the_usage_is_the_same_wherever_it_stands(before: list[str], usage: str, after: str) -> None:
+    """There is a short way to the usual one."""
+    tail = f'{"".join(before)}"usage":{{{usage}}}{after}'.encode()
+    assert usage_in(tail) == _usage_anywhere(tail)
 
 
 @pytest.mark.parametrize(
