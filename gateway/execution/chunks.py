@@ -8,7 +8,6 @@ count. An answer's content is text, reasoning, a refusal, audio or a tool call.
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from gateway.execution.outcome import Usage
 
 _DONE: Final = b"[DONE]"
+_NULL: Final = b"null"
 
 
 class Piece(NamedTuple):
@@ -53,7 +53,7 @@ class _ToolCall(msgspec.Struct):
         return not self.custom and bool(self.name or self.arguments or not self.id)
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: object = None
     reasoning: object = None
     reasoning_content: object = None
@@ -64,14 +64,14 @@ class _Delta(msgspec.Struct):
     audio: object = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: object = 0
     delta: _Delta | None = None
     text: object = None
     finish_reason: object = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """An event's JSON, as far as it is looked at."""
 
     choices: list[_Choice] | None = []
@@ -98,7 +98,7 @@ class Chunk(msgspec.Struct):
     @property
     def told_usage(self) -> Usage | None:
         """The tokens that it tells of."""
-        if not self.usage:
+        if not self.usage or self.usage == _NULL:
             return None
         try:
             usage: _Usage | None = _usage.decode(self.usage)
@@ -113,8 +113,6 @@ class Chunk(msgspec.Struct):
         if len(self.choices) > 1 or self.choices[0].index:
             return None
         choice = self.choices[0]
-        if (text := _plain(choice)) is not None:
-            return (Piece("content", text),)
         found = [Piece(part, text) if isinstance(text, str) else None for part, text in _texts(choice)]
         if choice.delta is not None and choice.delta.tool_calls:
             try:
@@ -126,13 +124,29 @@ class Chunk(msgspec.Struct):
         return pieces if len(pieces) == len(found) else None
 
 
-def _plain(choice: _Choice) -> str | None:
-    """Give a chat's text where that is all that is said, as in nearly every event."""
-    delta = choice.delta
-    if choice.text or delta is None or not isinstance(delta.content, str) or not delta.content:
+def plain(chunk: Chunk) -> tuple[str, str] | None:
+    """Give the part and the text of a chunk that says this and nothing else, as nearly every chunk does.
+
+    Its `content` is true then, its `finished` false, and its `pieces` are this one. It may tell of usage.
+    """
+    choices = chunk.choices
+    if not choices or len(choices) != 1:
         return None
-    more = delta.reasoning or delta.reasoning_content or delta.reasoning_details or delta.refusal
-    return None if more or delta.tool_calls or delta.function_call or delta.audio else delta.content
+    choice = choices[0]
+    if choice.index or choice.finish_reason:
+        return None
+    delta = choice.delta
+    also: object
+    if choice.text or delta is None:
+        said, part = choice.text, "text"
+        also = delta is not None and _says(delta)
+    elif delta.content:
+        said, part = delta.content, "content"
+        also = delta.reasoning or delta.reasoning_content or delta.reasoning_details or _does(delta)
+    else:
+        said, part = delta.reasoning_content or delta.reasoning, "reasoning"
+        also = delta.reasoning_details or _does(delta)
+    return (part, said) if said and isinstance(said, str) and not also else None
 
 
 def _texts(choice: _Choice) -> Iterator[tuple[str, object]]:
@@ -156,8 +170,12 @@ def _called(calls: list[_ToolCall]) -> Iterator[Piece]:
 
 
 def _says(delta: _Delta) -> bool:
-    text = delta.content or delta.reasoning or delta.reasoning_content or delta.reasoning_details or delta.refusal
-    return bool(text or delta.tool_calls or delta.function_call or delta.audio)
+    text = delta.content or delta.reasoning or delta.reasoning_content or delta.reasoning_details
+    return bool(text or _does(delta))
+
+
+def _does(delta: _Delta) -> bool:
+    return bool(delta.refusal or delta.tool_calls or delta.function_call or delta.audio)
 
 
 class MalformedError(ValueError):
@@ -165,7 +183,6 @@ class MalformedError(ValueError):
 
 
 _chunk: Final = msgspec.json.Decoder(Chunk)
-_NOTHING: Final = Chunk()
 
 
 def is_done(data: bytes) -> bool:
@@ -180,10 +197,12 @@ def read(data: bytes) -> Chunk | None:
         MalformedError: it is no JSON.
 
     """
-    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _chunk.decode(data)
     try:
-        json.loads(data)  # msgspec gives up at the first wrong type, and at what clients do read: NaN, half a surrogate
+        return _chunk.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # at the first wrong type, and at what clients do read: NaN, half a surrogate
+    try:
+        json.loads(data)
     except (ValueError, RecursionError):
         raise MalformedError from None
     return None

@@ -26,26 +26,34 @@ class DiffersError(Exception):
 class Transcript:
     """What a client has of an answer: pieces, joined where they add to the same part.
 
-    Mutable: it grows; `size` is its length in characters.
+    Mutable: it grows; `size` is its length in characters, `part` what was added to last, and `text` the end of that, in
+    UTF-8.
     """
+
+    __slots__ = ("_earlier", "part", "size", "text")
 
     def __init__(self) -> None:
         """Start with nothing."""
         self.size = 0
-        self._texts: list[tuple[str, bytearray]] = []  # UTF-8: a list of texts takes ten times as much
+        self.part = ""
+        self.text = bytearray()  # a list of texts takes ten times as much
+        self._earlier: list[tuple[str, bytearray]] = []
 
-    def add(self, piece: Piece) -> None:
+    def add(self, part: str, text: str) -> None:
         """Note what has been passed on."""
-        if not piece.text:
+        if not text:
             return
-        if not self._texts or self._texts[-1][0] != piece.part:
-            self._texts.append((piece.part, bytearray()))
-        self._texts[-1][1].extend(piece.text.encode())
-        self.size += len(piece.text)
+        if part != self.part:
+            if self.text:
+                self._earlier.append((self.part, self.text))
+            self.part, self.text = part, bytearray()
+        self.text += text.encode()
+        self.size += len(text)
 
     def runs(self) -> tuple[Piece, ...]:
         """Give the joined pieces, none of them empty."""
-        return tuple(Piece(part, text.decode()) for part, text in self._texts)
+        runs = (*self._earlier, (self.part, self.text))
+        return tuple(Piece(part, text.decode()) for part, text in runs if text)
 
 
 class Joiner(Protocol):

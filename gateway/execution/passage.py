@@ -4,19 +4,24 @@ Only whole events pass, so that another stream may take over between two of them
 an upstream's error (it is a break, and what is told of that is the executor's to say), and the usage that a client did
 not ask for. Everything else of a first stream passes in the upstream's own bytes.
 
+Nearly all events of a stream are known by a `template` of its first ones, and are not decoded: what an event costs here
+it costs for every token.
+
 A stream that takes over is joined to what the client has (`joining`), and its events are rewritten: what is not new is
 taken out, `id` and `created` stay those of the first stream, and `usage` is what one unbroken stream would have told.
 """
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
-from gateway.execution.chunks import Chunk, MalformedError, Piece, is_done, read
+from gateway.execution.chunks import Chunk, MalformedError, Piece, is_done, plain, read
 from gateway.execution.joining import DiffersError, Transcript
 from gateway.execution.outcome import Usage
 from gateway.execution.rewriting import Frame
-from gateway.execution.sse import Event, EventScanner
+from gateway.execution.sse import EventScanner, after_field
 from gateway.execution.takeover import New, Rescue, Takeover
+from gateway.execution.tally import Tally
+from gateway.execution.template import Template
 
 _LONGEST: Final = 1 << 20
 _MOST_TEXT: Final = 1 << 20
@@ -24,10 +29,13 @@ _DONE: Final = b"data: [DONE]\n\n"
 _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _BLANK: Final = b"\n\n"
 _NOTHING: Final = b""
+_JSON_BEGINS: Final = b"{"
+_LESSONS: Final = 4
+_WORTH: Final = 2
 
 
 class Passed(NamedTuple):
-    """What may go to the client, and whether content came, new or not."""
+    """What may go to the client, and whether content came, new or not. To make one costs as much as half of `feed`."""
 
     data: bytes
     content: bool
@@ -41,8 +49,35 @@ class Passage:
     `opaque` (something passed that nobody can go on from, or too much).
     """
 
-    def __init__(self, clock: Callable[[], float], *, hides_usage: bool = False, keeps: bool = True) -> None:
-        """`clock` is monotonic, in seconds; `keeps` the text that has passed, so that the stream can be carried on."""
+    __slots__ = (
+        "_clock",
+        "_decoded",
+        "_first",
+        "_hides_usage",
+        "_inside",
+        "_learns",
+        "_lessons",
+        "_scanner",
+        "_takeover",
+        "_tally",
+        "_template",
+        "_transcript",
+        "done",
+        "failed",
+        "finished",
+        "first_content",
+        "malformed",
+        "opaque",
+        "size",
+    )
+
+    def __init__(
+        self, clock: Callable[[], float], *, hides_usage: bool = False, keeps: bool = True, learns: bool = True
+    ) -> None:
+        """`clock` is monotonic, in seconds; `keeps` the text that has passed, so that the stream can be carried on.
+
+        One that does not learn decodes every event; that makes no difference but for the time that it takes.
+        """
         self.size = 0
         self.first_content: float | None = None
         self.malformed = 0
@@ -56,20 +91,37 @@ class Passage:
         self._first = _NOTHING
         self._takeover: Takeover | None = None
         self._tally = Tally()
+        self._template: Template | None = None  # of the first stream's events, up to its end
+        self._learns = learns
+        self._lessons = self._decoded = 0
 
-    def feed(self, chunk: bytes) -> Passed:
-        """Take the next bytes. An event beyond a MiB is content, and passes in parts: nothing else is so long.
+    def feed(self, chunk: bytes) -> Any:  # noqa: ANN401 - a pair of bytes and bool; relay's protocol names `Passed`
+        """Take the next bytes; give what may go to the client, and whether content came, new or not.
+
+        An event beyond a MiB is content, and passes in parts: nothing else is so long.
 
         Raises:
             DiffersError: the stream does not go on from what the client has.
 
         """
+        template = self._template
+        if (
+            template is not None
+            and not self._scanner.waiting
+            and (self._repeats(chunk, template) or self._repeats_each(chunk, template))
+        ):
+            self.size += len(chunk)
+            return chunk, True
         content = False
         parts: list[bytes] = []
-        for event in self._scanner.feed(chunk):
+        for raw in self._scanner.cut(chunk):
             if self.failed:
                 break
-            data, says = self._take(event)
+            if self._template is not None and raw is not chunk and self._repeats(raw, self._template):
+                content = True
+                parts.append(raw)
+                continue
+            data, says = self._take(raw, after_field(raw) if raw is chunk else self._scanner.data(raw))
             content = content or says
             if data:
                 parts.append(data)
@@ -78,7 +130,9 @@ class Passage:
             content = True
         if content and self.first_content is None:
             self.first_content = self._clock()
-        return Passed(self._sent(b"".join(parts)), content)
+        passed = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.size += len(passed)
+        return passed, content
 
     def end(self) -> bytes:
         """Note that the stream is over, and give what may still pass: `[DONE]`, a last event without its empty line.
@@ -92,7 +146,7 @@ class Passage:
         event = self._scanner.rest()
         last = _NOTHING
         if event.data is not None and not self.failed and self._counts(event.data):
-            last = self._sent(self._take(event)[0])
+            last = self._sent(self._take(event.raw, event.data)[0])
         if self.finished and not self.done and not self.failed:
             self.done = True
             last += self._sent((_BLANK if self._inside else _NOTHING) + _DONE)
@@ -103,6 +157,7 @@ class Passage:
         spent = self._tally.restarts(self._takeover.given if self._takeover else 0)
         self._takeover = Takeover(how, self.said, Frame.of(self._first), spent)
         self._scanner = EventScanner()
+        self._template = None
         self.finished = self.done = self.failed = False
 
     @property
@@ -149,41 +204,97 @@ class Passage:
         if self._takeover:
             raise DiffersError
         self.opaque = self._inside = True
+        self._template = None
         raw = self._scanner.rest().raw
         part = raw.rstrip(b"\r\n")
         self._scanner.feed(raw[len(part) :])  # that may be the beginning of the empty line
         return part
 
-    def _take(self, event: Event) -> Passed:
-        data = event.data
+    def _repeats(self, raw: bytes, template: Template) -> bool:
+        """Take an event if the template knows it. Nearly all go this way and no further: each call in here counts."""
+        middle = raw.removeprefix(template.prefix).removesuffix(template.suffix)
+        if len(raw) - len(middle) != template.around:
+            return False
+        try:
+            text = middle.decode()
+        except UnicodeDecodeError:
+            return False
+        if not text or not text.isprintable() or '"' in text or "\\" in text:  # as `is_verbatim`
+            return False
+        self._tally.passed += 1
+        if not self.opaque:
+            transcript = self._transcript
+            transcript.text += middle
+            transcript.size += len(text)
+            if transcript.size > _MOST_TEXT:
+                self._forget()
+        return True
+
+    def _repeats_each(self, chunk: bytes, template: Template) -> bool:
+        texts = template.texts(chunk)
+        if not texts:
+            return False
+        self._tally.passed += len(texts)
+        if not self.opaque:
+            self._note(((template.part, "".join(texts)),))
+        return True
+
+    def _take(self, raw: bytes, data: bytes | None) -> tuple[bytes, bool]:
         if self._inside:
             self._inside = False
-            return Passed(event.raw, content=True)
-        if data is None or not data.strip():
-            return Passed(event.raw, content=False)
-        if is_done(data):
-            self.done = True
-            released = self._takeover.end() if self._takeover else []
-            return Passed(self._added(released) + event.raw, content=False)
+            return raw, True
+        if data is None:
+            return raw, False
+        if data[:1] != _JSON_BEGINS:
+            if not data.strip():
+                return raw, False
+            if is_done(data):
+                return self._take_done(raw), False
+        return self._take_json(raw, data)
+
+    def _take_done(self, raw: bytes) -> bytes:
+        self.done = True
+        self._template = None
+        released = self._takeover.end() if self._takeover else []
+        return self._added(released) + raw
+
+    def _take_json(self, raw: bytes, data: bytes) -> tuple[bytes, bool]:
         try:
             chunk = read(data)
         except MalformedError:
             self.malformed += 1
-            return Passed(_NOTHING, content=False)
+            return _NOTHING, False
         if chunk is None:
             if self._takeover:
                 raise DiffersError
             self.opaque = True
-            return Passed(event.raw, content=False)
+            return raw, False
         if chunk.error is not None:
             self.failed = True
-            return Passed(_NOTHING, content=False)
-        return self._take_chunk(chunk, data, event.raw)
+            self._template = None
+            return _NOTHING, False
+        if self._takeover is None and (said := plain(chunk)) is not None:
+            self._first = self._first or data
+            self._take_plain(chunk, raw, said)
+            return raw, True
+        return self._take_chunk(chunk, data, raw)
 
-    def _take_chunk(self, chunk: Chunk, data: bytes, raw: bytes) -> Passed:
+    def _take_plain(self, chunk: Chunk, raw: bytes, said: tuple[str, str]) -> None:
+        self._tally.passed += 1
+        self._decoded += 1
+        if not self.opaque:
+            self._note((said,))
+        usage = chunk.told_usage
+        if usage is not None:
+            self._tally.tells(usage, usage)
+        elif self._learns and not (self.finished or self.done):
+            self._learn(raw, *said)
+
+    def _take_chunk(self, chunk: Chunk, data: bytes, raw: bytes) -> tuple[bytes, bool]:
         content = chunk.content
-        self.finished = self.finished or chunk.finished
-        self._tally.generates(content=content)
+        if chunk.finished:
+            self.finished = True
+            self._template = None
         usage = chunk.told_usage
         if self._takeover is None:
             self._first = self._first or (data if chunk.choices else _NOTHING)
@@ -191,12 +302,22 @@ class Passage:
             if content:
                 self._keep(chunk)
         else:
+            self._tally.generates(content=content)
             passed = self._added(self._takeover.take(chunk, data))
         if usage is not None:
             self._tally.tells(usage, self._takeover.recounted(usage) if self._takeover else usage)
             if self._hides_usage and not chunk.choices:
                 passed = _NOTHING
-        return Passed(passed, content)
+        return passed, content
+
+    def _learn(self, raw: bytes, part: str, text: str) -> None:
+        """Make this event the template, unless too few of those that there were have been of use."""
+        if self._lessons >= _LESSONS + (self._tally.passed - self._decoded) // _WORTH:
+            self._template = None
+        elif (template := Template.of(raw, part, text)) is not None:
+            self._lessons += 1
+            if template.holds(text):
+                self._template = template
 
     def _counts(self, data: bytes) -> bool:
         if is_done(data):
@@ -208,74 +329,31 @@ class Passage:
         return self.complete or (chunk is not None and chunk.finished)
 
     def _keep(self, chunk: Chunk) -> None:
-        self._tally.passes()
+        self._tally.passed += 1
+        self._decoded += 1
         pieces = None if self.opaque else chunk.pieces()
         if pieces is None:
             self.opaque = True
         else:
             self._note(pieces)
 
-    def _note(self, pieces: tuple[Piece, ...]) -> None:
+    def _note(self, pieces: Iterable[tuple[str, str]]) -> None:
         """Keep what has passed; a text without end is not kept."""
-        for piece in pieces:
-            self._transcript.add(piece)
-        if self._transcript.size > _MOST_TEXT:
-            self.opaque = True
-            self._transcript = Transcript()
+        transcript = self._transcript
+        for part, text in pieces:
+            transcript.add(part, text)
+        if self._template is not None and self._template.part != transcript.part:
+            self._template = None
+        if transcript.size > _MOST_TEXT:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.opaque = True
+        self._transcript = Transcript()
 
     def _added(self, released: list[New]) -> bytes:
         for _, pieces in released:
             if any(piece.text for piece in pieces):
-                self._tally.passes()
+                self._tally.gives()
             self._note(pieces)
         return b"".join(data for data, _ in released)
-
-
-class Tally:
-    """Counts a passage's tokens. An upstream tells how many there are last, if at all: an event is taken for one."""
-
-    def __init__(self) -> None:
-        """Start at nothing."""
-        self.told: Usage | None = None
-        self._streams = 1
-        self._given = 0
-        self._read: int | None = None
-        self._generated = 0
-        self._passed = 0
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens the client has."""
-        told = self.told.completion_tokens if self.told else None
-        return told or self._passed
-
-    @property
-    def lost(self) -> Usage | None:
-        """What was read and generated more than once: the prompt by each further stream, tokens that were withheld."""
-        if self._streams == 1:
-            return None
-        prompt = self.told.prompt_tokens if self.told else None
-        if prompt is None or self._read is None:
-            return Usage(None, self._generated - self._passed)
-        return Usage(prompt * (self._streams - 2) + self._given + self._read, self._generated - self._passed)
-
-    def generates(self, *, content: bool) -> None:
-        """Count what an upstream generated."""
-        self._generated += content
-
-    def passes(self) -> None:
-        """Count what the client got of it."""
-        self._passed += 1
-
-    def tells(self, usage: Usage, whole: Usage) -> None:
-        """Note what an upstream told of itself, and what that comes to for the `whole`."""
-        self._read, self.told = usage.prompt_tokens, whole
-
-    def restarts(self, given: int) -> int:
-        """Begin with a further stream, the last one having been `given` tokens with its prompt; give the client's."""
-        tokens = self.tokens
-        self._generated += tokens - self._passed
-        self._passed, self.told, self._read = tokens, None, None
-        self._streams += 1
-        self._given += given
-        return tokens

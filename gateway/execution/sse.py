@@ -14,6 +14,8 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _PLAIN_END: Final = b"\n\n"
 _LONGEST_END: Final = 4
+_CR: Final = 13  # as a number: to look for one byte among others is eight times as fast so
+_LF: Final = b"\n"
 _FIELD: Final = b"data:"
 
 
@@ -25,55 +27,70 @@ class Event(NamedTuple):
 
 
 class EventScanner:
-    """Cuts a stream of bytes into events. Mutable: what has come of the event that has not ended."""
+    """Cuts a stream of bytes into events. Mutable: what has come of the event that has not ended.
+
+    `waiting` is how many bytes that are.
+    """
+
+    __slots__ = ("_begun", "_part", "waiting")
 
     def __init__(self) -> None:
         """Start at the stream's first byte."""
+        self.waiting = 0
         self._part = bytearray()
         self._begun = False
 
-    @property
-    def waiting(self) -> int:
-        """How many bytes have come since the last event ended."""
-        return len(self._part)
-
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes, give the events that they complete; the work is linear in the bytes."""
-        if self._begun and not self._part and _is_one(chunk):
-            return [Event(chunk, chunk[6:-2])]
-        if not self._part and chunk.endswith(_PLAIN_END) and b"\r" not in chunk:
-            return [self._event(raw + _PLAIN_END) for raw in chunk[:-2].split(_PLAIN_END)]
-        searched = max(0, len(self._part) - _LONGEST_END)
-        self._part += chunk
-        events: list[Event] = []
+        return [Event(raw, self.data(raw)) for raw in self.cut(chunk)]
+
+    def cut(self, chunk: bytes) -> list[bytes]:
+        """Do as `feed`, and give the events' bytes alone. Of the first `data` must be asked for, of others it may be.
+
+        The chunk itself is given only if it is one event of one line, whose data is `after_field`.
+        """
+        if not self.waiting and chunk[-2:] == _PLAIN_END and _CR not in chunk:
+            if self._begun and is_one_line(chunk):
+                return [chunk]
+            return [raw + _PLAIN_END for raw in chunk[:-2].split(_PLAIN_END)]
+        part = self._part
+        searched = max(0, len(part) - _LONGEST_END)
+        part += chunk
+        events: list[bytes] = []
         start = 0
-        for end in _END.finditer(self._part, searched):
-            events.append(self._event(bytes(self._part[start : end.end()])))
+        for end in _END.finditer(part, searched):
+            events.append(bytes(part[start : end.end()]))
             start = end.end()
-        del self._part[:start]
+        del part[:start]
+        self.waiting = len(part)
         return events
 
     def rest(self) -> Event:
         """Give what has come of the event that has not ended, as if it had; nothing is left then."""
         raw = bytes(self._part)
         self._part.clear()
-        return self._event(raw)
+        self.waiting = 0
+        return Event(raw, self.data(raw))
 
-    def _event(self, raw: bytes) -> Event:
+    def data(self, raw: bytes) -> bytes | None:
+        """Give the data of an event that was cut out, None where it has none."""
         text = raw
         if not self._begun:
             self._begun = True
             text = raw.removeprefix(_BOM)
-        if text.startswith(_FIELD) and text.endswith(_PLAIN_END) and b"\r" not in text and text.count(b"\n") == 2:  # noqa: PLR2004 - those at its end
-            return Event(raw, text[5:-2].removeprefix(b" "))
-        return Event(raw, _data(text))
+        if is_one_line(text):
+            return after_field(text)
+        return _data(text)
 
 
-def _is_one(chunk: bytes) -> bool:
-    """Tell whether bytes are one event of one line, as nearly all are: `data: ...` and the empty line."""
-    return (
-        chunk.startswith(b"data: ") and chunk.endswith(_PLAIN_END) and chunk.count(b"\n") == 2 and b"\r" not in chunk  # noqa: PLR2004 - those at its end
-    )
+def is_one_line(event: bytes) -> bool:
+    """Tell whether an event is of one line, as nearly all are: `data: ...` and the empty line."""
+    return event[:5] == _FIELD and event[-2:] == _PLAIN_END and event.find(_LF) == len(event) - 2 and _CR not in event
+
+
+def after_field(event: bytes) -> bytes:
+    """Give the data of an event of one line."""
+    return event[5:-2].removeprefix(b" ")
 
 
 def _data(text: bytes) -> bytes | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.execution.chunks import Chunk, MalformedError, Piece, _usage_anywhere, is_done, read, usage_in
+from gateway.execution.chunks import Chunk, MalformedError, Piece, _usage_anywhere, is_done, plain, read, usage_in
 from gateway.execution.outcome import Usage
 
 Pieces = list[tuple[str, str]]
@@ -327,6 +327,36 @@ def test_the_usage_is_the_same_wherever_it_stands(before: list[str], usage: str,
     ],
 )
 def test_a_text_alone_is_read_as_one_among_others(delta: str, pieces: tuple[Piece, ...] | None) -> None:
-    chunk = read(f'{{"choices":[{{"index":0,"delta":{delta}}}]}}'.encode())
-    assert chunk is not None
+    chunk = chunk_of(f'{{"choices":[{{"index":0,"delta":{delta}}}]}}'.encode())
+    said = plain(chunk)
     assert chunk.pieces() == pieces
+    assert said == (pieces[0] if pieces and len(pieces) == 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (b'{"choices":[{"text":"a"}]}', ("text", "a")),
+        (b'{"choices":[{"text":"a","delta":null,"index":null,"finish_reason":""}]}', ("text", "a")),
+        (b'{"choices":[{"text":"a","delta":{"content":""}}]}', ("text", "a")),
+        (b'{"choices":[{"text":"a","delta":{"content":"b"}}]}', None),
+        (b'{"choices":[{"text":["a"]}]}', None),
+        (delta(reasoning="a", reasoning_content=None), ("reasoning", "a")),
+        (delta(reasoning="a", reasoning_content="b", content=""), ("reasoning", "b")),
+        (delta(reasoning="a", reasoning_details=[1]), None),
+        (delta(content="a", function_call={}), ("content", "a")),
+        (delta(content="a", audio={"data": "AA"}), None),
+        (b'{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":1}}', ("content", "a")),
+        (b'{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}', None),
+        (b'{"choices":[{"delta":{"content":"a"},"index":1}]}', None),
+        (b'{"choices":[{"delta":{"content":"a"}},{}]}', None),
+        (b'{"choices":[{}]}', None),
+        (b'{"choices":[]}', None),
+        (b"{}", None),
+    ],
+)
+def test_a_chunk_that_says_one_text_is_plain(event: bytes, said: tuple[str, str] | None) -> None:
+    chunk = chunk_of(event)
+    assert plain(chunk) == said
+    if said is not None:
+        assert (chunk.content, chunk.finished, chunk.pieces()) == (True, False, (said,))

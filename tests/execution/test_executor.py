@@ -73,6 +73,6 @@ def test_a_watch_sees_the_same_whatever_the_chunks(size: int) -> None:
     stream = b": hello\n\n" * 600 + CONTENT * 600 + usage + DONE
     clock = itertools.count().__next__
     passage = Passage(lambda: float(clock()))
-    passed = b"".join(passage.feed(stream[place : place + size]).data for place in range(0, len(stream), size))
+    passed = b"".join(passage.feed(stream[place : place + size])[0] for place in range(0, len(stream), size))
     assert (passed, passage.size, passage.truncated, passage.first_content) == (stream, len(stream), False, 0.0)
     assert passage.usage == Usage(3, 4)

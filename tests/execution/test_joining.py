@@ -27,7 +27,7 @@ def runs(*texts: tuple[str, str]) -> Runs:
 def joined(pieces: Iterable[Piece]) -> Runs:
     transcript = Transcript()
     for piece in pieces:
-        transcript.add(piece)
+        transcript.add(*piece)
     return transcript.runs()
 
 

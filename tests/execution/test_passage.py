@@ -64,7 +64,7 @@ def passing(*, hides_usage: bool = False, keeps: bool = True) -> Passage:
 
 
 def feed(passage: Passage, *chunks: bytes) -> bytes:
-    return b"".join(passage.feed(chunk).data for chunk in chunks)
+    return b"".join(passage.feed(chunk)[0] for chunk in chunks)
 
 
 def events(stream: bytes) -> list[Any]:
@@ -82,7 +82,7 @@ def answer(stream: bytes) -> Runs:
     for event in EventScanner().feed(stream):
         said = read(event.data) if event.data and event.data != b"[DONE]" else None
         for piece in (said.pieces() if said else None) or ():
-            transcript.add(piece)
+            transcript.add(*piece)
     return transcript.runs()
 
 
@@ -212,7 +212,7 @@ def test_the_first_content_is_timed_once() -> None:
     assert passage.first_content is None
     assert passage.feed(b"\n") == (CONTENT, True)
     assert passage.feed(COMMENT + FINISH + DONE) == (COMMENT + FINISH + DONE, False)
-    assert passage.feed(CONTENT).content
+    assert passage.feed(CONTENT)[1]
     assert passage.first_content == 0.0
 
 
@@ -303,7 +303,7 @@ def test_what_follows_a_long_event_is_read(end: bytes, place: int, rest: bytes) 
 def test_many_short_comments_are_no_content() -> None:
     passage = passing()
     pings = [b": ping\n\n" + b"x" * 60_000 + b"\n\n"] * 40
-    assert not any(passage.feed(ping).content for ping in pings)
+    assert not any(passage.feed(ping)[1] for ping in pings)
     assert not passage.opaque
 
 
@@ -371,7 +371,7 @@ def test_replays_make_one_stream_wherever_the_others_break(data: st.DataObject) 
         if name != "first":
             passage.taken_over("replay")
         for part in draw(cut(stream[:end])):
-            got += passage.feed(part).data
+            got += passage.feed(part)[0]
         got += passage.end() if draw(st.booleans()) or passage.complete else b""
         if passage.complete:
             break
@@ -396,7 +396,7 @@ def test_any_rescues_make_one_stream_wherever_the_others_break(data: st.DataObje
         if name != "first":
             passage.taken_over(how if known else "replay")
         for part in draw(cut(stream[:end])):
-            got += passage.feed(part).data
+            got += passage.feed(part)[0]
         got += passage.end() if draw(st.booleans()) or passage.complete else b""
         if passage.complete:
             break

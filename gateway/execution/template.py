@@ -1,0 +1,77 @@
+"""What nearly all events of one stream have in common: they are the same bytes but for the text.
+
+So an event that has been decoded is a template for those that follow. It is cut at the text: `prefix`, text, `suffix`.
+What begins and ends so says what stands between, and need not be decoded. That is exact, not a guess:
+
+- The text is a whole JSON string: the prefix ends with its opening quote, the suffix begins with its closing one. Other
+  characters in its place, none of them a quote, a backslash or a control character, leave all tokens of the event as
+  they are, but for the value of that string.
+- That this string is what is read is tried once, with another text in its place. JSON does not choose a member by
+  another one's value, so that it holds for every text that is not empty.
+- The event is one line of `data:` and the empty line, and the text has no line end: what begins and ends so is one
+  event.
+"""
+
+from typing import Final
+
+from gateway.execution.chunks import MalformedError, plain, read
+from gateway.execution.sse import is_one_line
+
+_FIELD: Final = b"data:"
+_OTHER: Final = "~"
+
+
+def is_verbatim(text: str) -> bool:
+    """Tell whether a text stands in JSON as it is, and is not empty; some that do so are left out."""
+    return bool(text) and text.isprintable() and '"' not in text and "\\" not in text
+
+
+class Template:
+    """The bytes around a text that is added to a `part` of the answer; `around` is how many they are."""
+
+    __slots__ = ("around", "part", "prefix", "suffix")
+
+    def __init__(self, part: str, prefix: bytes, suffix: bytes) -> None:
+        """Take what stands before the text and behind it."""
+        self.part = part
+        self.prefix = prefix
+        self.suffix = suffix
+        self.around = len(prefix) + len(suffix)
+
+    @classmethod
+    def of(cls, event: bytes, part: str, text: str) -> "Template | None":
+        """Cut an event at the text that it says; None where that does not stand in it as it is. It may not hold."""
+        if not is_verbatim(text) or not is_one_line(event):
+            return None
+        body = text.encode()
+        for quote in (b':"', b': "'):
+            prefix, found, suffix = event.rpartition(quote + body + b'"')
+            if found:
+                return cls(part, prefix + quote, b'"' + suffix)
+        return None
+
+    def texts(self, chunk: bytes) -> list[str] | None:
+        """Give what several events say; None for one, and where one of them or their end is of another form."""
+        before, *events = chunk.split(self.prefix)
+        if before or len(events) == 1:
+            return None
+        texts: list[str] = []
+        for event in events:
+            middle = event.removesuffix(self.suffix)
+            try:
+                text = middle.decode()
+            except UnicodeDecodeError:
+                return None
+            if len(middle) == len(event) or not is_verbatim(text):
+                return None
+            texts.append(text)
+        return texts
+
+    def holds(self, text: str) -> bool:
+        """Try whether the event says another text when that stands in the text's place, and nothing else."""
+        other = text + _OTHER
+        try:
+            chunk = read((self.prefix + other.encode() + self.suffix).removeprefix(_FIELD))
+        except MalformedError:
+            return False
+        return chunk is not None and plain(chunk) == (self.part, other)
