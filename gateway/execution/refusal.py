@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
         kept = [(name, value) for name, value in fields if not name.lower().startswith("content-")]
         headers = [*kept, ("Content-Type", "application/json")]
         return Refusal(deployment.name, answer.status, headers, _WITHHELD)
-    return Refusal(deployment.name, answer.status, fields, _masked(body, _spellings(deployment.key)))
+    return Refusal(deployment.name, answer.status, fields, _masked(body, deployment.key))
 
 
 def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:
@@ -73,10 +74,26 @@ def _spellings(secret: SecretStr | None) -> frozenset[str]:
     return frozenset({key, quoted, quoted.replace("/", "\\/"), quote(key, safe="")})
 
 
-def _masked(body: bytes, spellings: Iterable[str]) -> bytes:
+def _masked(body: bytes, secret: SecretStr | None) -> bytes:
+    spellings = _spellings(secret)
     for form in spellings:
         body = body.replace(form.encode(), _MASK)
+    if secret is not None and spellings and b"\\u" in body:
+        body = _escaped(secret).sub(_MASK, body)
     return body
+
+
+@lru_cache(maxsize=1024)
+def _escaped(secret: SecretStr) -> re.Pattern[bytes]:
+    """Find a key of which any characters are written as JSON's escapes of their codes."""
+    return re.compile(b"".join(map(_escapable, secret.get_secret_value())))
+
+
+def _escapable(character: str) -> bytes:
+    plain, code = re.escape(character.encode()), character.encode("utf-16-be").hex()
+    escaped = "".join(rf"\\u(?i:{code[at : at + 4]})" for at in range(0, len(code), 4)).encode()
+    short = rb"\\?" if character == "/" else rb"\\" if character in '"\\' else b""
+    return b"(?:" + short + plain + b"|" + escaped + b")"
 
 
 def retry_after(headers: Iterable[tuple[str, str]]) -> float | None:

@@ -30,6 +30,26 @@ async def test_our_key_is_masked_in_an_upstreams_error(config: Config) -> None:
         assert a.requests[0].values("authorization") == [f"Bearer {KEY}"]
 
 
+@pytest.mark.parametrize(
+    ("said", "passed"),
+    [
+        (r"sk-canary/\u002B\u00220123456789", "***"),  # System.Text.Json
+        (r"sk-canary\/\u002b\"0123456789", "***"),
+        (r"\u0073k-canary/+\"012345678\u0039", "***"),
+        (r"sk-canary/\u002C\u00220123456789", r"sk-canary/\u002C\u00220123456789"),
+        (r"sk-canary/\U002B\u00220123456789", r"sk-canary/\U002B\u00220123456789"),
+    ],
+)
+async def test_our_key_is_masked_however_json_escapes_it(config: Config, said: str, passed: str) -> None:
+    body = f'{{"error": {{"message": "bad key {said}"}}}}'
+    async with (
+        ScriptedUpstream([Send(status(400, "No", body.encode()))]) as a,
+        running(config, {"m": keyed(a.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.body) == (400, body.replace(said, passed).encode())
+
+
 @pytest.mark.parametrize("headers", [[("content-encoding", "gzip")], []])
 async def test_an_error_that_cannot_be_read_is_withheld(config: Config, headers: list[tuple[str, str]]) -> None:
     body = gzip.compress(KEY.encode()) if headers else KEY.encode() + b"x" * (1 << 20)
