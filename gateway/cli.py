@@ -101,7 +101,7 @@ def url(text: str) -> str:
 
 
 def transport(text: str) -> Transport:
-    """Read how upstreams are asked."""
+    """Read how requests pass."""
     if text not in TRANSPORTS:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected one of: {', '.join(TRANSPORTS)}")
     return TRANSPORTS[TRANSPORTS.index(text)]
@@ -163,7 +163,7 @@ class _Flags:
         self.add("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", reads=seconds, told=told, default="30")
 
     def transport(self) -> None:
-        told = "how upstreams are asked: direct, or session, the slower way that leans on aiohttp's public API alone"
+        told = "how requests pass: direct, or session, the slower way that leaves all of it to aiohttp"
         self.add("--transport", "GATEWAY_TRANSPORT", reads=transport, told=told, default="direct")
 
 

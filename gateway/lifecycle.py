@@ -22,16 +22,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import uvloop
-from aiohttp import HttpVersion10, HttpVersion11, StreamReader, http_parser, web
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp import http_parser, web
 
-from gateway.api.context import SERVER, request_id_of
-from gateway.api.errors import error_response
 from gateway.capacity import Capacity, bounds, open_files
+from gateway.connection import Connection
 from gateway.heap import settle
 from gateway.listener import Listener
-from gateway.server import GATEWAY, HANDLER_ARGS, Options, create_app
+from gateway.server import GATEWAY, Options, create_app
+from gateway.short_way import ShortWay
 
 _GOOD_NEWS: Final = frozenset({"connections.accepted", "connections.free"})
 _POLL: Final = 0.02
@@ -49,83 +47,6 @@ class Listen:
     port: int = 8080
     drain: float = 30.0
     connections: int | None = None
-
-
-class Protocol(web.RequestHandler):
-    """Aiohttp's protocol, but for errors that it would answer itself.
-
-    Its answer to a malformed request quotes the bytes, which may hold a key; this one does not. Its parser, when it
-    fails inside a body, tells the next request's handler and not the body's reader; this one tells both. `capacity`
-    holds each connection until its last byte has left.
-    """
-
-    __slots__ = ("_body", "_capacity")
-
-    def __init__(self, capacity: Capacity, *args: object, **more: object) -> None:
-        """Make one for a connection to come."""
-        super().__init__(*args, **more)  # type: ignore[arg-type] # aiohttp's own
-        self._body: StreamReader = EMPTY_PAYLOAD
-        self._capacity = capacity
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self._current_request is None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection in."""
-        self._capacity.enter(self, transport)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the connection."""
-        self._capacity.leave(self)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse bytes; `_body` is where the newest request's body arrives.
-
-        A reader that the same bytes have woken would not look for the break before it waits again: it is told then.
-        """
-        super().data_received(data)
-        for message, body in self._messages:
-            if not isinstance(message, _ErrInfo):
-                self._body = body
-            elif not self._body.is_eof():
-                broken = web.RequestPayloadError("the body is not well framed")
-                self._loop.call_soon(self._body.set_exception, broken)
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer, in no other version than our own (RFC 9110 6.2).
-
-        The refusal of a strange Expect, which no middleware sees, quotes it and is replaced; a body that is still to
-        come may then never come (RFC 9110 10.1.1).
-        """
-        if isinstance(resp, web.HTTPException):
-            resp = error_response(resp.status, resp.reason.lower())
-            if not request.content.is_eof():
-                resp.force_close()
-        if request.version not in (HttpVersion10, HttpVersion11):
-            request._cache["version"] = HttpVersion11  # noqa: SLF001 - aiohttp answers in what it finds there
-        return await super().finish_response(request, resp, start_time)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Log as aiohttp does, answer in OpenAI's shape, close the connection."""
-        super().handle_error(request, status, exc, message)
-        text = "the gateway failed" if status >= 500 else "the request is not well-formed HTTP"  # noqa: PLR2004 - 5xx
-        code = "internal_error" if status >= 500 else "malformed_request"  # noqa: PLR2004 - as above
-        headers = {"Server": SERVER, "x-request-id": request_id_of(None)}
-        response = error_response(status, text, code=code, headers=headers)
-        response.force_close()
-        return response
 
 
 class CannotServeError(Exception):
@@ -202,9 +123,12 @@ class Door:
             transport.abort()  # type: ignore[attr-defined] # a TCP connection's has it
         await self.runner.cleanup()
 
-    def _protocol(self) -> Protocol:
-        arguments = {name: value for name, value in HANDLER_ARGS.items() if name != "handler_cancellation"}
-        return Protocol(self.capacity, self.runner.server, loop=asyncio.get_running_loop(), **arguments)
+    def _protocol(self) -> Connection:
+        server = self.runner.server
+        assert server is not None  # noqa: S101 - it is set up before it listens
+        if self.gateway.upstream.transport == "direct":
+            return ShortWay(self.capacity, server, self.gateway)
+        return Connection(self.capacity, server)
 
     def _tell(self, event: str, fields: Mapping[str, object]) -> None:
         say = self.gateway.log.info if event in _GOOD_NEWS else self.gateway.log.warning

@@ -71,7 +71,7 @@ _LEDGER_SECONDS: Final = 5.0
 class Options:
     """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr.
 
-    `transport` is how upstreams are asked (`execution.direct`).
+    `transport` is how requests pass: `direct` takes the short ways through aiohttp (`short_way`, `execution.direct`).
     """
 
     config_dir: Path = Path("config")
@@ -163,6 +163,7 @@ class Gateway:
             clock=time.monotonic,
             dice=random.random,
         )
+        self.openai = OpenAI(self.executor, lambda: self.manager.snapshot, options.limits, self.tracing.sampling)
         self.models = Models(self.manager, self.traffic, self.executor.in_flight)
         self.events = Events(
             Board(
@@ -424,9 +425,6 @@ def create_app(options: Options | None = None) -> web.Application:
 
 def _routes(gateway: Gateway) -> list[web.AbstractRouteDef]:
     """Give what is served of a gateway: the API, and what tells of the gateway itself."""
-    openai = OpenAI(
-        gateway.executor, lambda: gateway.manager.snapshot, gateway.options.limits, gateway.tracing.sampling
-    )
     admin = Admin(
         manager=gateway.manager,
         models=gateway.models,
@@ -450,4 +448,5 @@ def _routes(gateway: Gateway) -> list[web.AbstractRouteDef]:
     )
     recent = Stats(gateway.ledger, lambda: gateway.manager.snapshot)
     told = (admin, scrape, recent, gateway.events)
-    return [*openai.routes(), *plan_routes(gateway.manager), *(route for each in told for route in each.routes())]
+    routes = [*gateway.openai.routes(), *plan_routes(gateway.manager)]
+    return [*routes, *(route for each in told for route in each.routes())]

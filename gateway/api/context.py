@@ -1,19 +1,20 @@
 """What travels with a request through the handlers, and the header fields that every answer carries."""
 
-import os
+import random
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.hdrs import METH_CONNECT
 
-from gateway.api.errors import RequestError, error_response
+from gateway.api.errors import RequestError, error_response, refusal
+from gateway.execution.client import SERVER
 from gateway.routing.snapshot import Snapshot
 
 REQUEST_ID: Final = web.RequestKey("REQUEST_ID", str)
 GENERATION: Final = web.RequestKey("GENERATION", int)
-SERVER: Final = "hybrid-inference-gateway"
 _SANE: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-fv:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 
@@ -24,7 +25,7 @@ def request_id_of(offered: str | None) -> str:
     """Take the client's request id if it is sane (printable, short), make one otherwise."""
     if offered is not None and _SANE.fullmatch(offered):
         return offered
-    return os.urandom(16).hex()
+    return f"{random.getrandbits(128):032x}"
 
 
 def check_framing(request: web.BaseRequest) -> None:
@@ -38,13 +39,19 @@ def check_framing(request: web.BaseRequest) -> None:
     version = request.version
     if version not in (HttpVersion10, HttpVersion11):
         raise RequestError(505, "expected HTTP/1.1", code="version_not_supported")
-    if not _HOST.fullmatch(request.headers.get("Host", "")):
+    if not is_host(request.headers.get("Host", "")):
         raise RequestError(400, "host: expected a host and perhaps a port", code="malformed_request", param="host")
     coding = request.headers.get("Transfer-Encoding")
     if coding is not None and version == HttpVersion10:
         raise RequestError(400, "transfer-encoding: expected none in HTTP/1.0", code="malformed_request")
     if coding is not None and coding.lower() != "chunked":
         raise RequestError(501, "transfer-encoding: expected chunked alone", code="unsupported_coding")
+
+
+@lru_cache(maxsize=64)
+def is_host(text: str) -> bool:
+    """Tell whether a Host field names a host and perhaps a port, or is empty (RFC 9112 3.2)."""
+    return _HOST.fullmatch(text) is not None
 
 
 @web.middleware
@@ -61,8 +68,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_framed = True
         return await handler(request)
     except RequestError as error:
-        headers = {"Retry-After": "1"} if error.status == 503 else None  # noqa: PLR2004 - RFC 9110 15.6.4
-        answer = error_response(error.status, error.message, code=error.code, param=error.param, headers=headers)
+        answer = refusal(error)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         message = f"{request.method} is not answered here, expected {allowed}"
@@ -94,7 +100,8 @@ class Stamp:
         snapshot = self._current()
         headers["Server"] = SERVER
         headers["x-request-id"] = request.get(REQUEST_ID) or request_id_of(request.headers.get("x-request-id"))
-        headers["x-gateway-generation"] = str(request.get(GENERATION, snapshot.generation if snapshot else 0))
+        if "x-gateway-generation" not in headers:
+            headers["x-gateway-generation"] = str(request.get(GENERATION, snapshot.generation if snapshot else 0))
         if self._draining() or request.method == METH_CONNECT or "Upgrade" in request.headers:
             response.force_close()
             headers["Connection"] = "close"  # aiohttp has made up its mind about this field by now

@@ -49,6 +49,12 @@ def error_response(
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
+def refusal(error: RequestError) -> web.Response:
+    """Answer a request that is refused; a 503 says when to ask again (RFC 9110 15.6.4)."""
+    headers = {"Retry-After": "1"} if error.status == 503 else None  # noqa: PLR2004 - as it says
+    return error_response(error.status, error.message, code=error.code, param=error.param, headers=headers)
+
+
 def unknown_model(model: str, known: Iterable[str]) -> RequestError:
     """Say that a model is not served, and which name may have been meant."""
     shown = model if len(model) <= _SHOWN else model[:_SHOWN] + "..."

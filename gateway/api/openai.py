@@ -8,28 +8,32 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Final
 
 import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.adapters.edited import LARGE
 from gateway.adapters.openai_compatible import OPERATIONS, Operation, UnreplaceableModelError
 from gateway.api.context import GENERATION, REQUEST_ID, check_framing
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
+from gateway.execution.client import Client, ClientLeftError, WebClient
 from gateway.execution.executor import CLIENT_LEFT, Ask, Executor
 from gateway.execution.outcome import Outcome
-from gateway.execution.relay import ClientLeftError, WebClient
 from gateway.execution.trace import Sampling, Trace
 from gateway.execution.upstream import Call
-from gateway.routing.snapshot import Model, Route, Snapshot
+from gateway.routing.snapshot import Model, Snapshot
 
+JSON: Final = "application/json"
 _FORWARDED: Final = ("Accept",)
 _TRACE: Final = ("traceparent", "tracestate")
 _GRACE: Final = 30.0
 _SLOWEST: Final = 16_384
+_NO_FIELDS: Final = CIMultiDictProxy(CIMultiDict[str]())
 _CREDIT: Final = 8
 """How many times what has come of a body may be set aside for it, on its word."""
 
@@ -57,41 +61,39 @@ _SHOWN: Final = {
 _peek: Final = msgspec.json.Decoder(Peek)
 
 
-@dataclass(slots=True)
-class _Refused:
-    """A request that may yet be refused, as far as it is known; what its Outcome will say then."""
-
-    request_id: str
-    operation: Operation
-    began: float
-    model: str = ""
-    stream: bool = False
-    generation: int = 0
-    trace: Trace | None = None
-
-    def outcome(self, status: int, failure: str) -> Outcome:
-        return Outcome(
-            request_id=self.request_id,
-            operation=self.operation,
-            model=self.model,
-            served_model=None,
-            generation=self.generation,
-            stream=self.stream,
-            status=status,
-            attempts=(),
-            fallback=False,
-            duration=(time.monotonic() - self.began) * 1000,
-            failure=failure,
-            trace=self.trace,
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a request may take: bytes of body, and the seconds a body may stall."""
 
     body: int = 32 << 20
     stall: float = _GRACE
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request whose head is there; `kind` is its media type.
+
+    Its `body` is there, too, and then its head was looked at; or it is still to be read.
+
+    Mutable: the `generation`, once it is known; and what is forgotten once it has been read.
+    """
+
+    operation: Operation
+    request_id: str
+    headers: CIMultiDictProxy[str] = field(repr=False)  # they hold the client's key
+    content: StreamReader
+    kind: str = JSON
+    body: bytes | None = field(default=None, repr=False)
+    generation: int | None = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing of the body is still to come."""
+        return self.content.is_eof()
+
+    def forget(self) -> None:
+        """Let go of the head and the body, which a stream would hold for as long as it lasts."""
+        self.headers, self.content, self.body = _NO_FIELDS, EMPTY_PAYLOAD, None
 
 
 class OpenAI:
@@ -140,64 +142,80 @@ class OpenAI:
             raise web.HTTPExpectationFailed
         with suppress(RequestError):
             check_framing(request)
-            _check_head(request, self._limits.body)
+            _check_head(request.headers, _kind(request), self._limits.body)
             if request.version == HttpVersion11:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0  # the answer proper has not begun
 
     async def routed(self, request: web.Request, operation: Operation) -> web.StreamResponse:
         """Answer a request by the model it names."""
-        trace = self._trace(request)
-        refused = _Refused(request[REQUEST_ID], operation, time.monotonic(), trace=trace)
+        client = WebClient(request)
+        asked = Asked(operation, request[REQUEST_ID], request.headers, request.content, _kind(request))
         try:
-            _check_head(request, self._limits.body)
-            body = await read_body(request, self._limits)
+            unanswered = await self.answer(asked, client)
+        finally:
+            if asked.generation is not None:
+                request[GENERATION] = asked.generation
+        if unanswered is not None:
+            return unanswered
+        assert client.response is not None  # noqa: S101 - an answer was begun
+        return client.response
+
+    async def answer(self, asked: Asked, client: Client) -> web.Response | None:
+        """Get the client its answer; what comes back is still to be sent, and says why there is none.
+
+        Raises:
+            RequestError: the request is refused; nothing has been sent.
+
+        """
+        began, peek = time.monotonic(), None
+        trace = self._trace(asked.headers) if self._sampling else None
+        try:
+            body = asked.body
+            if body is None or len(body) > self._limits.body:
+                _check_head(asked.headers, asked.kind, self._limits.body)
+                body = await read_body(asked.content, self._limits, int(asked.headers.get("Content-Length", 0)))
             peek = peek_body(body)
-            refused.model, refused.stream = peek.model, bool(peek.stream)
-            snapshot = self._snapshot(request)
-            refused.generation = snapshot.generation
+            snapshot = self._current()
+            if snapshot is None:
+                raise _no_configuration()
+            asked.generation = client.generation = snapshot.generation
             route = snapshot.routes.get(peek.model)
             if route is None:
                 raise unknown_model(peek.model, snapshot.routes)
         except RequestError as error:
-            self._executor.tell(refused.outcome(error.status, error.code or "invalid_request"))
+            self._executor.tell(_refused(asked, peek, began, trace, error.status, error.code or "invalid_request"))
             raise
         except asyncio.CancelledError:
-            self._executor.tell(refused.outcome(CLIENT_LEFT, "client_left"))
+            self._executor.tell(_refused(asked, peek, began, trace, CLIENT_LEFT, "client_left"))
             raise
-        call = _call(request, operation, body, _FORWARDED if trace else _FORWARDED + _TRACE)
-        ask = Ask(request[REQUEST_ID], peek.model, bool(peek.stream), call, peek.adds_usage(operation), trace)
-        return await self._answer(request, ask, snapshot, route)
-
-    async def _answer(self, request: web.Request, ask: Ask, snapshot: Snapshot, route: Route) -> web.StreamResponse:
-        client = WebClient(request)
-        unanswered = None
+        call = _call(asked, body, _FORWARDED if trace else _FORWARDED + _TRACE)
+        asked.forget()
+        del body
+        ask = Ask(asked.request_id, peek.model, bool(peek.stream), call, peek.adds_usage(asked.operation), trace)
         try:
             unanswered = await self._executor.run(ask, snapshot, route, client)
         except ClientLeftError:
-            pass  # what has been begun is all there will be
+            return None  # what has been begun is all there will be
         except UnreplaceableModelError as error:
             raise RequestError(400, str(error), param="model") from error
-        if unanswered is not None:
-            return unanswered_response(unanswered, ask.model)
-        assert client.response is not None  # noqa: S101 - an answer was begun
-        return client.response
+        return None if unanswered is None else unanswered_response(unanswered, ask.model)
 
-    def _trace(self, request: web.Request) -> Trace | None:
+    def _trace(self, headers: CIMultiDictProxy[str]) -> Trace | None:
         if self._sampling is None:
             return None
-        return self._sampling.begin(*(request.headers.getall(name, ()) for name in _TRACE))
+        return self._sampling.begin(*(headers.getall(name, ()) for name in _TRACE))
 
-    def _snapshot(self, request: web.Request) -> Snapshot:
+    def _snapshot(self) -> Snapshot:
         snapshot = self._current()
         if snapshot is None:
-            raise RequestError(503, "the gateway has no valid configuration yet", code="no_configuration")
-        request[GENERATION] = snapshot.generation
+            raise _no_configuration()
         return snapshot
 
     async def list_models(self, request: web.Request) -> web.Response:
         """Answer `GET /v1/models`; the body is made once a generation."""
-        snapshot = self._snapshot(request)
+        snapshot = self._snapshot()
+        request[GENERATION] = snapshot.generation
         if self._listed[0] != snapshot.generation:
             data = [self._model(model) for model in snapshot.models]
             self._listed = (snapshot.generation, _json({"object": "list", "data": data}))
@@ -205,7 +223,8 @@ class OpenAI:
 
     async def show_model(self, request: web.Request) -> web.Response:
         """Answer `GET /v1/models/{id}`, an alias included."""
-        snapshot = self._snapshot(request)
+        snapshot = self._snapshot()
+        request[GENERATION] = snapshot.generation
         name = request.match_info["id"]
         route = snapshot.routes.get(name)
         if route is None:
@@ -218,31 +237,56 @@ class OpenAI:
         return {"id": model.id, "object": "model", "created": self._created, **owner, **model.metadata}
 
 
+def _no_configuration() -> RequestError:
+    return RequestError(503, "the gateway has no valid configuration yet", code="no_configuration")
+
+
+def _refused(  # noqa: PLR0917 - what is known of it
+    asked: Asked, peek: Peek | None, began: float, trace: Trace | None, status: int, failure: str
+) -> Outcome:
+    return Outcome(
+        request_id=asked.request_id,
+        operation=asked.operation,
+        model=peek.model if peek else "",
+        served_model=None,
+        generation=asked.generation or 0,
+        stream=bool(peek and peek.stream),
+        status=status,
+        attempts=(),
+        fallback=False,
+        duration=(time.monotonic() - began) * 1000,
+        failure=failure,
+        trace=trace,
+    )
+
+
 def _json(value: object) -> bytes:
     return msgspec.json.encode(value, enc_hook=dict)  # a frozen mapping is the one thing that it does not know
 
 
-def _call(request: web.Request, operation: Operation, body: bytes, forwarded: Iterable[str]) -> Call:
-    headers = {"Content-Type": "application/json", "x-request-id": request[REQUEST_ID]}
+def _call(asked: Asked, body: bytes, forwarded: Iterable[str]) -> Call:
+    headers = {"Content-Type": "application/json", "x-request-id": asked.request_id}
     for name in forwarded:
-        value = request.headers.get(name)
+        value = asked.headers.get(name)
         if value is not None and value.isascii() and value.isprintable():
             headers[name] = value
-    return Call(operation, body, headers)
+    return Call(asked.operation, body, headers)
 
 
-def _check_head(request: web.Request, limit: int) -> None:
-    kind = request.content_type.lower()
-    named = "Content-Type" in request.headers
-    if named and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+def _kind(request: web.Request) -> str:
+    return request.content_type.lower() if "Content-Type" in request.headers else JSON
+
+
+def _check_head(headers: CIMultiDictProxy[str], kind: str, limit: int) -> None:
+    if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         shown = repr(kind[:100])
         raise RequestError(400, f"content-type: found {shown}, expected application/json", param="content-type")
-    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    coding = headers.get("Content-Encoding", "identity").strip().lower()
     if coding != "identity":
         raise RequestError(
             415, "content-encoding: expected none", code="unsupported_encoding", param="content-encoding"
         )
-    if (request.content_length or 0) > limit:
+    if int(headers.get("Content-Length", 0)) > limit:
         raise _too_large(limit)
 
 
@@ -250,16 +294,15 @@ def _too_large(limit: int) -> RequestError:
     return RequestError(413, f"the body is larger than {limit} bytes", code="request_too_large")
 
 
-async def read_body(request: web.Request, limits: Limits) -> bytes:
+async def read_body(content: StreamReader, limits: Limits, length: int) -> bytes:
     """Read the body.
 
     Raises:
         RequestError: 413 above the limit, 408 when it stalls (RFC 9110 15.5.14, 15.5.9), 400 when it breaks off.
 
     """
-    content = request.content
     try:
-        body = await (content.read() if content.is_eof() else _arrived(content, limits, request.content_length or 0))
+        body = await (content.read() if content.is_eof() else _arrived(content, limits, length))
     except TimeoutError as error:
         raise RequestError(408, "the request's body stopped arriving", code="request_timeout") from error
     except web.RequestPayloadError as error:

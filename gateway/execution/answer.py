@@ -7,12 +7,16 @@ does what is the upstream's own business.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from functools import lru_cache
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp.connector import Connection
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING
+from aiohttp.helpers import parse_content_type
 from multidict import CIMultiDictProxy
 
+from gateway.execution.flow import Flow
 from gateway.routing.failures import Cause, Failure
 
 _RETURNED: Final = frozenset(
@@ -20,6 +24,11 @@ _RETURNED: Final = frozenset(
 )
 _RETURNED_PREFIXES: Final = ("x-ratelimit-", "ratelimit")
 _RETURNED_SUFFIX: Final = "-processing-ms"
+_UNKNOWN: Final = "application/octet-stream"
+_PLAIN: Final = "identity"
+_JSON: Final = ("application/json", "+json")
+EVENT_STREAM: Final = "text/event-stream"
+BODILESS: Final = frozenset({204, 205})
 
 
 class AttemptFailedError(Exception):
@@ -31,15 +40,37 @@ class AttemptFailedError(Exception):
         self.failure = failure
 
 
+class Content(Protocol):
+    """What an Answer needs of a body."""
+
+    async def readany(self) -> bytes:
+        """Give what has come, `b""` at the end."""
+        ...
+
+    def read_nowait(self) -> bytes:
+        """Give what has come without waiting."""
+        ...
+
+    def at_eof(self) -> bool:
+        """Tell whether everything has been given."""
+        ...
+
+    def is_eof(self) -> bool:
+        """Tell whether everything has come."""
+        ...
+
+
 class Head(Protocol):
     """What an Answer needs of a response."""
 
-    status: int
-    content: aiohttp.StreamReader
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
 
     @property
-    def ended(self) -> asyncio.Future[None]:
-        """Is done when the connection has ended."""
+    def body(self) -> Content:
+        """The body to come."""
         ...
 
     @property
@@ -48,13 +79,12 @@ class Head(Protocol):
         ...
 
     @property
-    def content_type(self) -> str:
-        """The media type, without parameters."""
+    def was_reset(self) -> bool:
+        """Whether the connection ended by a reset, or by an error of ours."""
         ...
 
-    @property
-    def content_length(self) -> int | None:
-        """The body's length in bytes, where that was told."""
+    def forget_head(self) -> None:
+        """Let go of the header fields: they have been read."""
         ...
 
     def release(self) -> object:
@@ -73,42 +103,105 @@ class Response(aiohttp.ClientResponse):
     without a length well (RFC 9112 8).
     """
 
-    ended: asyncio.Future[None]
+    _ended: asyncio.Future[None]
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Read the head; there is none to come on a connection that is lost, which has no `closed` either."""
         closed = None if connection.protocol is None else connection.protocol.closed
-        self.ended = closed or asyncio.get_running_loop().create_future()
-        self.ended.remove_done_callback(heed)
-        self.ended.add_done_callback(heed)
-        return await super().start(connection)
+        self._ended = closed or asyncio.get_running_loop().create_future()
+        self._ended.remove_done_callback(_heed)
+        self._ended.add_done_callback(_heed)
+        started = await super().start(connection)
+        self._ended.add_done_callback(self._cut)
+        return started
+
+    @property
+    def body(self) -> aiohttp.StreamReader:
+        """The body to come."""
+        return self.content
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the connection ended by a reset, or by an error of ours."""
+        ended = self._ended
+        return ended.done() and not ended.cancelled() and ended.exception() is not None
+
+    def forget_head(self) -> None:
+        """Keep the header fields: aiohttp's own code reads them."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._ended.remove_done_callback(self._cut)
+        super().close()
+
+    def release(self) -> Any:  # noqa: ANN401 - aiohttp's own
+        """Give the connection back."""
+        self._ended.remove_done_callback(self._cut)
+        return super().release()
+
+    def _cut(self, _: asyncio.Future[None]) -> None:
+        if not self.content.is_eof():
+            self.content.set_exception(aiohttp.ClientPayloadError("the connection ended inside the body"))
 
 
-def heed(ended: asyncio.Future[None]) -> None:
+def _heed(ended: asyncio.Future[None]) -> None:
     """Look at how a connection ended, so that asyncio does not complain that nobody did."""
     with suppress(asyncio.CancelledError):
         ended.exception()
 
 
 class Answer:
-    """An upstream's answer, its head read and its body still to come."""
+    """An upstream's answer, its head read and its body still to come.
+
+    `framed`: the body is framed in a way that we asked for: no switch of protocols, no coding but chunked. `encoded`:
+    its bytes are not what was asked for. `is_json`, `has_events`: it is to be looked at as that. `length` is in bytes,
+    where that was told.
+    """
+
+    __slots__ = (
+        "_body",
+        "_done",
+        "_response",
+        "_to_the_end",
+        "content_type",
+        "encoded",
+        "framed",
+        "has_events",
+        "headers",
+        "is_json",
+        "length",
+        "status",
+    )
 
     def __init__(self, response: Head, done: Callable[[], None]) -> None:
         """Wrap a response; `done` is called once, when nothing more will be read of it."""
+        fields = response.headers
+        length, coding = fields.get(CONTENT_LENGTH), fields.get(TRANSFER_ENCODING)
         self._response = response
+        self._body = response.body
         self._done: Callable[[], None] | None = done
         self.status = response.status
-        self.headers = [(name, value) for name, value in response.headers.items() if _may_return(name, value)]
-        self.content_type = response.content_type
-        self.encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
-        self.length = response.content_length
-        self._to_the_end = self.length is None and "Transfer-Encoding" not in response.headers and self.status != 204  # noqa: PLR2004 - RFC 9112 6.3
-        response.ended.add_done_callback(self._cut)
+        self.headers = [
+            (name, text) for name, text in fields.items() if _returns(name) and text.isascii() and text.isprintable()
+        ]
+        self.content_type, is_json, has_events = _kind(fields.get(CONTENT_TYPE, _UNKNOWN))
+        self.encoded = fields.get(CONTENT_ENCODING, _PLAIN).lower() != _PLAIN
+        self.is_json = is_json and not self.encoded and self.status not in BODILESS
+        self.has_events = has_events and not self.encoded
+        self.length = None if length is None else int(length)
+        self.framed = self.status >= 200 and (coding is None or coding.lower() == "chunked")  # noqa: PLR2004 - RFC 9110 15.2
+        self._to_the_end = length is None and coding is None and self.status != 204  # noqa: PLR2004 - RFC 9112 6.3
+        response.forget_head()
 
     @property
     def over(self) -> bool:
         """Whether nothing more is to be waited for."""
-        return self._done is None or self._response.content.at_eof()
+        return self._done is None or self._body.at_eof()
+
+    @property
+    def flow(self) -> Flow | None:
+        """The body as something that pours, where it can."""
+        return self._body if isinstance(self._body, Flow) else None
 
     async def chunk(self) -> bytes:
         """Give the next bytes as they came, `b""` at the end and after it.
@@ -120,14 +213,42 @@ class Answer:
         if self._done is None:
             return b""
         try:
-            chunk = await self._response.content.readany()
+            chunk = await self._body.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body was cut short")) from unquoting(error)
+            raise _cut_short() from unquoting(error)
         if not chunk:
-            if self._to_the_end and self._was_reset():
-                raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the connection was reset inside the body"))
-            self.close()
+            self._end()
         return chunk
+
+    def whole(self) -> bytes | None:
+        """Give the whole body, if all of it has come and nothing of it has been read.
+
+        Raises:
+            AttemptFailedError: the end that came was a reset.
+
+        """
+        if self._done is None or not self._body.is_eof():
+            return None
+        body = self._body.read_nowait()
+        if self._to_the_end:
+            self._end()
+        return body
+
+    async def pour(self, flow: Flow, take: Callable[[bytes], bool]) -> None:
+        """Call `take` with the bytes of its `flow` as they come, until it gives true, or until the end.
+
+        Raises:
+            AttemptFailedError: the answer broke off. What `take` raises is raised, too.
+
+        """
+        if self._done is None:
+            return
+        try:
+            await flow.pour(take)
+        except (aiohttp.ClientError, OSError) as error:
+            raise _cut_short() from unquoting(error)
+        if flow.at_eof():
+            self._end()
 
     async def read(self, limit: int) -> bytes | None:
         """Give the whole body, or None when it is larger than `limit` bytes.
@@ -147,33 +268,34 @@ class Answer:
         """Read no more of it. The connection goes back to the pool if the body has ended, and is closed otherwise."""
         if self._done is not None:
             done, self._done = self._done, None
-            self._response.ended.remove_done_callback(self._cut)
-            if self._response.content.at_eof():
+            if self._body.at_eof():
                 self._response.release()
             else:
                 self._response.close()
             done()
 
-    def _cut(self, _: asyncio.Future[None]) -> None:
-        content = self._response.content
-        if not content.is_eof():
-            content.set_exception(aiohttp.ClientPayloadError("the connection ended inside the body"))
-
-    def _was_reset(self) -> bool:
-        ended = self._response.ended
-        return ended.done() and not ended.cancelled() and ended.exception() is not None
+    def _end(self) -> None:
+        if self._to_the_end and self._response.was_reset:
+            raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the connection was reset inside the body"))
+        self.close()
 
 
-def is_framed(response: Head) -> bool:
-    """Whether the body is framed in a way that we asked for: no switch of protocols, no coding but chunked."""
-    coding = response.headers.get("Transfer-Encoding", "chunked")
-    return response.status >= 200 and coding.lower() == "chunked"  # noqa: PLR2004 - RFC 9110 15.2
+def _cut_short() -> AttemptFailedError:
+    return AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body was cut short"))
 
 
-def _may_return(name: str, value: str) -> bool:
+@lru_cache(maxsize=4096)
+def _returns(name: str) -> bool:
+    """Tell whether a header field goes back to a client."""
     lower = name.lower()
-    named = lower in _RETURNED or lower.startswith(_RETURNED_PREFIXES) or lower.endswith(_RETURNED_SUFFIX)
-    return named and value.isascii() and value.isprintable()
+    return lower in _RETURNED or lower.startswith(_RETURNED_PREFIXES) or lower.endswith(_RETURNED_SUFFIX)
+
+
+@lru_cache(maxsize=256)
+def _kind(text: str) -> tuple[str, bool, bool]:
+    """Read a Content-Type: the media type, whether it is JSON, whether it is an event stream."""
+    kind = parse_content_type(text)[0]
+    return kind, kind.endswith(_JSON), kind == EVENT_STREAM
 
 
 def unquoting(error: Exception) -> Exception | None:

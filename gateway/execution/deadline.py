@@ -1,78 +1,104 @@
-"""A clock that may be set anew at every chunk, and costs next to nothing then.
+"""Clocks that may be set anew at every chunk, and cost next to nothing then.
 
-`asyncio.timeout` cancels its timer and makes another each time. A timer is cheap to leave alone: when it goes off too
-early, it is set again for the time that is left. So only a deadline that comes nearer makes a new one.
+A timer of the loop's for each clock costs more than all else that a small request needs of it. So all clocks of a loop
+share one, set for the nearest time that any of them was set to. When it goes off too early, for a clock that was set
+anew or has stopped meanwhile, it is set again for the nearest that is left.
 """
 
 import asyncio
+from math import inf
 from types import TracebackType
 from typing import Self
 
 
-class Deadline:
-    """As `asyncio.timeout`: its block is cancelled at the deadline, and ends with TimeoutError then.
+class ExpiredError(TimeoutError):
+    """A deadline has come."""
 
-    Mutable: the deadline, None while there is none; the timer, and when it is due; and `expired`. Times are the loop's.
-    """
 
-    __slots__ = ("_cancelling", "_due", "_loop", "_task", "_timer", "_when", "expired")
+class Watch:
+    """The deadlines that run in a loop. Mutable: those, and the timer, with the time that it is `due`."""
+
+    __slots__ = ("_loop", "_timer", "due", "running")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start without a deadline."""
+        """Start without any."""
+        self.running: set[Deadline] = set()
         self._loop = loop
-        self._when: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._due = 0.0
+        self.due = inf
+
+    def set(self, when: float) -> None:
+        """See to it that the deadlines are looked at then; in the loop's time."""
+        if when < self.due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.due = when
+            self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._timer, self.due = None, inf
+        now = self._loop.time()
+        nearest = min((deadline.look(now) for deadline in tuple(self.running)), default=inf)
+        if nearest < inf:
+            self.set(nearest)
+
+
+class Deadline:
+    """As `asyncio.timeout`, and to be used again: its block is cancelled at the deadline, and ends with ExpiredError.
+
+    Mutable: the deadline, infinite while there is none; how often the task was being cancelled when the block was
+    entered; and `expired`. Times are the loop's.
+    """
+
+    __slots__ = ("_cancelling", "_task", "_watch", "_when", "expired")
+
+    def __init__(self, watch: Watch) -> None:
+        """Start without a deadline, in the task whose blocks it is for."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it is made in one
+        self._watch = watch
+        self._task: asyncio.Task[object] = task
+        self._when = inf
         self._cancelling = 0
         self.expired = False
 
     def at(self, when: float | None) -> None:
         """Set the deadline; it counts inside the block only."""
-        self._when = when
-        if when is None or self._task is None or self.expired:
-            return
-        if self._timer is not None:
-            if self._due <= when:
-                return
-            self._timer.cancel()
-        self._set(when)
+        if when is None:
+            self._when = inf
+        else:
+            self._when = when
+            if when < self._watch.due:
+                self._watch.set(when)
 
     def __enter__(self) -> Self:
-        """Begin the block, in a task."""
-        self._task = task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - it is called in one
-        self._cancelling = task.cancelling()
-        self.at(self._when)
+        """Begin the block."""
+        self._cancelling = self._task.cancelling()
+        self._watch.running.add(self)
+        if self._when < inf:
+            self._watch.set(self._when)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the block.
+        """End the block; there is no deadline then.
 
         Raises:
-            TimeoutError: the deadline had come.
+            ExpiredError: the deadline had come.
 
         """
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        task, self._task = self._task, None
-        assert task is not None  # noqa: S101 - it was entered
-        if self.expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError from error
+        self._watch.running.discard(self)
+        self._when = inf
+        if self.expired:
+            self.expired = False
+            if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+                raise ExpiredError from error
 
-    def _set(self, when: float) -> None:
-        self._due = when
-        self._timer = self._loop.call_at(when, self._goes_off)
-
-    def _goes_off(self) -> None:
-        self._timer = None
-        if self._when is None or self._task is None:
-            return
-        if self._loop.time() < self._when:
-            self._set(self._when)
-        else:
-            self.expired = True
-            self._task.cancel()
+    def look(self, now: float) -> float:
+        """Cancel the block if the deadline has come; give when to look again, infinite if there is nothing to see."""
+        if now < self._when or self.expired:
+            return inf if self.expired else self._when
+        self.expired = True
+        self._task.cancel()
+        return inf

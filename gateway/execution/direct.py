@@ -10,29 +10,31 @@ that names a user) goes through the session.
 """
 
 import asyncio
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any, Final, Protocol
 
 import aiohttp
-from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.helpers import HeadersMixin, TimerNoop
+from aiohttp.helpers import TimerNoop
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_writer import _serialize_headers
-from aiohttp.streams import StreamReader
-from multidict import CIMultiDictProxy
+from aiohttp.streams import EmptyStreamReader, StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.execution.answer import heed
+from gateway.execution.flow import Flow
 
 LARGEST: Final = 1 << 16
+KEEPALIVE: Final = 4.0
+"""Seconds that a connection may wait for its next request: the shortest-lived server (uvicorn) closes it after 5."""
 _KNOWN: Final = 4096
 _SCHEMES: Final = frozenset({"http", "https"})
-_READ_BUFFER: Final = 1 << 18
+_NEVER_PAUSED: Final = 1 << 30
 _FINAL: Final = 200
 _SWITCHING: Final = 101
 _timer: Final = TimerNoop()
+_NO_FIELDS: Final = CIMultiDictProxy(CIMultiDict[str]())
 
 
 def is_tested(version: str) -> bool:
@@ -40,29 +42,143 @@ def is_tested(version: str) -> bool:
     return version.startswith("3.14.")
 
 
-class DirectResponse(HeadersMixin):
+class Connector(aiohttp.TCPConnector):
+    """A pool whose connections let an answer's body pour."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - the connector's own
+        """Make one; in a running loop."""
+        super().__init__(**settings)
+        self._factory = partial(_Protocol, loop=self._loop)  # type: ignore[assignment] # a subclass of it
+
+
+class _Protocol(ResponseHandler):
+    """Aiohttp's protocol, which knows the flow of the answer that comes."""
+
+    flow: Flow | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Let what the bytes bring of a body go on at once: one write a read, however many chunks that holds."""
+        flow = self.flow
+        if flow is None or self._parser is None:
+            super().data_received(data)
+            return
+        try:
+            messages, _, _ = self._parser.feed_data(data)
+        except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does, but for a flow in its end
+            self._broken(error)
+        else:
+            if messages:  # nobody asked for them: what comes next on this connection is not to be trusted
+                self.force_close()
+        flow.give()
+
+    def _broken(self, error: Exception) -> None:
+        """Give up a connection whose answer is not HTTP."""
+        if self.transport is not None:
+            self.transport.close()
+        self.set_exception(HttpProcessingError(), error)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
+        """Read on, if that was stopped: aiohttp says so at the end of each body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let a body that is not whole break: aiohttp tells of some ends only."""
+        flow, self.flow = self.flow, None
+        if flow is None:
+            super().connection_lost(exc)
+            return
+        flow.reset = exc is not None
+        super().connection_lost(exc)
+        flow.broke(aiohttp.ClientPayloadError("the connection ended inside the body"))
+        flow.give()
+
+
+class _Pouring(StreamReader):
+    """A body that the parser fills, turned into a flow: `_protocol` is that. It has no place for anything else."""
+
+    __slots__ = ()
+    _protocol: Flow  # type: ignore[assignment] # this is the trick
+
+    def becomes(self, flow: Flow) -> None:
+        """Let what comes go to the flow, and the queues of its own go."""
+        self._protocol = flow
+        self._buffer = self._eof_callbacks = ()  # type: ignore[assignment] # nothing is put there
+        self._http_chunk_splits = None
+
+    def feed_data(self, data: bytes, size: int = 0) -> bool:  # noqa: ARG002 - the parser's call
+        """Let bytes through; `give` hands them on."""
+        self._protocol.parts.append(data)
+        return False
+
+    def feed_eof(self) -> None:
+        """Note the end."""
+        self._eof = True
+        self._protocol.ended()
+
+    def set_exception(self, exc: BaseException, exc_cause: object = None) -> None:  # noqa: ARG002 - as above
+        """Note that it broke off."""
+        self._protocol.broke(exc)
+
+    begin_http_chunk_receiving = end_http_chunk_receiving = bytes  # type: ignore[assignment] # where chunks end is
+    # of no interest, and this is the cheapest call that does nothing
+
+
+def _flow(protocol: _Protocol, transport: asyncio.Transport, body: StreamReader) -> Flow:
+    """Let a body, of which a part may have come, pour."""
+    if isinstance(body, EmptyStreamReader):
+        return Flow(transport, [], over=True)
+    flow = Flow(transport, list(body._buffer), over=body.is_eof())  # noqa: SLF001 - what has come
+    if flow.over:
+        return flow
+    broken = body.exception()
+    if broken is not None or protocol.transport is None:
+        flow.broke(broken or aiohttp.ClientPayloadError("the connection ended inside the body"))
+    else:
+        protocol.flow = flow
+        body.__class__ = _Pouring
+        body.becomes(flow)  # type: ignore[attr-defined] # it is one now
+    return flow
+
+
+def _was_used(connection: Connection) -> bool:
+    """Tell whether a connection has carried an answer: a parser is made for each."""
+    return connection.protocol is not None and connection.protocol._parser is not None  # noqa: SLF001 - aiohttp's own
+
+
+class DirectResponse:
     """An answer's head, and its body to come: as much of `ClientResponse` as an `Answer` needs.
 
-    Mutable: the connection, until it is back in the pool or closed. `ended` tells when it is lost.
+    Mutable: the connection, until it waits for the next request or is closed.
     """
 
-    def __init__(self, connection: Connection, status: int, headers: CIMultiDictProxy[str], body: StreamReader) -> None:
+    __slots__ = ("_connection", "_place", "body", "headers", "status")
+
+    def __init__(
+        self, place: "Place", connection: Connection, status: int, headers: CIMultiDictProxy[str], body: Flow
+    ) -> None:
         """Take an answer whose head was read."""
         self.status = status
-        self.headers = self._headers = headers
-        self.content = body
-        closed = None if connection.protocol is None else connection.protocol.closed
-        self.ended: asyncio.Future[None] = closed or asyncio.get_running_loop().create_future()
-        self.ended.remove_done_callback(heed)
-        self.ended.add_done_callback(heed)
+        self.headers = headers
+        self.body = body
+        self._place = place
         self._connection: Connection | None = connection
-        body.on_eof(self.release)
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the connection ended by a reset, or by an error of ours."""
+        return self.body.reset
+
+    def forget_head(self) -> None:
+        """Let go of the header fields, which a stream would hold for as long as it lasts."""
+        self.headers = _NO_FIELDS
 
     def release(self) -> None:
-        """Give the connection back; the pool closes one that cannot be used again."""
+        """Keep the connection for the next request, if it can be used again."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.release()
+            self.body.go_on()
+            self._place.keep(connection)
 
     def close(self) -> None:
         """Close the connection: the rest of the body is not wanted."""
@@ -71,13 +187,141 @@ class DirectResponse(HeadersMixin):
             connection.close()
 
 
-class _Place(NamedTuple):
-    """Where a URL leads: what the connector wants to know, and the request's first lines."""
+class Exchange(Protocol):
+    """A request on its way: `sent` is called when it has been sent, `reused` set if its connection was used before."""
 
-    request: aiohttp.ClientRequest
-    key: ConnectionKey
-    line: str
-    host: str
+    reused: bool
+
+    @property
+    def sent(self) -> Callable[[], None]:
+        """What is called when the request has been sent."""
+        ...
+
+
+class Place:
+    """Where a URL leads.
+
+    Mutable: the heads of the requests, as far as they are the same each time, by the deployment's header fields; and
+    the connections that wait for the next request, each since when, the newest last.
+    """
+
+    __slots__ = ("_connector", "_heads", "_lines", "_loop", "_request", "_sweeper", "_waiting")
+
+    def __init__(self, connector: aiohttp.BaseConnector, request: aiohttp.ClientRequest, lines: bytes) -> None:
+        """Ask this connector for connections; requests begin with these lines."""
+        self._connector = connector
+        self._request = request
+        self._lines = lines
+        self._loop = asyncio.get_running_loop()
+        self._heads: dict[tuple[tuple[str, str], ...], bytes] = {}
+        self._waiting: list[tuple[Connection, float]] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def post(
+        self,
+        fixed: Mapping[str, str],
+        fields: Mapping[str, str],
+        body: bytes,
+        *,
+        connect_timeout: float,
+        exchange: "Exchange",
+    ) -> DirectResponse:
+        """Send a request and wait for the head of its answer, as `Upstream.open` says.
+
+        `fixed` are the deployment's header fields, `fields` the request's.
+
+        Raises:
+            aiohttp.ClientError, OSError: no head came.
+
+        """
+        head = self._head(fixed, fields, len(body))
+        connection = self._kept()
+        if connection is not None:
+            exchange.reused = True
+        else:
+            timeout = _within(connect_timeout)
+            connection = await self._connector.connect(self._request, traces=[], timeout=timeout)
+            exchange.reused = _was_used(connection)  # the session leaves some in the connector's pool
+        try:
+            protocol = connection.protocol
+            assert isinstance(protocol, _Protocol)  # noqa: S101 - our connector makes no others
+            protocol.set_response_params(
+                timer=_timer, read_until_eof=True, auto_decompress=False, read_bufsize=_NEVER_PAUSED
+            )
+            transport = protocol.transport
+            if transport is None or transport.is_closing():
+                raise aiohttp.ClientConnectionResetError  # noqa: TRY301 - it closes the connection, too
+            transport.write(head + body)
+            exchange.sent()
+            message, content = await protocol.read()
+            while message.code < _FINAL and message.code != _SWITCHING:
+                message, content = await protocol.read()
+            flow = _flow(protocol, transport, content)
+            return DirectResponse(self, connection, message.code, message.headers, flow)
+        except HttpProcessingError:
+            connection.close()
+            raise aiohttp.ClientPayloadError from None  # it quotes the answer
+        except BaseException:
+            connection.close()
+            raise
+
+    def keep(self, connection: Connection) -> None:
+        """Let a connection wait for the next request, if it can be used again."""
+        protocol = connection.protocol
+        if not isinstance(protocol, _Protocol) or protocol.should_close:
+            connection.close()
+            return
+        protocol.flow = None
+        self._waiting.append((connection, self._loop.time()))
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(KEEPALIVE, self._sweep)
+
+    def close(self) -> None:
+        """Close the connections that wait."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection, _ in self._waiting:
+            connection.close()
+        self._waiting.clear()
+
+    def _kept(self) -> Connection | None:
+        """Take a connection that waits; one that said something meanwhile is no longer to be trusted."""
+        while self._waiting:
+            connection, since = self._waiting.pop()
+            protocol = connection.protocol
+            usable = protocol is not None and protocol.is_connected() and not protocol.should_close
+            if usable and self._loop.time() - since <= KEEPALIVE:
+                return connection
+            connection.close()
+        return None
+
+    def _sweep(self) -> None:
+        """Close what has waited too long; look again when the next one will have."""
+        now = self._loop.time()
+        old = sum(1 for _, since in self._waiting if now - since >= KEEPALIVE)
+        for connection, _ in self._waiting[:old]:
+            connection.close()
+        del self._waiting[:old]
+        self._sweeper = None
+        if self._waiting:
+            self._sweeper = self._loop.call_at(self._waiting[0][1] + KEEPALIVE, self._sweep)
+
+    def _head(self, fixed: Mapping[str, str], fields: Mapping[str, str], length: int) -> bytes:
+        """Write the head of a request.
+
+        Raises:
+            ValueError: a field would smuggle another one in.
+
+        """
+        key = tuple(fixed.items())
+        begins = self._heads.get(key)
+        if begins is None:
+            if len(self._heads) >= _KNOWN:
+                self._heads.clear()
+            begins = self._heads[key] = self._lines + _fields(fixed)
+        accept = b"" if "Accept" in fields else b"\r\nAccept: */*"
+        return b"%b%b%b\r\nContent-Length: %d\r\n\r\n" % (begins, _fields(fields), accept, length)
 
 
 class Direct:
@@ -89,19 +333,26 @@ class Direct:
         self._session = session
         self._connector = session.connector
         self._fields = dict(session.headers)
-        self._places: dict[str, _Place | None] = {}
+        self._places: dict[str, Place | None] = {}
 
-    def place(self, url: str) -> _Place | None:
+    def place(self, url: str) -> Place | None:
         """Say where a URL leads; None where the session is to be asked."""
         try:
             return self._places[url]
         except KeyError:
             if len(self._places) >= _KNOWN:
-                self._places.clear()
+                self.close()
             place = self._places[url] = self._found(url)
             return place
 
-    def _found(self, text: str) -> _Place | None:
+    def close(self) -> None:
+        """Forget the places, and close the connections that wait there."""
+        for place in self._places.values():
+            if place is not None:
+                place.close()
+        self._places.clear()
+
+    def _found(self, text: str) -> Place | None:
         try:
             url = URL(text)
         except ValueError:
@@ -110,63 +361,17 @@ class Direct:
             return None
         loop = asyncio.get_running_loop()
         request = aiohttp.ClientRequest("POST", url, loop=loop, session=self._session)
-        return _Place(request, request.connection_key, f"POST {url.raw_path_qs} HTTP/1.1", request.headers["Host"])
+        line = f"POST {url.raw_path_qs} HTTP/1.1".encode("ascii")
+        fields = _fields({"Host": request.headers["Host"], **self._fields})
+        return Place(self._connector, request, line + fields)
 
-    async def post(
-        self,
-        place: _Place,
-        headers: dict[str, str],
-        body: bytes,
-        *,
-        connect_timeout: float,
-        sent: Callable[[], None],
-        reused: Callable[[], None],
-    ) -> DirectResponse:
-        """Send a request and wait for the head of its answer, as `Upstream.open` says.
 
-        `reused` is called when the connection comes out of the pool.
-
-        Raises:
-            aiohttp.ClientError, OSError: no head came.
-
-        """
-        connection = await self._connector._get(place.key, [])  # noqa: SLF001 - `connect` tells only traces of it
-        if connection is not None:
-            reused()
-        else:
-            timeout = _within(connect_timeout)
-            connection = await self._connector.connect(place.request, traces=[], timeout=timeout)
-        try:
-            return await self._ask(connection, self._head(place, headers, len(body)), body, sent)
-        except BaseException:
-            connection.close()
-            raise
-
-    def _head(self, place: _Place, headers: dict[str, str], length: int) -> bytes:
-        fields = {"Host": place.host, **self._fields, **headers}
-        if "Accept" not in headers:
-            fields["Accept"] = "*/*"
-        fields["Content-Length"] = str(length)
-        return _serialize_headers(place.line, fields)  # type: ignore[arg-type] # it asks for `items` only
-
-    async def _ask(self, connection: Connection, head: bytes, body: bytes, sent: Callable[[], None]) -> DirectResponse:
-        protocol = connection.protocol
-        assert protocol is not None  # noqa: S101 - it has just come from the connector
-        protocol.set_response_params(
-            timer=_timer, read_until_eof=True, auto_decompress=False, read_bufsize=_READ_BUFFER
-        )
-        transport = protocol.transport
-        if transport is None or transport.is_closing():
-            raise aiohttp.ClientConnectionResetError
-        transport.write(head + body)
-        sent()
-        while True:
-            try:
-                message, content = await protocol.read()
-            except HttpProcessingError:
-                raise aiohttp.ClientPayloadError from None  # it quotes the answer
-            if message.code >= _FINAL or message.code == _SWITCHING:
-                return DirectResponse(connection, message.code, message.headers, content)
+def _fields(fields: Mapping[str, str]) -> bytes:
+    """Write header fields, each after the end of the line before it."""
+    text = "".join([f"\r\n{name}: {value}" for name, value in fields.items()])
+    if text.count("\r") != len(fields) or text.count("\n") != len(fields):
+        raise ValueError("a header field holds the end of a line")
+    return text.encode()
 
 
 @lru_cache(maxsize=64)

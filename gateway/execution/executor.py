@@ -12,28 +12,30 @@ Four clocks run: `connect` and `first_token` (`opening`), `idle` between content
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
+
+import msgspec
 
 from gateway.adapters.edited import asking_usage, named
 from gateway.adapters.openai_compatible import UnreplaceableModelError
-from gateway.execution.hold import is_json
+from gateway.execution.client import Client, ClientLeftError
+from gateway.execution.deadline import Deadline, Watch
 from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.record import CLIENT_LEFT, Ask, Record, Try, Unanswered
 from gateway.execution.refusal import Refusal, safe_fields
-from gateway.execution.relay import EVENT_STREAM, Body, Client, ClientLeftError, relay
-from gateway.execution.rescue import is_refused
+from gateway.execution.relay import Body, Passing, Whole, relay
+from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import new_span_id
 from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstream
 from gateway.routing.failures import Cause, Failure, most_telling, status_for_client
-from gateway.routing.itinerary import Step, tiers_of, walk
+from gateway.routing.itinerary import Itinerary, Step
 from gateway.routing.manager import Change, RoutingManager
-from gateway.routing.selector import Selector
-from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
+from gateway.routing.selector import Selector, rest
+from gateway.routing.snapshot import Clocks, Deployment, Identity, Route, Snapshot
 
 __all__ = ["CLIENT_LEFT", "Ask", "Executor", "Refusal", "Unanswered"]
 
@@ -50,7 +52,8 @@ class Executor:
     """Makes attempts.
 
     Mutable: `in_flight`, the attempts under way by deployment identity; `cutting`, set when the gateway stops and what
-    still runs is cut, so that no client is said to have left; and which deployments do not know `stream_options`.
+    still runs is cut, so that no client is said to have left; which deployments do not know `stream_options`; and the
+    clocks that run.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Executor:
         self.in_flight: Counter[tuple[str, str]] = Counter()
         self.cutting = False
         self._untold: set[Identity] = set()
+        self._watch: Watch | None = None
 
     def tell(self, outcome: Outcome) -> None:
         """Hand a finished request to the observers; one that fails costs nobody an answer."""
@@ -95,10 +99,15 @@ class Executor:
                 been sent.
 
         """
-        record = Record(ask, snapshot, route, self._clock())
+        watch = self._watch
+        if watch is None:
+            watch = self._watch = Watch(asyncio.get_running_loop())
+        record = Record(ask, snapshot, route, self._clock(), Deadline(watch))
         self._manager.requested(route.model, record.began)
         try:
-            return await self._in_time(record, snapshot, route, client)
+            if route.clocks.total:
+                return await self._in_time(record, client)
+            return await self._walk(record, client)
         except (asyncio.CancelledError, ClientLeftError):
             if self.cutting:
                 record.ends(record.status if client.begun else _STOPPING, "cut")
@@ -117,71 +126,96 @@ class Executor:
         finally:
             self.tell(record.outcome(self._clock()))
 
-    async def _in_time(self, record: Record, snapshot: Snapshot, route: Route, client: Client) -> Unanswered | None:
+    async def _in_time(self, record: Record, client: Client) -> Unanswered | None:
         """Walk within the clock `total`."""
-        if not route.clocks.total:
-            return await self._walk(record, snapshot, route, client)
-        total = record.total = asyncio.timeout(route.clocks.total)
+        seconds = record.route.clocks.total
+        total = record.total = asyncio.timeout(seconds)
         try:
             async with total:
-                return await self._walk(record, snapshot, route, client)
+                return await self._walk(record, client)
         except TimeoutError:
             if not total.expired():
                 raise
-        failure = Failure(Cause.TOTAL_TIMEOUT, f"no whole answer in {route.clocks.total:g} s")
+        failure = Failure(Cause.TOTAL_TIMEOUT, f"no whole answer in {seconds:g} s")
         record.failures.append(failure)
         if not client.begun:
-            return self._unanswered(record, route)
+            return self._unanswered(record)
         await _break_off(record, client, failure)
         return None
 
-    async def _walk(self, record: Record, snapshot: Snapshot, route: Route, client: Client) -> Unanswered | None:
-        manager, clock = self._manager, self._clock
-        tiers = tiers_of(snapshot, route, self._selector.order, manager.probe_due(route, clock()))
-        steps = walk(
-            tiers,
-            snapshot.settings.bounds,
+    async def _walk(self, record: Record, client: Client) -> Unanswered | None:
+        manager, route, now = self._manager, record.route, record.began
+        due = manager.probe_due(route, now)
+        first = due or self._selector.first(route)
+        itinerary: Itinerary | None = None
+        if first is not None and manager.admits(first, now):
+            step: Step | None = Step(first)
+        else:
+            itinerary = self._itinerary(record, first, due, admitted=False)
+            step = itinerary.begin()
+        while step is not None:
+            record.starts(step)
+            if record.broken is None:
+                failure = await self._attempt(record, step, None, record.ask.call, client)
+            else:
+                failure = await self._take_over(record, record.broken, step, client)
+            if failure is None:
+                return None
+            record.failures.append(failure)
+            if itinerary is None:
+                itinerary = self._itinerary(record, first, due, admitted=True)
+                itinerary.begin()
+            step = itinerary.after(failure) if record.may_try else None
+        if record.broken is None:
+            return self._unanswered(record)
+        await _break_off(record, client, record.broken.failure)
+        return None
+
+    def _itinerary(
+        self, record: Record, first: Deployment | None, due: Deployment | None, *, admitted: bool
+    ) -> Itinerary:
+        manager, clock, route = self._manager, self._clock, record.route
+
+        def after_first(route: Route) -> Iterator[Deployment]:
+            return rest(route, first) if first is not None else iter(())
+
+        return Itinerary(
+            record.snapshot,
+            route,
+            first,
+            admitted=admitted,
+            due=due is not None,
+            draw=self._selector.order,
+            rest=after_first,
             may_retry=lambda: manager.may_retry(route.model, clock()),
             dice=self._dice,
             admits=lambda deployment: manager.admits(deployment, clock()),
         )
-        step = next(steps, None)
-        while step is not None:
-            record.starts(step)
-            failure = await self._step(record, step, client)
-            if failure is None:
-                return None
-            record.failures.append(failure)
-            if not record.may_try:
-                break
-            try:
-                step = steps.send(failure)
-            except StopIteration:
-                break
-        if record.broken is None:
-            return self._unanswered(record, route)
-        await _break_off(record, client, record.broken.failure)
-        return None
 
-    async def _step(self, record: Record, step: Step, client: Client) -> Failure | None:
-        """Make one step; give the failure if a further one may be made."""
-        if record.broken is None:
-            return await self._attempt(record, step, None, record.ask.call, client)
-        how, call = record.broken.call(step.deployment)
+    async def _take_over(self, record: Record, broken: BrokenStream, step: Step, client: Client) -> Failure | None:
+        """Let a step's deployment take a broken stream over; give the failure if a further one may be asked."""
+        how, call = broken.call(step.deployment)
         failure = await self._attempt(record, step, how, call, client)
         if how == "continue" and failure is not None and is_refused(failure) and record.may_try:
-            return await self._attempt(record, replace(step, delay=0.0), "replay", record.ask.call, client)
+            again = msgspec.structs.replace(step, delay=0.0)
+            return await self._attempt(record, again, "replay", record.ask.call, client)
         return failure
 
     async def _attempt(
         self, record: Record, step: Step, how: Rescue | None, call: Call, client: Client
     ) -> Failure | None:
+        """Make one step; give the failure if a further one may be made."""
         deployment = step.deployment
-        call = self._named(record, deployment, call)
-        this = self._try(record, step, how)
-        if record.ask.trace and this.span_id:
-            call = replace(call, headers=call.headers | record.ask.trace.fields(this.span_id))
-        self.in_flight[deployment.identity] += 1
+        if record.ask.model != deployment.served_model:
+            call = self._named(deployment, call)
+        began, trace = self._clock(), record.ask.trace
+        clocks = record.route.clocks if deployment.model == record.route.model else _clocks(record, deployment)
+        this = Try(deployment, clocks, began, how, began - record.began)
+        if trace is not None:
+            this.span_id = new_span_id()
+            call = msgspec.structs.replace(call, headers=call.headers | trace.fields(this.span_id))
+        identity, in_flight = deployment.identity, self.in_flight
+        in_flight[identity] += 1
         try:
             if step.delay:
                 await self._sleep(step.delay)
@@ -192,7 +226,8 @@ class Executor:
             told = self._manager.failed(
                 deployment, failure, self._clock(), again=step.again, since=this.content, began=this.began
             )
-            self._note(told)
+            if told is not None:
+                self._changed(told)
         except (asyncio.CancelledError, ClientLeftError):
             this.failure = self._why_ended(record)
             self._manager.left(deployment, self._clock(), this.began)
@@ -204,24 +239,17 @@ class Executor:
         else:
             return None
         finally:
-            self.in_flight[deployment.identity] -= 1
+            in_flight[identity] -= 1
             record.attempts.append(this.attempt(self._clock()))
         if not client.begun or record.breaks(failure):
             return failure
         await _break_off(record, client, failure)
         return None
 
-    def _try(self, record: Record, step: Step, how: Rescue | None) -> Try:
-        began = self._clock()
-        clocks = record.snapshot.routes[step.deployment.model].clocks
-        return Try(step, clocks, began, how, began - record.began, new_span_id() if record.ask.trace else None)
-
-    def _named(self, record: Record, deployment: Deployment, call: Call) -> Call:
+    def _named(self, deployment: Deployment, call: Call) -> Call:
         """Make a call name the model as the deployment knows it."""
-        if record.ask.model == deployment.served_model:
-            return call
         try:
-            return replace(call, body=named(call.body, deployment.served_model))
+            return msgspec.structs.replace(call, body=named(call.body, deployment.served_model))
         except UnreplaceableModelError:
             self._manager.left(deployment, self._clock())
             raise
@@ -231,21 +259,25 @@ class Executor:
             return Cause.TOTAL_TIMEOUT.value
         return "cut" if self.cutting else "client_left"
 
-    def _note(self, change: Change | None) -> None:
-        if change is not None:
-            self._changed(change)
-
     async def _answer(self, record: Record, this: Try, call: Call, client: Client) -> None:
-        answer, held = await self._begun(record, this, call)
+        if record.ask.adds_usage or this.rescue is not None:
+            answer, held = await self._begun(record, this, call)
+        else:
+            answer, held = await Opening(self._upstream, record, this).begun(call)
         try:
             if isinstance(held, Refusal):
                 self._manager.left(this.deployment, self._clock(), this.began)
                 await _refuse(record, this.deployment, held, client)
+                return
+            this.content = self._clock()
+            told = self._manager.succeeded(this.deployment, this.content)
+            if told is not None:
+                self._changed(told)
+            if answer.over and answer.is_json:
+                await _hand_over(record, this, answer, held, client)
             else:
-                this.content = self._clock()
-                self._note(self._manager.succeeded(this.deployment, this.content))
                 await self._deliver(record, this, answer, held, client)
-                self._manager.ended(this.deployment)
+            self._manager.ended(this.deployment)
         finally:
             answer.close()
 
@@ -253,14 +285,14 @@ class Executor:
         """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on."""
         deployment = this.deployment
         added = record.ask.adds_usage and deployment.identity not in self._untold
-        asked = replace(call, body=asking_usage(call.body)) if added else call
+        asked = msgspec.structs.replace(call, body=asking_usage(call.body)) if added else call
         answer, held = await Opening(self._upstream, record, this).begun(asked)
         if added and isinstance(held, Refusal) and _OPTION in held.body:
             answer.close()
             self._untold.add(deployment.identity)
             this.detail = "asked again without stream_options"
             answer, held = await Opening(self._upstream, record, this).begun(call)
-        if this.rescue is not None and (isinstance(held, Refusal) or not _has_events(answer)):
+        if this.rescue is not None and (isinstance(held, Refusal) or not answer.has_events):
             answer.close()
             raise AttemptFailedError(Failure(Cause.RESCUE_REFUSED, f"status {answer.status}", answer.status))
         return answer, held
@@ -268,24 +300,29 @@ class Executor:
     async def _deliver(self, record: Record, this: Try, answer: Answer, first: bytes, client: Client) -> None:
         deployment = this.deployment
         if this.rescue is None:
+            passing: Passing = self._passing(record, answer)
             record.status, record.served = answer.status, deployment
-            record.passing = self._passing(record, answer)
             fields = _headers(record, deployment, safe_fields(answer, deployment))
-            await client.begin(answer.status, fields, None if _has_events(answer) else answer.length)
-        elif isinstance(record.passing, Passage):
-            record.passing.taken_over(this.rescue)
-        assert record.passing is not None  # noqa: S101 - a rescue has one
-        await relay(answer, first, client, record.passing, this.clocks.idle)
+            await client.begin(answer.status, fields, None if answer.has_events else answer.length)
+        else:
+            assert isinstance(record.passing, Passage)  # noqa: S101 - nothing else is rescued
+            passing = record.passing
+            passing.taken_over(this.rescue)
+        await relay(answer, first, client, passing, this.clocks.idle, record.deadline)
         record.served = deployment
         await client.finish(_trailer(record, this))
 
     def _passing(self, record: Record, answer: Answer) -> Passage | Body:
-        if not _has_events(answer):
-            return Body(self._clock, is_object=is_json(answer), length=answer.length)
-        keeps = record.route.rescue != "off" and record.ask.call.operation != "embeddings"
-        return Passage(self._clock, hides_usage=record.ask.adds_usage, keeps=keeps)
+        passing: Passage | Body
+        if answer.has_events:
+            keeps = record.route.rescue != "off" and record.ask.call.operation != "embeddings"
+            passing = Passage(self._clock, hides_usage=record.ask.adds_usage, keeps=keeps)
+        else:
+            passing = Body(self._clock, is_object=answer.is_json, length=answer.length)
+        record.passing = passing
+        return passing
 
-    def _unanswered(self, record: Record, route: Route) -> Unanswered:
+    def _unanswered(self, record: Record) -> Unanswered:
         """Choose what the client is told: the most telling failure, and the upstream's own words where it is a 4xx."""
         failure = most_telling(record.failures)
         refusal = record.refusals.get(failure.cause) if failure and failure.cause in _PASSED_ON else None
@@ -297,7 +334,7 @@ class Executor:
             len(record.attempts),
             local_fault=failure is not None and failure.cause is Cause.LOCAL_FAULT,
             refusal=refusal,
-            retry_after=self._manager.retry_after(route, self._clock()),
+            retry_after=self._manager.retry_after(record.route, self._clock()),
         )
 
 
@@ -306,11 +343,17 @@ _PASSED_ON: Final = frozenset(
 )
 
 
+async def _hand_over(record: Record, this: Try, answer: Answer, body: bytes, client: Client) -> None:
+    """Give the client an answer that is there already, and was looked at."""
+    deployment = this.deployment
+    record.status, record.served = answer.status, deployment
+    record.passing = Whole(body, this.content)
+    await client.answer(answer.status, _headers(record, deployment, safe_fields(answer, deployment)), body)
+
+
 async def _refuse(record: Record, deployment: Deployment, refusal: Refusal, client: Client) -> None:
     record.status, record.served, record.size = refusal.status, deployment, len(refusal.body)
-    await client.begin(refusal.status, _headers(record, deployment, refusal.headers), len(refusal.body))
-    await client.send(refusal.body)
-    await client.finish()
+    await client.answer(refusal.status, _headers(record, deployment, refusal.headers), refusal.body)
 
 
 async def _break_off(record: Record, client: Client, failure: Failure) -> None:
@@ -318,8 +361,8 @@ async def _break_off(record: Record, client: Client, failure: Failure) -> None:
     await client.break_off(record.passing.last_words(_BROKEN_EVENT) if record.passing else b"")
 
 
-def _has_events(answer: Answer) -> bool:
-    return answer.content_type == EVENT_STREAM and not answer.encoded
+def _clocks(record: Record, deployment: Deployment) -> Clocks:
+    return record.snapshot.routes[deployment.model].clocks
 
 
 def _headers(record: Record, deployment: Deployment, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

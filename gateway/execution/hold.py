@@ -15,16 +15,13 @@ from typing import Final
 
 import msgspec
 
-from gateway.execution.answer import Answer, AttemptFailedError
+from gateway.execution.answer import BODILESS, Answer, AttemptFailedError
 from gateway.execution.chunks import MalformedError, is_done, read
 from gateway.execution.sse import EventScanner
 from gateway.routing.failures import Cause, Failure, error_failure
 
 LARGEST: Final = 1 << 20
-EVENT_STREAM: Final = "text/event-stream"
-_BODILESS: Final = frozenset({204, 205})
 _ERROR: Final = 4096
-_JSON: Final = ("application/json", "+json")
 
 
 class _Answer(msgspec.Struct):
@@ -46,20 +43,17 @@ async def hold(answer: Answer, came: Callable[[], None]) -> bytes:
         AttemptFailedError: it is not an answer.
 
     """
-    if answer.status in _BODILESS:
+    if answer.is_json:
+        body = answer.whole()
+        held = await _gathered(answer, came) if body is None else body
+        return _looked_at(held) if answer.over else held
+    if answer.status in BODILESS:
         return await answer.chunk()
     if answer.encoded:
         return await _something(answer)
-    if answer.content_type == EVENT_STREAM:
+    if answer.has_events:
         return await _first_content(answer)
-    if not is_json(answer):
-        raise AttemptFailedError(Failure(Cause.WRONG_TYPE, f"content-type {answer.content_type[:100]}"))
-    return await _whole_json(answer, came)
-
-
-def is_json(answer: Answer) -> bool:
-    """Tell whether an answer should be a JSON object that can be looked at."""
-    return answer.status not in _BODILESS and not answer.encoded and answer.content_type.endswith(_JSON)
+    raise AttemptFailedError(Failure(Cause.WRONG_TYPE, f"content-type {answer.content_type[:100]}"))
 
 
 async def _something(answer: Answer) -> bytes:
@@ -95,15 +89,9 @@ def _is_worth_it(data: bytes) -> bool:
     return chunk is not None and (chunk.content or chunk.finished)
 
 
-async def _whole_json(answer: Answer, came: Callable[[], None]) -> bytes:
-    held = bytearray()
-    while chunk := await answer.chunk():
-        if not answer.over:
-            came()
-        held += chunk
-        if len(held) > LARGEST:
-            return bytes(held)
-    if not held.strip():
+def _looked_at(held: bytes) -> bytes:
+    """Check a whole JSON body."""
+    if not held or held.isspace():
         raise AttemptFailedError(Failure(Cause.EMPTY_ANSWER, "the body is empty"))
     try:
         body = _answer.decode(held)
@@ -112,5 +100,17 @@ async def _whole_json(answer: Answer, came: Callable[[], None]) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is cut short or not JSON")) from None
     if body.error is not None and body.choices is None and body.data is None:
-        raise AttemptFailedError(error_failure(bytes(held[:_ERROR])))
+        raise AttemptFailedError(error_failure(held[:_ERROR]))
+    return held
+
+
+async def _gathered(answer: Answer, came: Callable[[], None]) -> bytes:
+    """Read until the end, or until it is more than is held back and there is more to come."""
+    held = bytearray()
+    while chunk := await answer.chunk():
+        if not answer.over:
+            came()
+        held += chunk
+        if len(held) > LARGEST and not answer.over:
+            break
     return bytes(held)

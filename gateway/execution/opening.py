@@ -5,9 +5,10 @@ content. Once the first byte of a JSON body is there, what follows is only slow:
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
-from gateway.execution.deadline import Deadline
+from gateway.execution.deadline import ExpiredError
 from gateway.execution.hold import hold
 from gateway.execution.record import Record, Try
 from gateway.execution.refusal import Refusal, read_refusal, retry_after
@@ -24,13 +25,15 @@ _SERVER_ERROR: Final = 500
 class Opening:
     """One attempt before anything of its answer has gone out."""
 
+    __slots__ = ("_came_some", "_clock", "_now", "_record", "_try", "_upstream")
+
     def __init__(self, upstream: Upstream, record: Record, this: Try) -> None:
         """Begin the attempt `this` of a request."""
         self._upstream = upstream
         self._record = record
         self._try = this
-        self._loop = asyncio.get_running_loop()
-        self._clock = Deadline(self._loop)
+        self._clock = record.deadline
+        self._now = asyncio.get_running_loop().time
         self._came_some = False
 
     async def begun(self, call: Call) -> tuple[Answer, bytes | Refusal]:
@@ -43,27 +46,29 @@ class Opening:
         answer: Answer | None = None
         try:
             with self._clock:
-                answer = await self._open(call)
-                self._try.status = answer.status
-                return answer, await self._held(answer)
-        except TimeoutError:
+                try:
+                    answer = await self._open(call)
+                except AttemptFailedError as error:
+                    answer = await self._opened_again(error, call)
+                self._try.status = status = answer.status
+                if status < _REDIRECTION:
+                    return answer, await hold(answer, self._came)
+                return answer, await self._refused(answer)
+        except ExpiredError:
             _close(answer)
-            if not self._clock.expired:
-                raise
             raise AttemptFailedError(self._silence()) from None
         except BaseException:
             _close(answer)
             raise
 
-    def _runs(self, seconds: float) -> None:
-        self._clock.at(self._loop.time() + seconds if seconds else None)
-
     def _sent(self) -> None:
-        self._runs(self._try.clocks.first_token)
+        seconds = self._try.clocks.first_token
+        self._clock.at(self._now() + seconds if seconds else None)
 
     def _came(self) -> None:
         self._came_some = True
-        self._runs(self._try.clocks.idle)
+        seconds = self._try.clocks.idle
+        self._clock.at(self._now() + seconds if seconds else None)
 
     def _silence(self) -> Failure:
         clocks = self._try.clocks
@@ -71,20 +76,22 @@ class Opening:
             return Failure(Cause.STALLED, f"nothing more of the body for {clocks.idle:g} s")
         return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {clocks.first_token:g} s")
 
-    async def _open(self, call: Call) -> Answer:
-        """Open the upstream, on a second connection if the pooled one turns out to be closed."""
-        this, connect = self._try, self._try.clocks.connect
-        try:
-            return await self._upstream.open(this.deployment, call, connect_timeout=connect, sent=self._sent)
-        except AttemptFailedError as error:
-            if verdict(error.failure) is not Verdict.RETRY_HERE:
-                raise
-        this.detail = "reconnected: the pooled connection was closed"
-        return await self._upstream.open(this.deployment, call, connect_timeout=connect, fresh=True, sent=self._sent)
+    def _open(self, call: Call, *, fresh: bool = False) -> Awaitable[Answer]:
+        this = self._try
+        return self._upstream.open(
+            this.deployment, call, connect_timeout=this.clocks.connect, fresh=fresh, sent=self._sent
+        )
 
-    async def _held(self, answer: Answer) -> bytes | Refusal:
+    async def _opened_again(self, error: AttemptFailedError, call: Call) -> Answer:
+        """Open the upstream on a second connection, if the pooled one turned out to be closed."""
+        if verdict(error.failure) is not Verdict.RETRY_HERE:
+            raise error
+        self._try.detail = "reconnected: the pooled connection was closed"
+        return await self._open(call, fresh=True)
+
+    async def _refused(self, answer: Answer) -> bytes | Refusal:
         if answer.status < _CLIENT_ERROR:
-            failure = status_failure(answer.status) if answer.status >= _REDIRECTION else None
+            failure = status_failure(answer.status)
             if failure is not None:
                 raise AttemptFailedError(failure)
             return await hold(answer, self._came)

@@ -12,7 +12,7 @@ taken out, `id` and `created` stay those of the first stream, and `usage` is wha
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from gateway.execution.chunks import Chunk, MalformedError, Piece, is_done, plain, read
 from gateway.execution.joining import DiffersError, Transcript
@@ -32,13 +32,6 @@ _NOTHING: Final = b""
 _JSON_BEGINS: Final = b"{"
 _LESSONS: Final = 4
 _WORTH: Final = 2
-
-
-class Passed(NamedTuple):
-    """What may go to the client, and whether content came, new or not. To make one costs as much as half of `feed`."""
-
-    data: bytes
-    content: bool
 
 
 class Passage:
@@ -95,7 +88,7 @@ class Passage:
         self._learns = learns
         self._lessons = self._decoded = 0
 
-    def feed(self, chunk: bytes) -> Any:  # noqa: ANN401 - a pair of bytes and bool; relay's protocol names `Passed`
+    def feed(self, chunk: bytes) -> tuple[bytes, bool]:
         """Take the next bytes; give what may go to the client, and whether content came, new or not.
 
         An event beyond a MiB is content, and passes in parts: nothing else is so long.

@@ -60,7 +60,9 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
 
 def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:
     """Give an answer's header fields but for those that echo our key."""
-    spellings = _spellings(deployment.key)
+    spellings = _spellings(deployment.key) if deployment.key is not None else ()
+    if not spellings:
+        return answer.headers
     return [(name, value) for name, value in answer.headers if not any(form in value for form in spellings)]
 
 

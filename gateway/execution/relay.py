@@ -7,58 +7,20 @@ itself, so there the connection is reset.
 """
 
 import asyncio
-import socket
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from aiohttp import HttpVersion11, web
-from aiohttp.http import StreamWriter
-
+from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.chunks import usage_in
-from gateway.execution.deadline import Deadline
+from gateway.execution.client import Client, WireClient
+from gateway.execution.deadline import Deadline, ExpiredError
+from gateway.execution.flow import Flow
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
-from gateway.execution.passage import Passed
-from gateway.execution.upstream import Answer, AttemptFailedError
 from gateway.routing.failures import Cause, Failure
 
-EVENT_STREAM: Final = "text/event-stream"
 _TAIL: Final = 4096
 _AFTERMATH: Final = 1.0
-_LAST_WORDS: Final = 1.0
-_LINGER_NOT: Final = struct.pack("ii", 1, 0)
-_STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
-_TRAILER: Final = ("Trailer", "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts")
-
-
-class ClientLeftError(Exception):
-    """The client's connection is gone."""
-
-
-class Client(Protocol):
-    """The client's side of an answer."""
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything has gone out."""
-        ...
-
-    async def begin(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
-        """Commit to an answer: send its head."""
-        ...
-
-    async def send(self, data: bytes) -> None:
-        """Send a part of the body; returns when the client has room for more."""
-        ...
-
-    async def finish(self, trailer: Iterable[tuple[str, str]] = ()) -> None:
-        """End the answer well; a trailer goes to those only who were told of one in the head (`Trailer`)."""
-        ...
-
-    async def break_off(self, last_words: bytes) -> None:
-        """End the answer so that nobody takes it for whole."""
-        ...
 
 
 class Passing(Protocol):
@@ -97,8 +59,8 @@ class Passing(Protocol):
         """Whether an end here would hide a loss."""
         ...
 
-    def feed(self, chunk: bytes) -> Passed:
-        """Take the next bytes."""
+    def feed(self, chunk: bytes) -> tuple[bytes, bool]:
+        """Take the next bytes; give what may go to the client, and whether content came."""
         ...
 
     def end(self) -> bytes:
@@ -131,7 +93,7 @@ class Body:
         self._length = length
         self._tail = b""
 
-    def feed(self, chunk: bytes) -> Passed:
+    def feed(self, chunk: bytes) -> tuple[bytes, bool]:
         """Take the next bytes; all of them are content."""
         self._tail = (self._tail + chunk[-_TAIL:])[-_TAIL:]
         if self.size + len(chunk) == self._length and self.truncated:
@@ -139,7 +101,7 @@ class Body:
         self.size += len(chunk)
         if self.first_content is None:
             self.first_content = self._clock()
-        return Passed(chunk, content=True)
+        return chunk, True
 
     @property
     def truncated(self) -> bool:
@@ -160,12 +122,38 @@ class Body:
         return b""
 
 
-async def relay(answer: Answer, first: bytes, client: Client, passing: Passing, idle: float) -> None:
+class Whole:
+    """A whole body that was handed over at once: what an Outcome wants to know of it."""
+
+    lost: Final = None
+    malformed: Final = 0
+
+    __slots__ = ("_body", "first_content", "size")
+
+    def __init__(self, body: bytes, at: float | None) -> None:
+        """Tell of this body, which was there at that time."""
+        self.size = len(body)
+        self.first_content = at
+        self._body = body
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that the answer told of."""
+        return usage_in(self._body[-_TAIL:])
+
+    def last_words(self, _: bytes) -> bytes:
+        """Say nothing: it would be taken for a part of the body."""
+        return b""
+
+
+async def relay(  # noqa: PLR0917 - once a request: names would cost
+    answer: Answer, first: bytes, client: Client, passing: Passing, idle: float, clock: Deadline
+) -> None:
     """Pass a whole body on, `first` being its beginning; the client is left to be told of the end.
 
-    The upstream may be silent for `idle` seconds (0: without limit). What breaks its silence is content; comments do
-    not. The time that a slow client takes is not counted. A complete stream is given a moment for what may follow, and
-    then ended well, however the upstream ends it.
+    `clock` is the request's own. The upstream may be silent for `idle` seconds (0: without limit). What breaks its
+    silence is content; comments do not. The time that a slow client takes is not counted. A complete stream is given a
+    moment for what may follow, and then ended well, however the upstream ends it.
 
     Raises:
         AttemptFailedError: the upstream broke off, fell silent, or says something else than the client has already;
@@ -174,7 +162,7 @@ async def relay(answer: Answer, first: bytes, client: Client, passing: Passing, 
 
     """
     try:
-        await _pass_on(answer, first, client, passing, idle)
+        await _pass_on(answer, first, client, passing, idle, clock)
         last = passing.end()
     except DiffersError:
         raise AttemptFailedError(Failure(Cause.REPLAY_DIFFERS, "the same request had another answer")) from None
@@ -186,11 +174,18 @@ async def relay(answer: Answer, first: bytes, client: Client, passing: Passing, 
         await client.send(last)
 
 
-async def _pass_on(answer: Answer, first: bytes, client: Client, passing: Passing, idle: float) -> None:
+async def _pass_on(  # noqa: PLR0917 - as above
+    answer: Answer, first: bytes, client: Client, passing: Passing, idle: float, clock: Deadline
+) -> None:
     try:
-        with Deadline(asyncio.get_running_loop()) as clock:
-            await _pass_each(answer, first, client, passing, idle, clock)
-    except TimeoutError:
+        with clock:
+            course = _Course(passing, idle, clock)
+            flow = answer.flow
+            if flow is not None and isinstance(client, WireClient):
+                await _Pouring(course, flow, client).run(answer, first)
+            else:
+                await _pass_each(answer, first, client, course)
+    except ExpiredError:
         if not passing.complete:
             raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {idle:g} s")) from None
     except AttemptFailedError:
@@ -198,107 +193,89 @@ async def _pass_on(answer: Answer, first: bytes, client: Client, passing: Passin
             raise
 
 
-async def _pass_each(  # noqa: PLR0917 - the loop of every stream: an object for them would cost at each turn
-    answer: Answer, chunk: bytes, client: Client, passing: Passing, idle: float, clock: Deadline
-) -> None:
-    now = asyncio.get_running_loop().time
-    deadline: float | None = None
-    ends: float | None = None
+class _Course:
+    """How long the upstream may be silent now. Mutable: until when, and when a complete stream is over."""
+
+    __slots__ = ("_clock", "_deadline", "_ends", "_idle", "_now", "passing")
+
+    def __init__(self, passing: Passing, idle: float, clock: Deadline) -> None:
+        self.passing = passing
+        self._idle = idle
+        self._clock = clock
+        self._now = asyncio.get_running_loop().time
+        self._deadline: float | None = None
+        self._ends: float | None = None
+
+    def came(self, content: bool, runs: bool) -> None:  # noqa: FBT001 - once a chunk: names would cost
+        """Note that something came; let the clock run on from here, or rest because it is the client that is slow."""
+        if self.passing.complete:
+            if self._ends is None:
+                self._deadline = self._ends = self._now() + _AFTERMATH
+        elif self._idle and (content or self._deadline is None):
+            self._deadline = self._now() + self._idle
+        self._clock.at(self._deadline if runs else None)
+
+    def rests(self) -> None:
+        """Stop the clock: it is the client that is slow."""
+        self._clock.at(None)
+
+
+async def _pass_each(answer: Answer, chunk: bytes, client: Client, course: _Course) -> None:
+    """Pass on part by part, each when the client has room for it."""
     while chunk:
-        data, content = passing.feed(chunk)
+        data, content = course.passing.feed(chunk)
         if data:
-            clock.at(None)
+            course.rests()
             await client.send(data)
-        if passing.failed:
+        if course.passing.failed:
             return
-        if passing.complete:
-            deadline = ends = ends or now() + _AFTERMATH
-        elif idle and (content or deadline is None):
-            deadline = now() + idle
-        if not answer.over:
-            clock.at(deadline)
+        course.came(content, not answer.over)
         chunk = await answer.chunk()
 
 
-class _Whole(web.StreamResponse):
-    """A body of known length; its head goes out with its first bytes."""
+class _Pouring:
+    """Passes on in the upstream's own calls: no task is woken for a part. Mutable: whether the client is full."""
 
-    _send_headers_immediately = False  # as aiohttp's `web.Response`
+    __slots__ = ("_client", "_course", "_flow", "_full", "_passing")
 
+    def __init__(self, course: _Course, flow: Flow, client: WireClient) -> None:
+        self._course = course
+        self._passing = course.passing
+        self._flow = flow
+        self._client = client
+        self._full = False
 
-class WebClient:
-    """The client's side on aiohttp's server. Mutable: the response and its writer, once it has begun."""
-
-    def __init__(self, request: web.Request) -> None:
-        """Answer this request."""
-        self._request = request
-        self.response: web.StreamResponse | None = None
-        self._writer: object = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything has gone out."""
-        return self.response is not None
-
-    async def begin(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
-        """Send the head, or ready it to go out with the body; RFC 9110 6.4.1 for those without a body."""
-        response = self.response = (web.StreamResponse if length is None else _Whole)(status=status)
-        response.headers.extend(headers)
-        if response.content_type == EVENT_STREAM:
-            response.headers.extend(_STREAMED)
-            if self._request.version >= HttpVersion11:
-                response.headers.add(*_TRAILER)
-        response.content_length = length
-        try:
-            self._writer = await response.prepare(self._request)
-        except ConnectionError as error:
-            raise ClientLeftError from error
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            raise ClientLeftError
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes, waiting for a slow reader."""
-        assert self.response is not None  # noqa: S101 - the order of calls is the executor's
-        try:
-            await self.response.write(data)
-        except ConnectionError as error:
-            raise ClientLeftError from error
-
-    async def finish(self, trailer: Iterable[tuple[str, str]] = ()) -> None:
-        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
-        assert self.response is not None  # noqa: S101 - as above
-        fields = "".join(f"{name}: {value}\r\n" for name, value in trailer)
-        try:
-            if fields and isinstance(self._writer, StreamWriter) and self._writer.chunked:
-                self._writer.chunked = False
-                await self.response.write(f"0\r\n{fields}\r\n".encode())
-            await self.response.write_eof()
-        except ConnectionError as error:
-            raise ClientLeftError from error
-
-    async def break_off(self, last_words: bytes) -> None:
-        """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
-        heard = True
-        if last_words:
-            try:
-                async with asyncio.timeout(_LAST_WORDS):
-                    await self.send(last_words)
-            except TimeoutError:
-                heard = False
-            except ClientLeftError:
-                pass
-        transport = self._request.transport
-        if transport is None:
+    async def run(self, answer: Answer, first: bytes) -> None:
+        """Pour, `first` and then the rest, until the end or until it is enough."""
+        if first and self._take(first):
             return
-        if self._request.version < HttpVersion11 or not heard:
-            _reset(transport)
-        else:
-            transport.close()
+        self._client.flush()
+        self._client.pourer = self
+        try:
+            if self._client.full:
+                self.rest()
+            await answer.pour(self._flow, self._take)
+        finally:
+            self._client.pourer = None
 
+    def rest(self) -> None:
+        """Pour no more: the client is full."""
+        self._full = True
+        self._flow.rest()
+        self._course.rests()
 
-def _reset(transport: asyncio.Transport) -> None:
-    """Close with an RST: `abort` alone sends a FIN, which ends a body without a length well (RFC 9112 8)."""
-    connection: socket.socket = transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-    transport.abort()
+    def go_on(self) -> None:
+        """Pour again."""
+        self._full = False
+        self._flow.go_on()
+        self._course.came(content=True, runs=True)
+
+    def _take(self, chunk: bytes) -> bool:
+        passing = self._passing
+        data, content = passing.feed(chunk)
+        if data:
+            self._client.write(data)
+        if passing.failed:
+            return True
+        self._course.came(content, not self._full)
+        return False

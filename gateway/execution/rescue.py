@@ -8,8 +8,9 @@ Reasoning is none either: what follows on it may be told as an answer. The white
 along: chat templates drop it, and tokens begin with it.
 """
 
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from gateway.adapters.continuation import UnreadableRequestError, continued, decoded, is_repeatable
 from gateway.execution.passage import Passage
@@ -58,7 +59,7 @@ class BrokenStream:
                 kind=deployment.kind,
                 url=deployment.urls[self._call.operation],
             )
-        return ("replay", self._call) if body is None else ("continue", replace(self._call, body=body))
+        return ("replay", self._call) if body is None else ("continue", msgspec.structs.replace(self._call, body=body))
 
 
 def is_refused(failure: Failure) -> bool:

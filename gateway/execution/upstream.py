@@ -13,27 +13,27 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final, Literal, Self
 
 import aiohttp
+import msgspec
 
 from gateway import __version__
 from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
-from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, is_framed, unquoting
-from gateway.execution.direct import LARGEST, Direct, is_tested
+from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, unquoting
+from gateway.execution.direct import KEEPALIVE, LARGEST, Connector, Direct, is_tested
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 
 __all__ = ["USER_AGENT", "Answer", "AttemptFailedError", "Call", "Upstream", "failure_of"]
 
 Transport = Literal["direct", "session"]
-"""How upstreams are asked: over a session's connections, or by the session itself."""
+"""How requests pass: on connections, by the gateway itself; or by aiohttp's handlers and sessions."""
 TRANSPORTS: Final[tuple[Transport, ...]] = ("direct", "session")
 USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
-_KEEPALIVE: Final = 4.0
 _SESSION_AGE: Final = 300.0
 _PROBED: Final = 4096
 
@@ -47,13 +47,15 @@ _CONNECT_CAUSES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What a client asked for, ready to be sent: the body and the header fields that may pass."""
 
     operation: Operation
-    body: Body = field(repr=False)
-    headers: dict[str, str] = field(repr=False)
+    body: Body
+    headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"<{self.operation}, {len(self.body)} bytes>"
 
 
 def _nothing() -> None:
@@ -67,10 +69,6 @@ class _Trace:
     sent: Callable[[], None] = _nothing
     reused: bool = False
 
-    def is_reused(self) -> None:
-        """Note it."""
-        self.reused = True
-
 
 @dataclass(slots=True, eq=False)
 class _Era:
@@ -81,6 +79,12 @@ class _Era:
     since: float
     open: int = 0
     retired: bool = False
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self.direct is not None:
+            self.direct.close()
+        await self.session.close()
 
 
 class Upstream:
@@ -122,8 +126,14 @@ class Upstream:
         era = self._era(fresh=fresh)
         era.open += 1
         trace = _Trace(sent)
+        place = era.direct.place(deployment.urls[call.operation]) if era.direct else None
         try:
-            response = await _response(era, deployment, call, connect_timeout, trace)
+            if place is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
+                response: Head = await place.post(
+                    deployment.headers, call.headers, call.body, connect_timeout=connect_timeout, exchange=trace
+                )
+            else:
+                response = await _asked(era.session, deployment, call, connect_timeout, trace)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             self._left(era)
             raise AttemptFailedError(failure_of(error, reused=trace.reused)) from unquoting(error)
@@ -131,9 +141,9 @@ class Upstream:
             self._left(era)
             raise
         answer = Answer(response, lambda: self._left(era))
-        if not is_framed(response):
+        if not answer.framed:
             answer.close()
-            raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", response.status))
+            raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", answer.status))
         return answer
 
     async def probe(self, url: str, *, timeout: float) -> tuple[int, bytes]:  # noqa: ASYNC109 - aiohttp's own
@@ -165,14 +175,14 @@ class Upstream:
         eras = [era for era in (self._pooled, self._fresh, *self._retired) if era]
         self._pooled = self._fresh = None
         self._retired.clear()
-        await asyncio.gather(*(era.session.close() for era in eras), *self._closing)
+        await asyncio.gather(*(era.close() for era in eras), *self._closing)
 
     def _era(self, *, fresh: bool) -> _Era:
         era = self._fresh if fresh else self._pooled
         now = self._clock()
         if era is not None and now - era.since < self._age:
             return era
-        session = _session(fresh=fresh)
+        session = _session(self._connector(fresh=fresh))
         new = _Era(session, Direct(session) if self.transport == "direct" and not fresh else None, now)
         if era is not None:
             era.retired = True
@@ -184,27 +194,27 @@ class Upstream:
             self._pooled = new
         return new
 
+    def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
+        make = Connector if self.transport == "direct" else aiohttp.TCPConnector
+        return make(limit=0, force_close=True) if fresh else make(limit=0, keepalive_timeout=KEEPALIVE)
+
     def _left(self, era: _Era, *, leaving: int = 1) -> None:
         era.open -= leaving
         if era.retired and not era.open and era in self._retired:
             self._retired.discard(era)
-            closing = asyncio.create_task(era.session.close())
+            closing = asyncio.create_task(era.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
 
-async def _response(era: _Era, deployment: Deployment, call: Call, connect: float, trace: _Trace) -> Head:
-    url, body = deployment.urls[call.operation], call.body
-    headers = {**call.headers, **deployment.headers}
-    small = body if isinstance(body, bytes) and len(body) <= LARGEST else None
-    if era.direct is not None and small is not None and (place := era.direct.place(url)):
-        return await era.direct.post(
-            place, headers, small, connect_timeout=connect, sent=trace.sent, reused=trace.is_reused
-        )
-    response: Response = await era.session.post(  # type: ignore[assignment] # the session's response_class
-        url,
-        data=_Pieces(body) if small is None else small,
-        headers={**headers, "Content-Length": str(len(body))},
+async def _asked(
+    session: aiohttp.ClientSession, deployment: Deployment, call: Call, connect: float, trace: _Trace
+) -> Response:
+    body = call.body
+    response: Response = await session.post(  # type: ignore[assignment] # the session's response_class
+        deployment.urls[call.operation],
+        data=body if isinstance(body, bytes) and len(body) <= LARGEST else _Pieces(body),
+        headers={**call.headers, **deployment.headers, "Content-Length": str(len(body))},
         timeout=aiohttp.ClientTimeout(total=None, connect=connect),
         allow_redirects=False,
         trace_request_ctx=trace,
@@ -233,12 +243,7 @@ def _connections(connector: aiohttp.BaseConnector | None) -> int:
     return len(connector._acquired) + sum(map(len, connector._conns.values()))  # noqa: SLF001 - aiohttp tells neither
 
 
-def _session(*, fresh: bool) -> aiohttp.ClientSession:
-    connector = (
-        aiohttp.TCPConnector(limit=0, force_close=True)
-        if fresh
-        else aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
-    )
+def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     tracing = aiohttp.TraceConfig()
     tracing.on_connection_reuseconn.append(_reused)
     tracing.on_request_headers_sent.append(_sent)

@@ -32,7 +32,8 @@ class Breaker:
     """One deployment's.
 
     Mutable: the state, since when and why, and whether for a failure that will last; the hold, and until when; the
-    failures in a row, and how many of them broke off after first content; and by the second, what the last 30 brought.
+    failures in a row, and how many of them were `broken` off after first content; and by the second, what the last 30
+    brought.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Breaker:
         self.lasting = False
         self._until = 0.0
         self._hold = 0.0
-        self._row = self._broken = 0
+        self._row = self.broken = 0
         self._forget()
 
     def __repr__(self) -> str:
@@ -51,9 +52,12 @@ class Breaker:
 
     def succeeded(self, now: float) -> bool:
         """Note a first content; tells whether that closed the breaker."""
-        self._row = self._broken
+        self._row = self.broken
         if self.state == "closed":
-            self._good[self._place(now)] += 1
+            place = int(now) % WINDOW
+            if self._second[place] != int(now):
+                self._place(now)
+            self._good[place] += 1
             return False
         self._enter("closed", None, now)
         self.lasting = False
@@ -63,8 +67,8 @@ class Breaker:
 
     def ended(self) -> None:
         """Note that an answer ended well."""
-        self._row -= self._broken
-        self._broken = 0
+        self._row -= self.broken
+        self.broken = 0
 
     def failed(
         self,
@@ -85,7 +89,7 @@ class Breaker:
         """
         was_closed = self.state == "closed"
         if was_closed and since is not None:
-            self._broken += 1
+            self.broken += 1
             self._take_back(since)
         if was_closed and (since is not None or not again):
             self._row += 1
@@ -136,7 +140,7 @@ class Breaker:
         self.state, self.reason = state, reason
 
     def _forget(self) -> None:
-        self._row = self._broken = 0
+        self._row = self.broken = 0
         self._second = [-1] * WINDOW
         self._good = [0] * WINDOW
         self._bad = [0] * WINDOW

@@ -68,11 +68,12 @@ class Breakers:
 
     def _meet(self, deployment: Deployment) -> Breaker | None:
         """Give a deployment's breaker, made where it has none; there is none for one that is gone."""
-        if not self._knows(deployment):
+        identity = deployment.identity
+        if self._deployments.get(identity) is not deployment and not self._knows(deployment):
             return None
-        breaker = self._met.get(deployment.identity)
+        breaker = self._met.get(identity)
         if breaker is None:
-            breaker = self._met[deployment.identity] = Breaker()
+            breaker = self._met[identity] = Breaker()
         return breaker
 
     def remaining(self, deployments: Iterable[Deployment], now: float) -> float | None:
@@ -109,8 +110,8 @@ class Breakers:
 
     def ended(self, deployment: Deployment) -> None:
         """Note that an answer ended well."""
-        breaker = self.of(deployment)
-        if breaker is not None:
+        breaker = self._met.get(deployment.identity)
+        if breaker is not None and breaker.broken and self._knows(deployment):
             breaker.ended()
 
     def failed(

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
 
+import msgspec
+
 from gateway.routing.failures import TABLE, Failure, Verdict
 from gateway.routing.snapshot import Bounds, Deployment, Route, Snapshot
 
@@ -42,8 +44,7 @@ class Tier:
     anyway: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """Try `deployment` once `delay` seconds have passed.
 
     `again`: this request has tried it before. `anyway`: it is out, and tried because nothing else is left; when a
@@ -71,7 +72,9 @@ class RetryBudget:
 
     def requested(self, now: float) -> None:
         """Count a request; `now` is monotonic, in seconds."""
-        self._count(now, requests=1, tries=0)
+        second = int(now)
+        at, requests, tries = self._seconds[second % self.WINDOW]
+        self._seconds[second % self.WINDOW] = (at, requests + 1, tries) if at == second else (second, 1, 0)
 
     def allows(self, ratio: float, now: float) -> bool:
         """Tell whether there is room for one more try, and take it; a ratio of 0.2 allows one for five requests."""
@@ -80,15 +83,10 @@ class RetryBudget:
         requests, tries = sum(requests for requests, _ in recent), sum(tries for _, tries in recent)
         if not ratio or tries >= max(self.FLOOR, ratio * requests):
             return False
-        self._count(now, requests=0, tries=1)
-        return True
-
-    def _count(self, now: float, *, requests: int, tries: int) -> None:
         second = int(now)
-        at, had_requests, had_tries = self._seconds[second % self.WINDOW]
-        if at != second:
-            had_requests = had_tries = 0
-        self._seconds[second % self.WINDOW] = (second, had_requests + requests, had_tries + tries)
+        at, requests, tries = self._seconds[second % self.WINDOW]
+        self._seconds[second % self.WINDOW] = (at, requests, tries + 1) if at == second else (second, 0, 1)
+        return True
 
 
 def tiers_of(snapshot: Snapshot, route: Route, draw: Draw, first: Deployment | None = None) -> Iterator[Tier]:
@@ -141,6 +139,54 @@ def walk(
             failure = yield Step(again[0], _delay(again[1], bounds, dice), again=True)
             if progress.ends_with(again[0], failure):
                 return
+
+
+class Itinerary:
+    """The walk of a request whose `first` deployment has been chosen, and asked whether it takes the request.
+
+    Nearly every request ends with its first step. So that one is found alone (`Selector.first`), and an itinerary is
+    made when it failed, or could not be made. `due`: that deployment goes first to show that it is back, and was not
+    drawn. Mutable: the walk, and what it will be told of the first deployment, once.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        route: Route,
+        first: Deployment | None,
+        *,
+        admitted: bool,
+        due: bool,
+        draw: Draw,
+        rest: Draw,
+        may_retry: Callable[[], bool],
+        dice: Callable[[], float],
+        admits: Callable[[Deployment], bool],
+    ) -> None:
+        """`draw` gives a route's deployments in the order to try them, `rest` those of this one after the first."""
+        self._known: bool | None = admitted if first is not None else None
+        self._admits = admits
+
+        def drawn(each: Route) -> Iterator[Deployment]:
+            return draw(each) if due or first is None or each is not route else chain((first,), rest(each))
+
+        tiers = tiers_of(snapshot, route, drawn, first if due else None)
+        self._steps = walk(tiers, snapshot.settings.bounds, may_retry, dice, self._admitted)
+
+    def begin(self) -> Step | None:
+        """Give the first step, if there is one."""
+        return next(self._steps, None)
+
+    def after(self, failure: Failure) -> Step | None:
+        """Give the step that follows on a failure, if one does."""
+        try:
+            return self._steps.send(failure)
+        except StopIteration:
+            return None
+
+    def _admitted(self, deployment: Deployment) -> bool:
+        known, self._known = self._known, None
+        return self._admits(deployment) if known is None else known
 
 
 class _Progress:

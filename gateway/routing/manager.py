@@ -168,7 +168,8 @@ class RoutingManager:
 
     def requested(self, model: str, now: float) -> None:
         """Count a request of a model; `now` is monotonic, in seconds, here and below."""
-        if budget := self._budget(model):
+        budget = self._budgets.get(model) or self._budget(model)
+        if budget is not None:
             budget.requested(now)
 
     def may_retry(self, model: str, now: float) -> bool:
@@ -202,7 +203,10 @@ class RoutingManager:
 
         To each request that is let through belongs one call of `succeeded`, `failed` or `left`.
         """
-        if self.snapshot is not None and deployment.endpoint.identity in self.snapshot.down:
+        snapshot = self.snapshot
+        if snapshot is not None and not snapshot.out:
+            return not snapshot.down or deployment.endpoint.identity not in snapshot.down
+        if snapshot is not None and deployment.endpoint.identity in snapshot.down:
             return False
         breaker = self._breakers.of(deployment)
         return breaker is None or breaker.admits(now)

@@ -40,13 +40,14 @@ class Selector:
 
     def order(self, route: Route) -> Iterator[Deployment]:
         """Give the deployments in the order to try them: the one drawn, then the rest of the chain."""
-        if not route.chain:
-            return
-        first = self._draw(route)
-        yield route.chain[first]
-        for place, deployment in enumerate(route.chain):
-            if place != first:
-                yield deployment
+        first = self.first(route)
+        if first is not None:
+            yield first
+            yield from rest(route, first)
+
+    def first(self, route: Route) -> Deployment | None:
+        """Draw the deployment to try first, if there is any."""
+        return route.chain[self._draw(route)] if route.chain else None
 
     def _draw(self, route: Route) -> int:
         if len(route.cumulative) == 1:
@@ -59,6 +60,11 @@ class Selector:
     def _cycle(self, route: Route) -> "_Cycle":
         known = self._cycles.get(route.model)
         return known if known is not None and known.goes_on_as(route) else _Cycle(route)
+
+
+def rest(route: Route, first: Deployment) -> Iterator[Deployment]:
+    """Give the chain without the deployment that was drawn."""
+    return (deployment for deployment in route.chain if deployment is not first)
 
 
 def _goes_on(cycle: "_Cycle", model: str, snapshot: Snapshot) -> bool:

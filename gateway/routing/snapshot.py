@@ -90,11 +90,11 @@ class Deployment:
     headers: Mapping[str, str] = field(repr=False, compare=False)
     context_length: int | None = None
     prices: Prices | None = None
+    identity: Identity = field(init=False, repr=False, compare=False)
+    """What lives on across snapshots is known by this: the model, and the name, which is unique within it."""
 
-    @property
-    def identity(self) -> Identity:
-        """What lives on across snapshots is known by this: the model, and the name, which is unique within it."""
-        return (self.model, self.name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", (self.model, self.name))
 
     def __hash__(self) -> int:
         """Hash by identity: what is compared in full is costly to hash in full."""

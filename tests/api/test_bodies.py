@@ -4,9 +4,11 @@ import asyncio
 import json
 
 import pytest
+from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.adapters.openai_compatible import Operation
-from gateway.api.openai import Limits, peek_body
+from gateway.api.openai import Asked, Limits, peek_body
 from tests.execution.support import CHAT, ask, chain, error_of, running
 from tests.fakes.answers import sse_answer
 from tests.fakes.client import RawClient, get, post
@@ -199,3 +201,12 @@ async def test_a_request_without_a_body_is_no_error_of_framing(config: Config) -
 )
 def test_usage_is_added_where_a_stream_does_not_speak_of_it(body: bytes, operation: Operation, *, adds: bool) -> None:
     assert peek_body(body).adds_usage(operation) == adds
+
+
+def test_a_request_shows_neither_its_key_nor_what_it_says() -> None:
+    """It showed both in its repr, and so in any log that ever names one."""
+    fields = CIMultiDictProxy(CIMultiDict({"Authorization": "Bearer sk-secret"}))
+    shown = repr(Asked("embeddings", "r-1", fields, EMPTY_PAYLOAD, body=b"private"))
+    assert "r-1" in shown
+    assert "sk-secret" not in shown
+    assert "private" not in shown

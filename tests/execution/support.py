@@ -6,7 +6,7 @@ import os
 import resource
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from gateway.adapters.openai_compatible import Address, authorization
 from gateway.api.openai import Limits
 from gateway.execution.outcome import Outcome
+from gateway.execution.upstream import Transport
 from gateway.lifecycle import Door, Listen, open_door
 from gateway.routing.snapshot import Deployment, Endpoint
 from gateway.server import Gateway, Options
@@ -166,6 +167,7 @@ async def running(
     *,
     limits: Limits | None = None,
     environ: Mapping[str, str] | None = None,
+    transport: Transport | None = None,
     **routing: object,
 ) -> AsyncIterator[Running]:
     """Serve `routes` by model, or the models.yaml that is there; `routing` are fields of routing.yaml."""
@@ -173,6 +175,7 @@ async def running(
         config.models(**routes)
     config.routing(**{"timeout": 5, **routing})
     options = Options(config.path, log_output=str(config.log), limits=limits or Limits(), environ=environ or {})
+    options = replace(options, transport=transport or options.transport)
     door = await open_door(options, Listen(port=0))
     outcomes: list[Outcome] = []
     delays: list[float] = []

@@ -222,7 +222,7 @@ async def test_the_whole_clock_cuts_a_stream(config: Config) -> None:
 async def test_the_whole_clock_cuts_a_client_that_does_not_read(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.execution.relay._LAST_WORDS", 0.01)
+    monkeypatch.setattr("gateway.execution.client._LAST_WORDS", 0.01)
     async with (
         ScriptedUpstream([Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 400, Hang()]) as a,
         running(config, {"m": chain(a.url)}, timeouts={"total": 2 * SHORT}) as gate,

@@ -1,14 +1,29 @@
 """Requests on a session's own connections, and when the session is asked instead."""
 
+import asyncio
+
 import aiohttp
 import pytest
 
 from gateway.execution.answer import AttemptFailedError
-from gateway.execution.direct import Direct, is_tested
+from gateway.execution.direct import LARGEST, Connector, Direct, is_tested
 from gateway.execution.upstream import Call, Transport, Upstream
 from gateway.routing.failures import Cause
 from tests.execution.support import deployment
-from tests.fakes.upstream import ScriptedUpstream, Send, json_answer
+from tests.fakes.connection import Connection
+from tests.fakes.upstream import (
+    Close,
+    Pause,
+    Request,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    last_chunk,
+    sse_head,
+)
+from tests.running import until
 
 CALL = Call("chat/completions", b'{"model": "m"}', {})
 BOTH = pytest.mark.parametrize("transport", ["direct", "session"])
@@ -97,3 +112,134 @@ async def test_an_early_hint_is_passed_over() -> None:
         answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert (answer.status, await answer.read(99)) == (200, b"{}")
         await upstream.close()
+
+
+async def open_and_read(upstream: Upstream, url: str) -> bytes | None:
+    answer = await upstream.open(deployment(url), CALL, connect_timeout=5)
+    return await answer.read(1 << 20)
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: 0.0)
+        assert [await open_and_read(upstream, a.url) for _ in range(3)] == [b"{}"] * 3
+        assert (a.connections, upstream.connections) == (1, 1)
+        await upstream.close()
+        await a.closed_by_peer()
+        assert upstream.connections == 0
+
+
+async def test_a_connection_that_has_waited_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.execution.direct.KEEPALIVE", 0.05)
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: 0.0)
+        await asyncio.gather(*(open_and_read(upstream, a.url) for _ in range(3)))
+        assert upstream.connections == a.connections
+        await until(lambda: not upstream.connections)
+        before = a.connections
+        await open_and_read(upstream, a.url)
+        assert a.connections == before + 1
+        await upstream.close()
+
+
+async def test_an_old_connection_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: 0.0)
+        await open_and_read(upstream, a.url)
+        monkeypatch.setattr("gateway.execution.direct.KEEPALIVE", -1.0)
+        await open_and_read(upstream, a.url)
+        assert a.connections == 2
+        await upstream.close()
+
+
+@pytest.mark.parametrize(
+    ("unasked", "when"),
+    [(json_answer({"evil": 1}), "at once"), (json_answer({"evil": 1}), "later"), (b"nonsense", "later")],
+)
+async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes, when: str) -> None:
+    """An answer in advance would be taken for the next request's."""
+    said, done = asyncio.Event(), asyncio.Event()
+
+    class Says(Step):
+        async def run(self, connection: Connection) -> None:
+            await connection.write(unasked)
+            done.set()
+
+    def script(number: int, _: Request) -> list[Step]:
+        if number:
+            return [Send(json_answer({"good": 2}))]
+        whole = json_answer({"good": 1})
+        return [Send(whole + unasked)] if when == "at once" else [Send(whole), Pause(said), Says()]
+
+    async with ScriptedUpstream(script) as a:
+        upstream = Upstream(lambda: 0.0)
+        assert await open_and_read(upstream, a.url) == b'{"good": 1}'
+        if when == "later":
+            said.set()
+            await done.wait()
+            await asyncio.sleep(0.05)
+        assert await open_and_read(upstream, a.url) == b'{"good": 2}'
+        assert a.connections == 2
+        await upstream.close()
+
+
+@pytest.mark.parametrize("unasked", [json_answer({"evil": 1}), b"nonsense"])
+async def test_what_follows_on_a_stream_unasked_is_not_trusted(unasked: bytes) -> None:
+    more = asyncio.Event()
+
+    def script(number: int, _: Request) -> list[Step]:
+        if number:
+            return [Send(json_answer({"good": 2}))]
+        return [
+            Send(sse_head() + chunk(b"data: 1\n\n")),
+            Pause(more),
+            Send(chunk(b"data: 2\n\n") + last_chunk() + unasked),
+        ]
+
+    async with ScriptedUpstream(script) as a:
+        upstream = Upstream(lambda: 0.0)
+        answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
+        assert await answer.chunk() == b"data: 1\n\n"
+        more.set()
+        assert await answer.chunk() == b"data: 2\n\n"
+        assert await answer.chunk() == b""
+        assert await open_and_read(upstream, a.url) == b'{"good": 2}'
+        assert a.connections == 2
+        await upstream.close()
+
+
+@BOTH
+async def test_a_connection_that_the_session_used_before_may_be_stale(transport: Transport) -> None:
+    """It was taken for a new one, so that its end was held against the deployment."""
+
+    def script(number: int, _: Request) -> list[Step]:
+        return [Close()] if number else [Send(json_answer({}))]
+
+    async with ScriptedUpstream(script) as a:
+        upstream = Upstream(lambda: 0.0, transport=transport)
+        large = Call(CALL.operation, b" " * LARGEST + b"{}", {})
+        await (await upstream.open(deployment(a.url), large, connect_timeout=5)).read(99)
+        with pytest.raises(AttemptFailedError) as error:
+            await upstream.open(deployment(a.url), CALL, connect_timeout=5)
+        assert (error.value.failure.cause, error.value.failure.stale) == (Cause.DISCONNECTED, True)
+        assert a.connections == 1
+        await upstream.close()
+
+
+async def test_places_beyond_what_is_kept_are_closed() -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a, aiohttp.ClientSession(connector=Connector()) as session:
+        direct = Direct(session)
+        place = direct.place(a.url + "/x")
+        assert place is not None
+        response = await place.post({}, {}, b"{}", connect_timeout=5, exchange=_Exchange())
+        response.release()
+        for number in range(4096):
+            direct.place(f"http://box/{number}")
+        await a.closed_by_peer()
+
+
+class _Exchange:
+    reused = False
+
+    def sent(self) -> None:
+        """Note nothing."""

@@ -59,7 +59,7 @@ async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config) -> None:
         running(config, {"m": chain(a.url)}) as gate,
         gate.client() as client,
     ):
-        gate.gateway.executor._clock = failing_at(6)
+        gate.gateway.executor._clock = failing_at(4)
         await client.send(ask(stream=True))
         assert await read_broken(client) == (b"", "fin")
         outcome = await gate.outcome()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from gateway.execution.upstream import TRANSPORTS, Transport
 from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, error_of, running
 from tests.fakes.upstream import (
     Close,
@@ -162,3 +163,16 @@ async def test_every_other_json_is_an_answer(config: Config, kind: str, body: ob
         answer = await gate.post("m")
         assert (answer.status, answer.body, answer.head.get("content-type")) == (200, raw, kind)
         assert (answer.head.get("content-length"), b.requests) == (str(len(raw)), [])
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_large_body_that_is_there_whole_is_looked_at(config: Config, transport: Transport) -> None:
+    """One that ended just above what is held back was handed over unseen, cut short or not."""
+    cut = status(200, "OK", b'{"choices": "' + b"x" * (1 << 20), [("content-type", "application/json")])
+    async with (
+        ScriptedUpstream([Send(cut)]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}, transport=transport) as gate,
+    ):
+        assert (await gate.say(ask())).json() == OK
+        assert await gate.failures() == ["cut_answer", None]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from gateway.execution.relay import ClientLeftError, WebClient
+from gateway.execution.client import ClientLeftError, WebClient
 from tests.fakes.client import RawClient, get
 from tests.fakes.connection import PATIENCE
 from tests.running import until

@@ -1,0 +1,362 @@
+"""The client's side of an answer: on aiohttp's response, or on the connection itself.
+
+`WebClient` is the plain way. `WireClient` writes the same bytes to the client's transport, without what aiohttp's
+response does beside, and without waiting: where the answer pours, whoever pours it is told when the client is full.
+"""
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http import StreamWriter
+
+EVENT_STREAM: Final = "text/event-stream"
+SERVER: Final = "hybrid-inference-gateway"
+_LAST_WORDS: Final = 1.0
+_LINGER_NOT: Final = struct.pack("ii", 1, 0)
+_STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+_TRAILER: Final = ("Trailer", "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts")
+_BODILESS: Final = frozenset({204, 205, 304})
+_RESET: Final = 205
+_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+
+Fields = Iterable[tuple[str, str]]
+
+
+class ClientLeftError(Exception):
+    """The client's connection is gone."""
+
+
+class Client(Protocol):
+    """The client's side of an answer. Mutable: the `generation` by which the request is routed, once it is known."""
+
+    generation: int | None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has gone out."""
+        ...
+
+    async def begin(self, status: int, headers: Fields, length: int | None) -> None:
+        """Commit to an answer: send its head."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send a part of the body; returns when the client has room for more."""
+        ...
+
+    async def finish(self, trailer: Fields = ()) -> None:
+        """End the answer well; a trailer goes to those only who were told of one in the head (`Trailer`)."""
+        ...
+
+    async def answer(self, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole answer."""
+        ...
+
+    async def break_off(self, last_words: bytes) -> None:
+        """End the answer so that nobody takes it for whole."""
+        ...
+
+
+class _Whole(web.StreamResponse):
+    """A body of known length; its head goes out with its first bytes."""
+
+    _send_headers_immediately = False  # as aiohttp's `web.Response`
+
+
+class WebClient:
+    """The client's side on aiohttp's server.
+
+    Mutable: the response and its writer, once it has begun; and the configuration's `generation`, once it is known.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        """Answer this request."""
+        self._request = request
+        self.response: web.StreamResponse | None = None
+        self.generation: int | None = None
+        self._writer: object = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has gone out."""
+        return self.response is not None
+
+    async def begin(self, status: int, headers: Fields, length: int | None) -> None:
+        """Send the head, or ready it to go out with the body; RFC 9110 6.4.1 for those without a body."""
+        response = self.response = (web.StreamResponse if length is None else _Whole)(status=status)
+        response.headers.extend(headers)
+        if self.generation is not None:
+            response.headers["x-gateway-generation"] = str(self.generation)
+        if response.content_type == EVENT_STREAM:
+            response.headers.extend(_STREAMED)
+            if self._request.version >= HttpVersion11:
+                response.headers.add(*_TRAILER)
+        response.content_length = length
+        try:
+            self._writer = await response.prepare(self._request)
+        except ConnectionError as error:
+            raise ClientLeftError from error
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientLeftError
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, waiting for a slow reader."""
+        assert self.response is not None  # noqa: S101 - the order of calls is the executor's
+        try:
+            await self.response.write(data)
+        except ConnectionError as error:
+            raise ClientLeftError from error
+
+    async def finish(self, trailer: Fields = ()) -> None:
+        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
+        assert self.response is not None  # noqa: S101 - as above
+        fields = _lines(trailer)
+        try:
+            if fields and isinstance(self._writer, StreamWriter) and self._writer.chunked:
+                self._writer.chunked = False
+                await self.response.write(f"0\r\n{fields}\r\n".encode())
+            await self.response.write_eof()
+        except ConnectionError as error:
+            raise ClientLeftError from error
+
+    async def answer(self, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole answer."""
+        await self.begin(status, headers, len(body))
+        await self.send(body)
+        await self.finish()
+
+    async def break_off(self, last_words: bytes) -> None:
+        """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
+        heard = await _is_heard(self, last_words)
+        transport = self._request.transport
+        if transport is not None:
+            _close(transport, reset=self._request.version < HttpVersion11 or not heard)
+
+
+class Line(Protocol):
+    """A client's connection, as far as an answer needs it."""
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The transport, None once it is gone."""
+        ...
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the client has more to read than it should."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection ends with this answer."""
+        ...
+
+    def room(self) -> Awaitable[None]:
+        """Wait until the client has room."""
+        ...
+
+
+class Pourer(Protocol):
+    """Pours an answer out to a client."""
+
+    def rest(self) -> None:
+        """Pour no more: the client is full."""
+        ...
+
+    def go_on(self) -> None:
+        """Pour again."""
+        ...
+
+
+class WireClient:
+    """The client's side of one answer in HTTP/1.1 (RFC 9112), on its connection. The head goes with the first bytes.
+
+    Mutable: the head, until it is out; whether it has `begun`, whether it is chunked or without a body, whether it
+    `closes` the connection; the configuration's `generation`, which is the one in force until the request is routed;
+    and the `pourer`, which is told when the client is full.
+    """
+
+    __slots__ = ("_chunked", "_head", "_line", "_mute", "_request_id", "begun", "closes", "generation", "pourer")
+
+    def __init__(self, line: Line, request_id: str, generation: int) -> None:
+        """Answer on this connection."""
+        self.begun = False
+        self.closes = False
+        self.generation: int | None = generation
+        self.pourer: Pourer | None = None
+        self._line = line
+        self._request_id = request_id
+        self._chunked = self._mute = False
+        self._head = b""
+
+    @property
+    def full(self) -> bool:
+        """Whether the client has more to read than it should."""
+        return self._line.writing_paused
+
+    async def begin(self, status: int, headers: Fields, length: int | None) -> None:
+        """Send the head. Those without a body have no length (RFC 9110 6.4.1, 8.6), but for 205 (15.3.6)."""
+        self._begin(status, headers, length)
+        if self._line.transport is None or self._line.transport.is_closing():
+            raise ClientLeftError
+
+    async def answer(self, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole answer."""
+        self._begin(status, headers, len(body))
+        self._write(b"" if self._mute else body)
+        if self._line.writing_paused:
+            await self._room()
+
+    def _begin(self, status: int, headers: Fields, length: int | None) -> None:
+        self.begun = True
+        self.closes = self.closes or self._line.closing
+        self._mute = status in _BODILESS
+        self._chunked = length is None and not self._mute
+        if self._mute:
+            framing = _EMPTY if status == _RESET else ""
+        elif length is not None:
+            framing = f"Content-Length: {length}\r\n"
+        else:
+            framing = _CHUNKED_STREAM if _are_of_a_stream(headers) else _CHUNKED
+        head = (
+            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{_lines(headers)}{framing}{_stamp()}"
+            f"x-request-id: {self._request_id}\r\nx-gateway-generation: {self.generation}\r\n"
+            f"{_CLOSES if self.closes else ''}\r\n"
+        )
+        self._head = head.encode()
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body without waiting.
+
+        Raises:
+            ClientLeftError: the client is gone.
+
+        """
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._mute:
+            return
+        transport = self._line.transport
+        if self._head or transport is None or transport.is_closing():
+            self._write(data)
+        else:
+            transport.write(data)
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, waiting for a slow reader."""
+        self.write(data)
+        await self._room()
+
+    async def finish(self, trailer: Fields = ()) -> None:
+        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
+        if self._chunked:
+            self._write(f"0\r\n{_lines(trailer)}\r\n".encode())
+        self.flush()
+        await self._room()
+
+    async def respond(self, response: web.Response) -> None:
+        """Send a whole answer that was made ready."""
+        body = response.body
+        assert isinstance(body, bytes)  # noqa: S101 - they are small
+        self.closes = self.closes or response.keep_alive is False
+        await self.answer(response.status, response.headers.items(), body)
+
+    async def break_off(self, last_words: bytes) -> None:
+        """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
+        self.closes = True
+        with suppress(ClientLeftError):
+            self.flush()
+        heard = await _is_heard(self, last_words)
+        transport = self._line.transport
+        if transport is not None:
+            _close(transport, reset=not heard)
+
+    def flush(self) -> None:
+        """Send the head, if it waits for bytes to go with."""
+        if self._head:
+            self._write(b"")
+
+    def _write(self, data: bytes) -> None:
+        transport = self._line.transport
+        if transport is None or transport.is_closing():
+            raise ClientLeftError
+        if self._head:
+            data, self._head = self._head + data, b""
+        transport.write(data)
+
+    async def _room(self) -> None:
+        if self._line.writing_paused:
+            try:
+                await self._line.room()
+            except ConnectionError as error:
+                raise ClientLeftError from error
+
+
+async def _is_heard(client: Client, last_words: bytes) -> bool:
+    """Say the last words; tell whether the client reads."""
+    if last_words:
+        try:
+            async with asyncio.timeout(_LAST_WORDS):
+                await client.send(last_words)
+        except TimeoutError:
+            return False
+        except ClientLeftError:
+            pass
+    return True
+
+
+def _close(transport: asyncio.Transport, *, reset: bool) -> None:
+    """Close; with an RST where `abort` alone would send a FIN, which ends a body without a length well (RFC 9112 8)."""
+    if not reset:
+        transport.close()
+        return
+    connection: socket.socket = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    transport.abort()
+
+
+def _lines(fields: Fields) -> str:
+    """Write header fields.
+
+    Raises:
+        ValueError: one holds the end of a line: another one would be smuggled in.
+
+    """
+    lines = [f"{name}: {value}\r\n" for name, value in fields]
+    text = "".join(lines)
+    if text.count("\r") != len(lines) or text.count("\n") != len(lines):
+        raise ValueError("a header field holds the end of a line")
+    return text
+
+
+def _are_of_a_stream(fields: Fields) -> bool:
+    return any(name.lower() == "content-type" and value.startswith(EVENT_STREAM) for name, value in fields)
+
+
+_CHUNKED: Final = "Transfer-Encoding: chunked\r\n"
+_CHUNKED_STREAM: Final = _CHUNKED + _lines((*_STREAMED, _TRAILER))
+_EMPTY: Final = "Content-Length: 0\r\n"
+_CLOSES: Final = "Connection: close\r\n"
+
+
+class _Second:
+    """What every answer of this second says (RFC 9110 6.6.1, 10.2.4). Mutable: once a second."""
+
+    at = 0
+    text = ""
+
+
+def _stamp() -> str:
+    now = int(time.time())
+    if now != _Second.at:
+        _Second.at, _Second.text = now, f"Date: {formatdate(now, usegmt=True)}\r\nServer: {SERVER}\r\n"
+    return _Second.text

@@ -1,0 +1,147 @@
+"""A body as it comes: kept until it is asked for, or poured out at once.
+
+Who asks (`readany`) waits for a future and is woken by the loop; for each of many small parts that costs more than all
+else. Who lets it pour is called with each part as it is received, and waits for the end only.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+_MOST_WAITING: Final = 1 << 18
+
+
+class Flow:
+    """One body.
+
+    Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and whether the
+    connection was `reset`; who waits or takes; and whether the transport rests.
+    """
+
+    __slots__ = ("_error", "_poured", "_resting", "_take", "_transport", "_waiter", "over", "parts", "reset")
+
+    def __init__(self, transport: asyncio.Transport, parts: list[bytes], *, over: bool) -> None:
+        """Take what comes over this transport, which is told to rest when too much waits; `parts` have come."""
+        self.over = over
+        self.reset = False
+        self._transport = transport
+        self.parts = parts
+        self._error: BaseException | None = None
+        self._take: Callable[[bytes], bool] | None = None
+        self._poured: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._resting = False
+
+    def give(self) -> None:
+        """Hand on what has come (`parts`), and the end if there is one: pour it, or wake who waits for it."""
+        take = self._take
+        if take is None:
+            self._wake()
+            if sum(map(len, self.parts)) > _MOST_WAITING:
+                self.rest()
+            return
+        if self.parts:
+            parts, self.parts = self.parts, []
+            try:
+                enough = take(parts[0] if len(parts) == 1 else b"".join(parts))
+            except Exception as error:  # noqa: BLE001 - it is raised where the pouring is waited for
+                self._finish(error)
+                return
+            if enough:
+                self._finish(None)
+        if self.over or self._error is not None:
+            self._finish(self._error)
+
+    def ended(self) -> None:
+        """Note that the body is whole; `give` follows."""
+        self.over = True
+
+    def broke(self, error: BaseException) -> None:
+        """Note that no more will come of a body that is not whole; `give` follows."""
+        if not self.over and self._error is None:
+            self._error = error
+
+    def at_eof(self) -> bool:
+        """Tell whether everything has been given."""
+        return self.over and not self.parts
+
+    def is_eof(self) -> bool:
+        """Tell whether everything has come."""
+        return self.over
+
+    def read_nowait(self) -> bytes:
+        """Give what has come without waiting."""
+        if len(self.parts) == 1 and self.over:
+            return self.parts.pop()
+        return self._waiting() if self.parts else b""
+
+    async def readany(self) -> bytes:
+        """Give what has come, `b""` at the end.
+
+        Raises:
+            aiohttp.ClientError, OSError: it broke off.
+
+        """
+        while not self.parts:
+            if self._error is not None:
+                raise self._error
+            if self.over:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._waiting()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Call `take` with what has come and then with each part as it comes, until it gives true, or until the end.
+
+        Raises:
+            aiohttp.ClientError, OSError: it broke off. What `take` raises is raised, too.
+
+        """
+        if self.parts and take(self._waiting()):
+            return
+        if self._error is not None:
+            raise self._error
+        if self.over:
+            return
+        self._take = take
+        self._poured = asyncio.get_running_loop().create_future()
+        try:
+            await self._poured
+        finally:
+            self._take = self._poured = None
+
+    def rest(self) -> None:
+        """Let nothing come for now."""
+        if not self._resting and not self._transport.is_closing():
+            self._resting = True
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Let it come again."""
+        if self._resting:
+            self._resting = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _waiting(self) -> bytes:
+        parts, self.parts = self.parts, []
+        self.go_on()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        self._take = None
+        poured = self._poured
+        if poured is None or poured.done():
+            return
+        if error is None:
+            poured.set_result(None)
+        else:
+            poured.set_exception(error)

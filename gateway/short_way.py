@@ -1,0 +1,222 @@
+"""The short way through aiohttp's protocol.
+
+Nearly every request is a POST of JSON to one of three paths, in HTTP/1.1, with nothing in its head that needs a closer
+look. It goes the short way: aiohttp's parser reads it, and then it is answered on the connection itself, in one task,
+without a `web.Request`, middlewares and a `web.StreamResponse`. Everything else is aiohttp's, which does not notice:
+while a request goes the short way, the future by which aiohttp's handler waits for the next message is out of reach.
+So a connection may carry both, in any order, and what comes in advance (pipelining) waits its turn.
+
+This module leans on what aiohttp does not promise: the names inside `RequestHandler`, as they are in 3.14.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, METH_POST, UPGRADE
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+
+from gateway.adapters.openai_compatible import OPERATIONS, Operation
+from gateway.api.context import is_host, request_id_of
+from gateway.api.errors import RequestError, refusal
+from gateway.api.openai import JSON, Asked
+from gateway.capacity import Capacity
+from gateway.connection import Connection, failure
+from gateway.execution.client import ClientLeftError, WireClient
+from gateway.server import Gateway
+
+_OPERATIONS: Final = {f"/v1/{operation}": operation for operation in OPERATIONS}
+
+
+class ShortWay(Connection):
+    """A connection that knows the short way.
+
+    Mutable, beside aiohttp's own: what goes the short way (the task, the client's side of it, and whether it is the
+    last request), and meanwhile the future by which aiohttp's own handler waits, out of its reach.
+    """
+
+    __slots__ = ("_client", "_ends", "_gateway", "_parked", "_short")
+
+    def __init__(self, capacity: Capacity, server: web.Server, gateway: Gateway) -> None:
+        """Make one for a connection to come."""
+        super().__init__(capacity, server)
+        self._gateway = gateway
+        self._short: asyncio.Task[None] | None = None
+        self._ends = False
+        self._client: WireClient | None = None
+        self._parked: asyncio.Future[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return super().idle and self._short is None
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection ends with the answer that goes the short way."""
+        return self._ends or self._gateway.draining
+
+    async def room(self) -> None:
+        """Wait until the client has room."""
+        await self._drain_helper()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection; nobody is left to be answered."""
+        super().connection_lost(exc)
+        if self._short is not None:
+            self._short.cancel()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
+        """Read on, if that was stopped: aiohttp says so at the end of each body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    async def start(self) -> None:
+        """Wait for the first request that is aiohttp's, and begin its loop; what has come by now is taken up first."""
+        self._waiter = waiter = self._loop.create_future()
+        self._take_up()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+        await super().start()
+
+    def pause_writing(self) -> None:
+        """Tell whoever pours an answer that the client is full."""
+        super().pause_writing()
+        if self._client is not None and self._client.pourer is not None:
+            self._client.pourer.rest()
+
+    def resume_writing(self) -> None:
+        """Tell whoever pours an answer that the client has room."""
+        super().resume_writing()
+        if self._client is not None and self._client.pourer is not None:
+            self._client.pourer.go_on()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own
+        """Let what goes the short way end within `timeout` seconds, and cut it then."""
+        if self._short is not None:
+            await asyncio.wait((self._short,), timeout=timeout)
+            if self._short is not None:
+                self._short.cancel()
+        await super().shutdown(timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes, and take up what they bring."""
+        waiter, self._waiter = self._waiter, None
+        super().data_received(data)
+        self._waiter = waiter
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Begin with the next request, if there is one and none is being answered: the short way, or aiohttp's."""
+        waiter = self._waiter
+        if not self._messages or waiter is None or waiter.done():
+            return
+        message, body = self._messages[0]
+        operation = None if isinstance(message, _ErrInfo) else self._short_way(message)
+        if operation is None or isinstance(message, _ErrInfo):
+            waiter.set_result(None)
+            return
+        del self._messages[0]
+        self._parked, self._waiter = waiter, None
+        assert self._parser is not None  # noqa: S101 - the connection is there
+        self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        self._ends = message.should_close
+        headers = message.headers
+        asked = Asked(operation, request_id_of(headers.get("x-request-id")), headers, body, JSON, _whole(body))
+        self._short = self._loop.create_task(self._answered(asked))
+
+    def _short_way(self, message: RawRequestMessage) -> Operation | None:
+        """Say which operation is asked for, if there is nothing about the request that needs a closer look."""
+        if message.method != METH_POST or message.version != HttpVersion11:
+            return None
+        operation = _OPERATIONS.get(message.path)
+        if operation is None or message.chunked or message.upgrade or message.compression:
+            return None
+        headers = message.headers
+        if headers.get(CONTENT_TYPE) != JSON or not is_host(headers[HOST]):
+            return None
+        if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers:
+            return None
+        return None if self._gateway.draining or self in self._capacity.spare else operation
+
+    async def _answered(self, asked: Asked) -> None:
+        """Answer a request the short way, and make ready for the next one."""
+        gateway = self._gateway
+        snapshot = gateway.manager.snapshot
+        client = self._client = WireClient(self, asked.request_id, snapshot.generation if snapshot else 0)
+        gateway.active += 1
+        try:
+            try:
+                response = await gateway.openai.answer(asked, client)
+            except RequestError as error:
+                response = refusal(error)
+            if response is not None:
+                await self._respond(response, asked, client)
+        except ClientLeftError:
+            pass
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must end this answer
+            await self._failed(client, error)
+        finally:
+            gateway.active -= 1
+            self._client = None
+        self._next(asked, client)
+
+    async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
+        """Answer with what was made ready; a client may take it as a reason not to send the rest of its body."""
+        client.closes = not asked.is_read
+        await client.respond(response)
+        if not asked.is_read:
+            await self._read_out(asked.content)
+
+    async def _read_out(self, body: StreamReader) -> None:
+        """Read what is left of a body that nobody wanted: else closing would reset the connection, and the answer."""
+        with suppress(TimeoutError, web.RequestPayloadError):
+            async with asyncio.timeout(self._lingering_time):
+                while not body.is_eof():
+                    await body.readany()
+
+    async def _failed(self, client: WireClient, error: Exception) -> None:
+        """Log as aiohttp does; say so, if nothing has been said, and close the connection."""
+        self.log_exception("Error handling request", exc_info=error)
+        if self.transport is None:
+            return
+        client.closes = True
+        with suppress(ClientLeftError):
+            if client.begun:
+                client.flush()
+            else:
+                await client.respond(failure(500))
+        if self.transport is not None:
+            self.transport.close()
+
+    def _next(self, asked: Asked, client: WireClient) -> None:
+        """Close the connection, or wait for what comes next on it."""
+        self._short = None
+        self._waiter, self._parked = self._parked, None
+        if self.transport is None or self.transport.is_closing():
+            return
+        if client.closes or self._close or self._force_close or not asked.is_read:
+            self.transport.close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self._take_up()
+
+
+def _whole(body: StreamReader) -> bytes | None:
+    """Give a body that has come with its head."""
+    if not body.is_eof() or body is EMPTY_PAYLOAD:
+        return None
+    parts = body._buffer  # noqa: SLF001 - reading wakes the parser for each part
+    return parts[0] if len(parts) == 1 else b"".join(parts)

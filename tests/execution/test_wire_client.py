@@ -1,0 +1,218 @@
+"""The client's side on its connection: the bytes that it writes (RFC 9112)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+
+from gateway.execution.client import ClientLeftError, WireClient
+
+JSON = [("Content-Type", "application/json")]
+EVENTS = [("Content-Type", "text/event-stream; charset=utf-8")]
+
+
+class Recorded(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+
+class Line:
+    """A connection whose client reads, until it is `full`, or `gone` while it is."""
+
+    def __init__(self) -> None:
+        self.recorded = Recorded()
+        self.transport: asyncio.Transport | None = self.recorded
+        self.writing_paused = False
+        self.closing = False
+        self.gone = False
+        self.waited = 0
+
+    async def room(self) -> None:
+        self.waited += 1
+        if self.gone:
+            raise ConnectionResetError
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@pytest.fixture
+def client(line: Line) -> WireClient:
+    return WireClient(line, "req-1", 7)
+
+
+def written(line: Line) -> tuple[dict[str, str], bytes, str]:
+    """Take apart what was written: the fields by name, the body, and the start line."""
+    head, _, body = b"".join(line.recorded.writes).partition(b"\r\n\r\n")
+    start, *lines = head.decode().split("\r\n")
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}, body, start
+
+
+async def test_a_whole_answer_is_one_write(line: Line, client: WireClient) -> None:
+    assert not client.begun
+    await client.answer(200, [*JSON, ("x-ratelimit-limit", "9")], b"{}")
+    fields, body, start = written(line)
+    assert (len(line.recorded.writes), start, body, client.begun) == (1, "HTTP/1.1 200 OK", b"{}", True)
+    assert fields.pop("date").endswith(" GMT")
+    assert fields == {
+        "content-type": "application/json",
+        "x-ratelimit-limit": "9",
+        "content-length": "2",
+        "server": "hybrid-inference-gateway",
+        "x-request-id": "req-1",
+        "x-gateway-generation": "7",
+    }
+
+
+async def test_a_stream_is_chunked_and_its_head_goes_with_the_first_bytes(line: Line, client: WireClient) -> None:
+    await client.begin(200, EVENTS, None)
+    assert line.recorded.writes == []
+    client.write(b"data: 1\n\n")
+    await client.send(b"data: 2\n\n")
+    await client.finish()
+    fields, body, _ = written(line)
+    assert body == b"9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n"
+    assert (fields["transfer-encoding"], fields["cache-control"], fields["x-accel-buffering"]) == (
+        "chunked",
+        "no-cache",
+        "no",
+    )
+    assert fields["trailer"] == "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts"
+    assert len(line.recorded.writes) == 3
+
+
+async def test_what_is_no_stream_promises_no_trailer(line: Line, client: WireClient) -> None:
+    await client.begin(200, [("content-type", "application/zip")], None)
+    client.flush()
+    client.flush()
+    fields, body, _ = written(line)
+    assert ("trailer" in fields, body, len(line.recorded.writes)) == (False, b"", 1)
+
+
+async def test_a_trailer_ends_a_chunked_body(line: Line, client: WireClient) -> None:
+    await client.begin(200, EVENTS, None)
+    await client.finish([("x-gateway-rescue", "replay"), ("x-gateway-deployment", "bö")])
+    _, body, _ = written(line)
+    assert body == "0\r\nx-gateway-rescue: replay\r\nx-gateway-deployment: bö\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(("status", "start"), [(204, "HTTP/1.1 204 No Content"), (599, "HTTP/1.1 599 ")])
+async def test_strange_statuses(line: Line, client: WireClient, status: int, start: str) -> None:
+    await client.begin(status, [], None if status == 204 else 1)
+    await client.send(b"x")
+    await client.finish()
+    fields, body, told = written(line)
+    assert told == start
+    assert body == (b"" if status == 204 else b"x")
+    assert ("content-length" in fields, "transfer-encoding" in fields) == (status != 204, False)
+
+
+@pytest.mark.parametrize("length", [None, 0, 2])
+async def test_an_answer_that_resets_says_that_it_is_empty(line: Line, client: WireClient, length: int | None) -> None:
+    """It said nothing, and so went on to the connection's end for those who read by RFC 9112 6.3."""
+    await client.begin(205, [], length)
+    client.write(b"{}")
+    await client.finish()
+    fields, body, _ = written(line)
+    assert (fields["content-length"], "transfer-encoding" in fields, body) == ("0", False, b"")
+
+
+async def test_a_whole_answer_without_a_body_has_none(line: Line, client: WireClient) -> None:
+    await client.answer(204, [], b"")
+    fields, body, _ = written(line)
+    assert (body, "content-length" in fields) == (b"", False)
+
+
+@pytest.mark.parametrize("smuggled", [("x", "a\r\nb: c"), ("x\nb", "a"), ("x", "a\rb"), ("x", "a\n")])
+async def test_a_field_cannot_smuggle_another(line: Line, client: WireClient, smuggled: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="end of a line"):
+        await client.begin(200, [*JSON, smuggled], 2)
+    assert line.recorded.writes == []
+
+
+@pytest.mark.parametrize("how", ["the line's", "the answer's", "neither's"])
+async def test_the_last_answer_says_that_it_is(line: Line, client: WireClient, how: str) -> None:
+    line.closing = how == "the line's"
+    response = web.Response(status=400, body=b"{}", content_type="application/json")
+    if how == "the answer's":
+        response.force_close()
+    await client.respond(response)
+    fields, body, start = written(line)
+    assert (start, body, fields.get("connection")) == (
+        "HTTP/1.1 400 Bad Request",
+        b"{}",
+        None if how == "neither's" else "close",
+    )
+    assert client.closes == (how != "neither's")
+
+
+STEPS: dict[str, Callable[[WireClient], Awaitable[None]]] = {
+    "begin": lambda client: client.begin(200, JSON, 2),
+    "answer": lambda client: client.answer(200, JSON, b"{}"),
+    "send": lambda client: client.send(b"{}"),
+    "finish": lambda client: client.finish(),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("how", ["closing", "gone", "gone while it is full"])
+async def test_a_client_that_has_left_is_noticed_at_each_step(
+    line: Line, client: WireClient, step: str, how: str
+) -> None:
+    if step in {"send", "finish"}:
+        await client.begin(200, EVENTS, None)
+    if how == "closing":
+        line.recorded.closing = True
+    elif how == "gone":
+        line.transport = None
+    else:
+        line.writing_paused = line.gone = True
+    if how == "gone while it is full" and step == "begin":
+        await STEPS[step](client)
+        return
+    with pytest.raises(ClientLeftError):
+        await STEPS[step](client)
+
+
+async def test_who_is_full_is_waited_for(line: Line, client: WireClient) -> None:
+    line.writing_paused = True
+    assert client.full
+    await client.answer(200, JSON, b"{}")
+    await client.send(b"{}")
+    await client.finish()
+    assert line.waited == 3
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_breaking_off_leaves_the_body_without_its_end(line: Line, client: WireClient, begun: bool) -> None:  # noqa: FBT001 - pytest's
+    await client.begin(200, EVENTS, None)
+    if begun:
+        await client.send(b"a")
+    await client.break_off(b"last")
+    _, body, _ = written(line)
+    assert body == (b"1\r\na\r\n" if begun else b"") + b"4\r\nlast\r\n"
+    assert (line.recorded.closing, client.closes) == (True, True)
+
+
+async def test_breaking_off_from_who_is_gone_is_nothing(line: Line, client: WireClient) -> None:
+    await client.begin(200, EVENTS, None)
+    line.transport = None
+    await client.break_off(b"last")
+    await client.break_off(b"")
+    assert line.recorded.writes == []
