@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestServer
+from hypothesis import HealthCheck, settings
 
 from gateway.execution.upstream import TRANSPORTS
 from gateway.lifecycle import Door, Listen, open_door
@@ -22,7 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the transport that is asked for the default one."""
+    """Make the transport that is asked for the default one; properties are not timed, for the machine may be busy."""
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
     asked = config.getoption("--transport")
     begin = Options.__init__
     begin.__defaults__ = tuple(asked if value == "direct" else value for value in begin.__defaults__ or ())
