@@ -62,14 +62,19 @@ _ENCODER: Final = msgspec.json.Encoder()
 def row(run: int, seq: int, entry: Entry) -> Row:
     """Make an entry's row."""
     ended, outcome, cost = entry
-    answered, attempts, content = outcome.answered, outcome.attempts, outcome.first_content
+    attempts, content = outcome.attempts, outcome.first_content
+    if len(attempts) == 1 and attempts[0].failure is None:  # as nearly all are
+        answered = attempts[0] if outcome.served_model is not None else None
+        rescue, failed = attempts[0].rescue, None
+    else:
+        answered, rescue, failed = outcome.answered, outcome.rescue, _failed(attempts)
     return (
         run,
         seq,
         ended,
-        _text(outcome.request_id),
+        outcome.request_id,  # sane, whoever gave it (`api.context`)
         outcome.operation,
-        _text(outcome.model),
+        outcome.model if outcome.model == outcome.model_id else _text(outcome.model),
         outcome.model_id,
         outcome.served_model,
         answered.deployment if answered else None,
@@ -78,9 +83,9 @@ def row(run: int, seq: int, entry: Entry) -> Row:
         outcome.status,
         outcome.failure,
         len(attempts),
-        None if len(attempts) == 1 and attempts[0].failure is None else _failed(attempts),
+        failed,
         outcome.fallback,
-        outcome.rescue,
+        rescue,
         outcome.stream,
         None if content is None else round(content * 1000) / 1000,
         round(outcome.duration * 1000) / 1000,
@@ -114,11 +119,24 @@ def _failed(attempts: tuple[Attempt, ...]) -> str | None:
 
 
 def _tokens(usage: Usage) -> tuple[int | None, int | None, int | None, int | None]:
+    prompt, completion, cached, reasoning = (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+    )
+    if (
+        0 <= (prompt or 0) <= MOST_TOKENS
+        and 0 <= (completion or 0) <= MOST_TOKENS
+        and 0 <= (cached or 0) <= MOST_TOKENS
+        and 0 <= (reasoning or 0) <= MOST_TOKENS
+    ):
+        return prompt, completion, cached, reasoning
     return (
-        _count(usage.prompt_tokens),
-        _count(usage.completion_tokens),
-        _count(usage.cached_tokens),
-        _count(usage.reasoning_tokens),
+        _count(prompt),
+        _count(completion),
+        _count(cached),
+        _count(reasoning),
     )
 
 

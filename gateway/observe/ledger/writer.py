@@ -207,13 +207,17 @@ class Ledger:
 
     def _take(self) -> _Message | None:
         """Make rows of the next entries, up to a message or a full batch."""
-        while self._queue and len(self._rows) < _BATCH:
-            entry = self._queue.popleft()
+        queue, rows, run, seq = self._queue, self._rows, self._run, self._seq
+        message = None
+        while queue and len(rows) < _BATCH:
+            entry = queue.popleft()
             if not isinstance(entry, tuple):
-                return entry
-            self._seq += 1
-            self._rows.append(row(self._run, self._seq, entry))
-        return None
+                message = entry
+                break
+            seq += 1
+            rows.append(row(run, seq, entry))
+        self._seq = seq
+        return message
 
     def _deliver(self) -> bool:
         """Write the batch, however often that takes; with none, look after the database. False: closed before."""
