@@ -7,9 +7,7 @@ faults) is the word of others.
 import asyncio
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from aiohttp import ETag, web
@@ -30,6 +28,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
 }
 _INDEX: Final = "index.html"
+_FOLDER: Final = Path(__file__).parents[1] / "page"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +82,10 @@ class Page:
 def read() -> dict[str, Asset]:
     """Read every file of the page that a browser asks for, by its path below the page's folder. Blocking."""
     found: dict[str, Asset] = {}
-    _collect(files("gateway") / "page", PurePosixPath(), found)
+    for file in sorted(_FOLDER.rglob("*")):
+        content_type = _TYPES.get(file.suffix)
+        if content_type and file.is_file():
+            body = file.read_bytes()
+            name = file.relative_to(_FOLDER).as_posix()
+            found[name] = Asset(body, content_type, sha256(body).hexdigest()[:16])
     return found
-
-
-def _collect(folder: Traversable, path: PurePosixPath, found: dict[str, Asset]) -> None:
-    for entry in folder.iterdir():
-        name = path / entry.name
-        if entry.is_dir():
-            _collect(entry, name, found)
-        elif content_type := _TYPES.get(name.suffix):
-            body = entry.read_bytes()
-            found[str(name)] = Asset(body, content_type, sha256(body).hexdigest()[:16])

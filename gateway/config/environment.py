@@ -15,9 +15,10 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from dotenv.parser import Original, parse_stream
+if TYPE_CHECKING:
+    from dotenv.parser import Original
 
 _TOKEN = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<end>:-|\})|(?P<bad>\$\{)|\}")
 _DEEPEST = 16
@@ -129,12 +130,14 @@ def read_env(text: str) -> tuple[dict[str, str], tuple[int, ...]]:
 
     python-dotenv parses it; references inside it are left as they stand. A name without `=` sets nothing.
     """
+    from dotenv.parser import parse_stream  # noqa: PLC0415 - half a MB of memory that most configurations do not need
+
     bindings = list(parse_stream(io.StringIO(text)))
     values = {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
     return values, tuple(_line(binding.original) for binding in bindings if binding.error)
 
 
-def _line(original: Original) -> int:
+def _line(original: "Original") -> int:
     """Give the line of a statement; the blank ones before it are part of it."""
     blank = original.string[: len(original.string) - len(original.string.lstrip())]
     return original.line + blank.count("\n")
