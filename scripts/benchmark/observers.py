@@ -71,7 +71,10 @@ def outcome(number: int, kind: Kind) -> Outcome:
 
 
 class Measured:
-    """A gateway without a door, in a folder of its own; `figures` are microseconds of CPU a request, by slice."""
+    """A gateway without a door, in a folder of its own; `figures` are microseconds of CPU a request, by slice.
+
+    The first of each is the process's, the second that of the event loop's thread alone.
+    """
 
     def __init__(self, folder: Path, chosen: Sequence[str]) -> None:
         """Wire it, and let only these be told."""
@@ -81,7 +84,7 @@ class Measured:
         more = {"logging": {"output": str(folder / "log")}, "ledger": {"url": f"sqlite:///{folder / 'ledger.db'}"}}
         (folder / "config" / "models.yaml").write_text(json.dumps({"models": models}), encoding="utf-8")
         (folder / "config" / "routing.yaml").write_text(json.dumps({**routing, **more}), encoding="utf-8")
-        self.figures: list[float] = []
+        self.figures: list[tuple[float, float]] = []
         self._gateway = gateway = Gateway(Options(folder / "config", environ={}))
         gateway.tidy = settle
         counters = {name: getattr(gateway, name).take for name in _COUNTERS}
@@ -107,16 +110,18 @@ class Measured:
         """Tell of requests for a while, and wait until all is written."""
         gateway, clock = self._gateway, asyncio.get_running_loop().time
         ticks, each = round(_SLICE / _TICK), round(_RATE * _TICK)
-        before, due = time.process_time(), clock()
+        before, on_loop, due = time.process_time(), time.thread_time(), clock()
         for tick in range(ticks):
             for number in range(each):
                 self._tell(outcome(tick * each + number, kind))
             due += _TICK
             await asyncio.sleep(max(0.0, due - clock()))
         gateway.feed.settle()
+        on_loop = time.thread_time() - on_loop
         await asyncio.to_thread(gateway.ledger.flush, 10.0)
         await asyncio.to_thread(gateway.sink.flush, 10.0)
-        self.figures.append(per(time.process_time() - before, ticks * each))
+        spent = time.process_time() - before
+        self.figures.append((per(spent, ticks * each), per(on_loop, ticks * each)))
         assert gateway.sink.dropped + gateway.ledger.dropped == 0  # noqa: S101 - the pace is slow enough
 
     async def close(self) -> None:
@@ -126,7 +131,7 @@ class Measured:
         self._gateway.reloader.close()
 
 
-async def measured(folder: Path, kind: Kind, seconds: float) -> dict[str, float]:
+async def measured(folder: Path, kind: Kind, seconds: float) -> list[dict[str, float]]:
     """Measure every choice, by turns, for so many seconds each; the medians are not what a busy moment spoils."""
     gateways = {name: Measured(folder / name, chosen) for name, chosen in _CHOICES.items()}
     for gateway in gateways.values():
@@ -136,10 +141,15 @@ async def measured(folder: Path, kind: Kind, seconds: float) -> dict[str, float]
             await gateway.slice(kind)
     for gateway in gateways.values():
         await gateway.close()
-    found = {name: median(gateway.figures[1:]) for name, gateway in gateways.items()}
-    nobody = found.pop(NOBODY)
-    beyond = {name: figure - nobody for name, figure in found.items()}
-    return {NOBODY: nobody, **beyond, BESIDE: beyond[EVERYBODY] - beyond["log"]}
+    slices = {name: gateway.figures[1:] for name, gateway in gateways.items()}
+    return [beyond({name: median(each[which] for each in taken) for name, taken in slices.items()}) for which in (0, 1)]
+
+
+def beyond(figures: Mapping[str, float]) -> dict[str, float]:
+    """Take off what it costs to make the Outcomes; say what all cost together, beside the log."""
+    nobody = figures[NOBODY]
+    more = {name: figure - nobody for name, figure in figures.items() if name != NOBODY}
+    return {NOBODY: nobody, **more, BESIDE: more[EVERYBODY] - more["log"]}
 
 
 def main(seconds: float) -> None:
@@ -147,8 +157,10 @@ def main(seconds: float) -> None:
     rows: dict[str, dict[str, float]] = {}
     for kind in KINDS:
         with TemporaryDirectory(prefix="gateway-observers-") as folder:
-            for name, figure in uvloop.run(measured(Path(folder), kind, seconds)).items():
-                rows.setdefault(name, {})[f"CPU us/{kind}"] = figure
+            found = uvloop.run(measured(Path(folder), kind, seconds))
+        for column, figures in zip((f"CPU us/{kind}", "on the loop"), found, strict=True):
+            for name, figure in figures.items():
+                rows.setdefault(name, {})[f"{column} ({kind})" if column == "on the loop" else column] = figure
     print(json.dumps(rows))
 
 

@@ -15,6 +15,8 @@ from scripts.benchmark.process import Cores, DiedError, Server, free_port, runni
 HELPERS: Final = ("upstream", "load")
 _SOURCES: Final = Path(__file__).parent
 _ROOT: Final = _SOURCES.parents[1]
+_AS_INSTALLED: Final = {"PYTHONDONTWRITEBYTECODE": ""}
+"""The gateway has its bytecode, as an installed one has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ class Rig:
         for name, text in start.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        with running(start.command, self.cores.measured, folder, {"PYTHONPATH": str(_ROOT)}) as process:
+        environ = {**_AS_INSTALLED, "PYTHONPATH": str(_ROOT)}
+        with running(start.command, self.cores.measured, folder, environ) as process:
             wait_until_served(process, port, folder, body.encode())
             yield Server(process.pid, port, folder)
 
