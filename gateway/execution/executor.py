@@ -12,7 +12,7 @@ Four clocks run: `connect` and `first_token` (`opening`), `idle` between content
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -34,7 +34,7 @@ from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstrea
 from gateway.routing.failures import Cause, Failure, most_telling, status_for_client
 from gateway.routing.itinerary import Itinerary, Step
 from gateway.routing.manager import Change, RoutingManager
-from gateway.routing.selector import Selector, rest
+from gateway.routing.selector import Selector
 from gateway.routing.snapshot import Clocks, Deployment, Identity, Route, Snapshot
 
 __all__ = ["CLIENT_LEFT", "Ask", "Executor", "Refusal", "Unanswered"]
@@ -176,9 +176,6 @@ class Executor:
     ) -> Itinerary:
         manager, clock, route = self._manager, self._clock, record.route
 
-        def after_first(route: Route) -> Iterator[Deployment]:
-            return rest(route, first) if first is not None else iter(())
-
         return Itinerary(
             record.snapshot,
             route,
@@ -186,7 +183,6 @@ class Executor:
             admitted=admitted,
             due=due is not None,
             draw=self._selector.order,
-            rest=after_first,
             may_retry=lambda: manager.may_retry(route.model, clock()),
             dice=self._dice,
             admits=lambda deployment: manager.admits(deployment, clock()),

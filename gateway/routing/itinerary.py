@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from gateway.routing.failures import TABLE, Failure, Verdict
+from gateway.routing.selector import rest
 from gateway.routing.snapshot import Bounds, Deployment, Route, Snapshot
 
 BACKOFF: Final = 0.25
@@ -158,17 +159,16 @@ class Itinerary:
         admitted: bool,
         due: bool,
         draw: Draw,
-        rest: Draw,
         may_retry: Callable[[], bool],
         dice: Callable[[], float],
         admits: Callable[[Deployment], bool],
     ) -> None:
-        """`draw` gives a route's deployments in the order to try them, `rest` those of this one after the first."""
+        """`draw` gives a route's deployments in the order to try them; of this one's, the first was drawn already."""
         self._known: bool | None = admitted if first is not None else None
         self._admits = admits
 
         def drawn(each: Route) -> Iterator[Deployment]:
-            return draw(each) if due or first is None or each is not route else chain((first,), rest(each))
+            return draw(each) if due or first is None or each is not route else chain((first,), rest(each, first))
 
         tiers = tiers_of(snapshot, route, drawn, first if due else None)
         self._steps = walk(tiers, snapshot.settings.bounds, may_retry, dice, self._admitted)
