@@ -39,6 +39,11 @@ def named(name: str, **fields: object) -> bytes:
     return post(CHAT, {"model": "m", **fields}, [("x-request-id", name)])
 
 
+def held_back(more: asyncio.Event) -> list[Step]:
+    """A stream whose end waits."""
+    return [Send(sse_head() + chunk(CONTENT)), Pause(more), Send(chunk(FINISH) + chunk(DONE) + last_chunk())]
+
+
 def answering(_: int, request: Request) -> list[Step]:
     return [Send(WHOLE if request.json().get("stream") else json_answer({"id": request.values("x-request-id")[0]}))]
 
@@ -128,9 +133,8 @@ async def test_many_in_advance_behind_a_body_that_came_late_are_answered(config:
 
 async def test_what_comes_in_mid_stream_waits(config: Config, transport: Transport) -> None:
     more = asyncio.Event()
-    steps = [Send(sse_head() + chunk(CONTENT)), Pause(more), Send(chunk(FINISH) + chunk(DONE) + last_chunk())]
     async with (
-        ScriptedUpstream(steps) as a,
+        ScriptedUpstream(held_back(more)) as a,
         running(config, {"m": chain(a.url)}, transport=transport) as gate,
         gate.client() as client,
     ):
@@ -257,9 +261,8 @@ async def test_a_stream_outlives_the_time_that_a_connection_may_be_idle(
 ) -> None:
     monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", 0.05)
     more = asyncio.Event()
-    steps = [Send(sse_head() + chunk(CONTENT)), Pause(more), Send(chunk(FINISH) + chunk(DONE) + last_chunk())]
     async with (
-        ScriptedUpstream(steps) as a,
+        ScriptedUpstream(held_back(more)) as a,
         running(config, {"m": chain(a.url)}, transport=transport) as gate,
         gate.client() as client,
     ):
