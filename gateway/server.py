@@ -140,7 +140,7 @@ class Gateway:
         settle = self.feed.settle
         self.traffic = Traffic(settle)
         self.costs = Costs(settle)
-        self.ledger = Ledger(self.costs.cost_of, self.log, settle=settle)
+        self.ledger = Ledger(self.log, settle=settle)
         self.metrics = Metrics(time.monotonic, settle)
         self.tracing = Tracing.of(os.environ)
         self.live = Live(settle=settle)

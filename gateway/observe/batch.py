@@ -1,48 +1,108 @@
 """Finished requests, some hundred at a time, sorted once for all who count them.
 
-Most requests are plain: one attempt was made, and it answered. Of those that the same deployment answered with the same
-status, a counter needs one addition, not one each.
+Most requests are plain: one attempt was made, and it answered. Those that were asked in the same way, and that the same
+deployment answered with the same status, are counted together: of what differs among them there is a column for each
+field, so that a counter needs one addition, not one each, and a row of the ledger no look at an Outcome.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
-from gateway.execution.outcome import Outcome
+from msgspec.structs import astuple
+
+from gateway.execution.outcome import Outcome, Usage
 
 if TYPE_CHECKING:
     from gateway.observe.cost import Cost
 
+MOST_TOKENS: Final = 10**10
+"""More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
+_UNTOLD: Final = Usage()
 
-@dataclass(slots=True)
+Column = Sequence[int | None]
+
+
 class Alike:
-    """Plain requests that one deployment answered with one status; `places` are theirs in the batch."""
+    """Plain requests that differ in their ids, times, tokens and sizes.
 
-    model: str
-    deployment: str
-    group: str
-    status: int
-    outcomes: list[Outcome] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    `first` is one of them; `places` are theirs in the batch. The columns go by their order: `ids`; `durations` and
+    `contents` (the time to the first content), in milliseconds; tokens as `Usage` has them, each within bounds.
+    Mutable: `spent` and `avoided`, what each cost in nanodollars, once that is worked out; None where it is unknown.
+    """
+
+    __slots__ = (
+        "avoided",
+        "cached",
+        "completion",
+        "contents",
+        "deployment",
+        "durations",
+        "first",
+        "group",
+        "ids",
+        "model",
+        "places",
+        "prompt",
+        "reasoning",
+        "spent",
+        "status",
+        "stream",
+    )
+
+    ids: Sequence[str]
+    durations: Sequence[float]
+    contents: Sequence[float | None]
+    prompt: Column
+    completion: Column
+    cached: Column
+    reasoning: Column
+    spent: Column
+    avoided: Column
+
+    def __init__(self, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
+        """Take requests that are alike, at least one."""
+        self.first = first = outcomes[0]
+        attempt = first.attempts[0]
+        self.model, self.deployment, self.group = attempt.model, attempt.deployment, attempt.group
+        self.status, self.stream = first.status, first.stream
+        self.places = places
+        self.ids = [outcome.request_id for outcome in outcomes]
+        self.durations = [outcome.duration for outcome in outcomes]
+        self.contents = [outcome.first_content for outcome in outcomes]
+        used = [_UNTOLD if (usage := outcome.usage) is None else usage for outcome in outcomes]
+        self.prompt, self.completion, self.cached, self.reasoning = zip(*map(astuple, used), strict=True)
+        self.spent = self.avoided = (None,) * len(places)
+
+    @property
+    def is_sane(self) -> bool:
+        """Whether tokens are within bounds, and none of them a part of fewer."""
+        return (
+            _within(self.prompt)
+            and _within(self.completion)
+            and _parts(self.cached, self.prompt)
+            and _parts(self.reasoning, self.completion)
+        )
+
+    @property
+    def used(self) -> tuple[Sequence[int], Sequence[int], Column, Column] | None:
+        """The columns of tokens, if each request's prompt and completion were told."""
+        prompt, completion = _whole(self.prompt), _whole(self.completion)
+        return None if prompt is None or completion is None else (prompt, completion, self.cached, self.reasoning)
 
 
-@dataclass(slots=True)
 class Batch:
     """Requests that ended within one second, in their order; `at` is when each did, in seconds since the epoch.
 
-    Each is in one of `alike`, or in `odd` with its place. Mutable: `costs`, what each cost, once that is worked out.
+    Each is in one of `alike`, or in `odd` with its place. Mutable: `odd_costs`, what the odd ones cost, once that is
+    worked out.
     """
 
-    at: Sequence[float]
-    outcomes: Sequence[Outcome]
-    alike: Sequence[Alike]
-    odd: Sequence[tuple[int, Outcome]]
-    costs: "Sequence[Cost | None]" = ()
+    __slots__ = ("alike", "at", "odd", "odd_costs", "outcomes")
 
-    @classmethod
-    def of(cls, at: Sequence[float], outcomes: Sequence[Outcome]) -> "Batch":
+    def __init__(self, at: Sequence[float], outcomes: Sequence[Outcome]) -> None:
         """Sort requests."""
-        kinds: dict[tuple[str, str, str, int], Alike] = {}
+        self.at, self.outcomes = at, outcomes
+        kinds: dict[tuple[object, ...], tuple[list[Outcome], list[int]]] = {}
         odd: list[tuple[int, Outcome]] = []
         for place, outcome in enumerate(outcomes):
             attempts = outcome.attempts
@@ -59,10 +119,43 @@ class Batch:
                 odd.append((place, outcome))
                 continue
             attempt = attempts[0]
-            key = attempt.model, attempt.deployment, attempt.group, outcome.status
+            key = (
+                attempt.deployment,
+                attempt.model,
+                outcome.model,
+                outcome.status,
+                outcome.stream,
+                outcome.operation,
+                outcome.generation,
+                outcome.model_id,
+                attempt.group,
+            )
             kind = kinds.get(key)
             if kind is None:
-                kind = kinds[key] = Alike(*key)
-            kind.outcomes.append(outcome)
-            kind.places.append(place)
-        return cls(at, outcomes, tuple(kinds.values()), odd)
+                kind = kinds[key] = [], []
+            kind[0].append(outcome)
+            kind[1].append(place)
+        self.alike: list[Alike] = []
+        for those, places in kinds.values():
+            alike = Alike(those, places)
+            if alike.is_sane:
+                self.alike.append(alike)
+            else:
+                odd += zip(places, those, strict=True)
+        self.odd: Sequence[tuple[int, Outcome]] = odd
+        self.odd_costs: Sequence[Cost | None] = (None,) * len(odd)
+
+
+def _whole(tokens: Column) -> Sequence[int] | None:
+    return None if None in tokens else cast("Sequence[int]", tokens)
+
+
+def _within(tokens: Column) -> bool:
+    told = _whole(tokens) or [number for number in tokens if number is not None]
+    return not told or 0 <= min(told) <= max(told) <= MOST_TOKENS
+
+
+def _parts(some: Column, whole: Column) -> bool:
+    if not any(some):
+        return True
+    return all(0 <= (part or 0) <= (number or 0) for part, number in zip(some, whole, strict=True))

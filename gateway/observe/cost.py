@@ -17,13 +17,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from gateway.execution.outcome import Attempt, Outcome, Usage
-from gateway.observe.batch import Alike, Batch
+from gateway.execution.outcome import Outcome, Usage
+from gateway.observe.batch import MOST_TOKENS, Alike, Batch, Column
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
 from gateway.routing.snapshot import Catalogue, Identity, Snapshot
-
-MOST_TOKENS: Final = 10**10
-"""More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
 
 
 class Cost(Struct, frozen=True, gc=False):
@@ -62,9 +59,8 @@ class _Ready:
 class Costs:
     """The observer that works costs out and adds them up, by deployment, since the process began.
 
-    It goes before those that want to know a request's cost: it writes them into the batch, and keeps the last answer
-    for `cost_of`. It changes by its totals, by that answer, and by the tariffs of the configuration in force; those of
-    the one before serve requests under way.
+    It goes before those that want to know a request's cost: it writes them into the batch. It changes by its totals and
+    by the tariffs of the configuration in force; those of the one before serve requests under way.
     """
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
@@ -75,7 +71,6 @@ class Costs:
         self._ready = _Ready(None, self._current, {}, {})
         self._spent: dict[Identity, int] = {}
         self._avoided: dict[Identity, int] = {}
-        self._last: tuple[Outcome | None, Cost | None] = (None, None)
 
     def prepare(self, catalogue: Catalogue) -> None:
         """Work the tariffs of a configuration out before it is adopted, in any thread."""
@@ -90,35 +85,28 @@ class Costs:
 
     def __call__(self, outcome: Outcome) -> None:
         """Count a finished request."""
-        answered = outcome.answered
-        cost = self._worked_out(outcome, answered)
-        self._last = outcome, cost
-        if cost is not None and (cost.spent or cost.avoided):
-            attempt = answered or outcome.attempts[-1]
-            self._add((attempt.model, attempt.deployment), cost.spent, cost.avoided)
+        self._count(outcome)
 
     def take(self, batch: Batch) -> None:
         """Count finished requests, and tell the batch what each cost."""
-        costs: list[Cost | None] = [NOTHING] * len(batch.outcomes)
         for alike in batch.alike:
-            if not _BAD <= alike.status < _LEFT:
-                self._take_alike(alike, costs)
-        for place, outcome in batch.odd:
-            self(outcome)
-            costs[place] = self._last[1]
-        batch.costs = costs
+            if _BAD <= alike.status < _LEFT:
+                alike.spent = alike.avoided = (0,) * len(alike.places)
+            else:
+                self._take_alike(alike)
+        batch.odd_costs = [self._count(outcome) for _, outcome in batch.odd]
 
-    def _take_alike(self, alike: Alike, costs: list[Cost | None]) -> None:
+    def _count(self, outcome: Outcome) -> Cost | None:
+        cost = self.cost_of(outcome)
+        if cost is not None and (cost.spent or cost.avoided):
+            attempt = outcome.answered or outcome.attempts[-1]
+            self._add((attempt.model, attempt.deployment), cost.spent, cost.avoided)
+        return cost
+
+    def _take_alike(self, alike: Alike) -> None:
         identity = alike.model, alike.deployment
-        tariff = self._tariffs.get(identity, _UNKNOWN)
-        if tariff.prices is FREE and not tariff.elsewhere:
-            return
-        spent = avoided = 0
-        for place, outcome in zip(alike.places, alike.outcomes, strict=True):
-            cost = costs[place] = _answer(tariff, tokens(outcome.usage))
-            if cost is not None and cost is not NOTHING:
-                spent += cost.spent
-                avoided += cost.avoided
+        alike.spent, alike.avoided = _answers(self._tariffs.get(identity, _UNKNOWN), alike)
+        spent, avoided = sum(filter(None, alike.spent)), sum(filter(None, alike.avoided))
         if spent or avoided:
             self._add(identity, spent, avoided)
 
@@ -128,9 +116,14 @@ class Costs:
 
     def cost_of(self, outcome: Outcome) -> Cost | None:
         """Give what a request cost; nothing comes back where that is unknown."""
-        if outcome is self._last[0]:
-            return self._last[1]
-        return self._worked_out(outcome, outcome.answered)
+        answered = outcome.answered
+        if answered is None or _BAD <= outcome.status < _LEFT:
+            return Cost(self._lost(outcome)) if outcome.lost is not None else NOTHING
+        tariff = self._tariffs.get((answered.model, answered.deployment), _UNKNOWN)
+        cost = _answer(tariff, tokens(outcome.usage))
+        if cost is None or outcome.lost is None:
+            return cost
+        return Cost(cost.spent + self._lost(outcome), cost.avoided)
 
     @property
     def totals(self) -> Mapping[Identity, Cost]:
@@ -145,15 +138,6 @@ class Costs:
             return None
         totals = {"spent": self._spent, "avoided": self._avoided}
         return {name: sum(total.values()) / NANO for name, total in totals.items()}
-
-    def _worked_out(self, outcome: Outcome, answered: Attempt | None) -> Cost | None:
-        if answered is None or _BAD <= outcome.status < _LEFT:
-            return Cost(self._lost(outcome)) if outcome.lost is not None else NOTHING
-        tariff = self._tariffs.get((answered.model, answered.deployment), _UNKNOWN)
-        cost = _answer(tariff, tokens(outcome.usage))
-        if cost is None or outcome.lost is None:
-            return cost
-        return Cost(cost.spent + self._lost(outcome), cost.avoided)
 
     def _lost(self, outcome: Outcome) -> int:
         """Price what was lost where the first stream broke: the attempt before the one that took over, or the last."""
@@ -172,6 +156,23 @@ def _answer(tariff: _Tariff, used: Tokens | None) -> Cost | None:
         return None
     avoided = cheapest(tariff.elsewhere, used) if used is not None and tariff.elsewhere else 0
     return Cost(spent, avoided) if spent or avoided else NOTHING
+
+
+def _answers(tariff: _Tariff, alike: Alike) -> tuple[Column, Column]:
+    """Give what each of these answers costs and avoids, as `_answer` does."""
+    number = len(alike.places)
+    if tariff.prices is None:
+        return (None,) * number, (None,) * number
+    if tariff.prices is FREE and not tariff.elsewhere:
+        return (0,) * number, (0,) * number
+    used = alike.used
+    if used is None:
+        columns = alike.prompt, alike.completion, alike.cached, alike.reasoning
+        each = [_answer(tariff, tokens(Usage(*counts))) for counts in zip(*columns, strict=True)]
+        return [cost.spent if cost else None for cost in each], [cost.avoided if cost else None for cost in each]
+    spent = (0,) * number if tariff.prices is FREE else tariff.prices.costs(*used)
+    offers = [prices.costs(*used) for prices in tariff.elsewhere] or [[0] * number]
+    return spent, offers[0] if len(offers) == 1 else list(map(min, *offers))
 
 
 def tokens(usage: Usage | None) -> Tokens | None:

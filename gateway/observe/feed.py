@@ -60,7 +60,7 @@ class Feed:
         """Hand on what waits; a taker that fails costs the others nothing."""
         if not self._at:
             return
-        batch = Batch.of(self._at, self._outcomes)
+        batch = Batch(self._at, self._outcomes)
         self._at, self._outcomes, self._until = [], [], 0.0
         for take in self.takers:
             try:

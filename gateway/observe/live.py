@@ -104,7 +104,8 @@ class Live:
         usage = outcome.usage
         if usage is not None and usage.completion_tokens:
             second.tokens += usage.completion_tokens
-        _count_first(second, outcome)
+        if outcome.stream:
+            _count_first(second.first, outcome.first_content)
         for attempt in outcome.attempts:
             counted = second.answers if attempt.failure is None else second.failures
             identity = (attempt.model, attempt.deployment)
@@ -124,21 +125,20 @@ class Live:
 
 
 def _count_alike(second: Second, alike: Alike) -> None:
-    outcomes = alike.outcomes
-    second.requests += len(outcomes)
+    number = len(alike.places)
+    second.requests += number
     identity = (alike.model, alike.deployment)
-    second.answers[identity] = second.answers.get(identity, 0) + len(outcomes)
-    second.tokens += sum([usage.completion_tokens or 0 for each in outcomes if (usage := each.usage) is not None])
-    for outcome in outcomes:
-        if outcome.stream:
-            _count_first(second, outcome)
+    second.answers[identity] = second.answers.get(identity, 0) + number
+    second.tokens += sum(filter(None, alike.completion))
+    if alike.stream:
+        for first in alike.contents:
+            _count_first(second.first, first)
 
 
-def _count_first(second: Second, outcome: Outcome) -> None:
-    first = outcome.first_content
-    if first is not None and outcome.stream:
+def _count_first(counts: dict[int, int], first: float | None) -> None:
+    if first is not None:
         bucket = int(log2(first) * _STEPS) if first > 1 else 0
-        second.first[bucket] = second.first.get(bucket, 0) + 1
+        counts[bucket] = counts.get(bucket, 0) + 1
 
 
 def is_error(outcome: Outcome) -> bool:

@@ -46,7 +46,7 @@ class Traffic:
     def take(self, batch: Batch) -> None:
         """Count finished requests."""
         for alike in batch.alike:
-            self._answers[alike.model, alike.deployment] += len(alike.outcomes)
+            self._answers[alike.model, alike.deployment] += len(alike.places)
         for _, outcome in batch.odd:
             self(outcome)
 

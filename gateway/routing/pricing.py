@@ -59,6 +59,21 @@ class Prices:
         """Give what a request with these tokens costs, in nanodollars."""
         return (self.request + self._femto(used) + _ROUNDED // 2) // _ROUNDED
 
+    def costs(
+        self,
+        prompt: Sequence[int],
+        completion: Sequence[int],
+        cached: Sequence[int | None],
+        reasoning: Sequence[int | None],
+    ) -> list[int]:
+        """Give what each of some requests costs, as `cost` does, by the columns of what they used."""
+        read, written, fixed = self.prompt, self.completion, self.request + _ROUNDED // 2
+        if not any(cached) and not any(reasoning):
+            used = zip(prompt, completion, strict=True)
+            return [(fixed + read * some + written * more) // _ROUNDED for some, more in used]
+        every = zip(prompt, completion, cached, reasoning, strict=True)
+        return [self.cost((some, more, again or 0, thought or 0)) for some, more, again, thought in every]
+
     def cost_of_tokens(self, used: Tokens) -> int:
         """Give what these tokens cost beside a request that is paid for already, in nanodollars."""
         return (self._femto(used) + _ROUNDED // 2) // _ROUNDED

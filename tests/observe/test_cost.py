@@ -141,14 +141,6 @@ def test_totals_are_by_deployment_and_outlive_a_configuration() -> None:
     }
 
 
-def test_the_last_cost_is_kept_for_those_who_ask_next() -> None:
-    made, outcome = costs(), answered("dear")
-    made(outcome)
-    made.adopt(snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING)))
-    assert made.cost_of(outcome) == Cost(720_000, 0)
-    assert made.cost_of(replace(outcome)) == Cost(1_720_000, 0)
-
-
 def test_a_request_that_ends_after_its_deployment_was_removed_is_paid_for() -> None:
     made = costs()
     without = MODELS.replace("""      - {name: fallback, base_url: "https://fallback.example"}\n""", "")

@@ -121,8 +121,8 @@ def test_plain_requests_are_sorted_by_who_answered_them_and_how() -> None:
         ended(attempt("a"), tokens=5),
         ended(attempt("a", "server_error"), status=502, failure="server_error"),
     ]
-    batch = Batch.of([1.0] * 6, requests)
-    assert [(each.deployment, each.status, each.places) for each in batch.alike] == [
+    batch = Batch([1.0] * 6, requests)
+    assert [(each.deployment, each.status, list(each.places)) for each in batch.alike] == [
         ("a", 200, [0, 4]),
         ("b", 200, [1]),
         ("a", 400, [2]),
@@ -184,6 +184,16 @@ class Counted:
         }
 
 
+def costs_of(batch: Batch) -> list[Cost | None]:
+    """Give what each request of a batch cost, in their order."""
+    found = {place: cost for (place, _), cost in zip(batch.odd, batch.odd_costs, strict=True)}
+    for alike in batch.alike:
+        for place, spent, avoided in zip(alike.places, alike.spent, alike.avoided, strict=True):
+            assert (spent is None) == (avoided is None)
+            found[place] = None if spent is None or avoided is None else Cost(spent, avoided)
+    return [found[place] for place in range(len(batch.at))]
+
+
 @unhurried
 @given(st.lists(outcomes, min_size=1, max_size=60), st.integers(1, 60), st.sampled_from([None, FREE, PRICES]))
 def test_a_batch_counts_what_its_requests_count_one_by_one(
@@ -198,10 +208,10 @@ def test_a_batch_counts_what_its_requests_count_one_by_one(
     found: list[Cost | None] = []
     for start in range(0, len(requests), size):
         part = requests[start : start + size]
-        batch = Batch.of([7.5] * len(part), part)
+        batch = Batch([7.5] * len(part), part)
         for take in (together.traffic.take, together.live.take, together.costs.take, together.metrics.take):
             take(batch)
-        found += batch.costs
+        found += costs_of(batch)
     assert found == costs
     assert together.state() == alone.state()
     one, other = (samples(page(each.metrics.told())) for each in (alone, together))
@@ -211,7 +221,7 @@ def test_a_batch_counts_what_its_requests_count_one_by_one(
 def test_the_last_requests_of_a_large_batch_are_kept_and_numbered() -> None:
     live = Live()
     count = 3 * REQUESTS
-    batch = Batch.of([1000.0 + place / 1000 for place in range(count)], [ended()] * count)
+    batch = Batch([1000.0 + place / 1000 for place in range(count)], [ended()] * count)
     live.take(batch)
     assert [number for number, _, _ in live.requests] == list(range(2 * REQUESTS + 1, count + 1))
     assert live.requests[-1][1] == 1000.0 + (count - 1) / 1000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from pydantic import SecretStr
 
-from gateway.observe.ledger.rows import COLUMNS, NAMES, Row, Value
+from gateway.observe.ledger.rows import COLUMNS, NAMES, Rows, Value
 from gateway.observe.ledger.schema import MIGRATIONS, TYPES, Migrations, migrate
 from gateway.observe.ledger.store import Reader, RefusedError, UnavailableError
 
@@ -63,12 +63,12 @@ class PostgresStore:
         self._migrations = migrations
         self._connection: psycopg.Connection | None = None
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Rows]) -> None:
         """Add rows."""
         if not rows and self._connection is not None:
             return
         with self._transaction() as connection:
-            sent = msgspec.json.encode([_json(row) for row in rows]).decode()
+            sent = msgspec.json.encode([_json(row) for each in rows for row in each.whole]).decode()
             connection.execute(_INSERT, (sent,))
 
     def prune(self, before: float, most: int) -> int:
@@ -115,7 +115,7 @@ class PostgresStore:
 class PostgresReader:
     """A PostgreSQL database, open for reading."""
 
-    since = "to_timestamp(:since)"
+    since = "time >= to_timestamp(:since)"
 
     def __init__(self, connection: "psycopg.Connection") -> None:
         self._connection = connection
@@ -158,12 +158,9 @@ def _connect(url: SecretStr) -> "psycopg.Connection":
     return psycopg.connect(autocommit=True, prepare_threshold=None, **parameters)
 
 
-def _json(row: Row) -> dict[str, Value | msgspec.Raw]:
-    named: dict[str, Value | msgspec.Raw] = dict(zip(NAMES, row, strict=True))
-    failed = named["failed_attempts"]
-    if isinstance(failed, str):
-        named["failed_attempts"] = msgspec.Raw(failed.encode())
-    return named
+def _json(row: Mapping[str, Value]) -> Mapping[str, Value | msgspec.Raw]:
+    failed = row.get("failed_attempts")
+    return {**row, "failed_attempts": msgspec.Raw(failed.encode())} if isinstance(failed, str) else row
 
 
 def _reason(error: Exception) -> str:

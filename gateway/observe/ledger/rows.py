@@ -1,24 +1,28 @@
-"""A row: what the ledger keeps of an Outcome. Made in the writer's thread.
+"""Rows: what the ledger keeps of Outcomes.
 
-A row is a tuple in the order of `COLUMNS`. `run` is a number of the process, `seq` counts its rows: together they name
-a row, so that one that was sent twice because its confirmation was lost stays one.
+`run` is a number of the process, `seq` counts its rows: together they name a row, so that one that was sent twice
+because its confirmation was lost stays one.
+
+Most requests are alike but for their id, their times and their tokens. So rows are kept, and written, many at a time:
+what they share is there once, beside what is each one's own.
 
 What clients and upstreams name or count is taken within bounds: text that a database refuses, or a number that fits no
 column, would hold up the rows behind it.
 """
 
 import time
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
-from gateway.observe.cost import MOST_TOKENS, Cost
+from gateway.observe.batch import MOST_TOKENS, Alike, Batch
+from gateway.observe.cost import Cost
 
 Value = str | int | float | bool | None
-Row = tuple[Value, ...]
-Entry = tuple[float, Outcome, Cost | None]
-"""When a request ended (seconds since the epoch), what came of it, and what it cost, where that is known."""
+Own = tuple[int, float, *tuple[Value, ...]]
+"""Of a row: `seq`, `time`, and whatever else is its own."""
 
 COLUMNS: Final[tuple[tuple[str, str], ...]] = (
     ("run", "bigint"),
@@ -54,46 +58,125 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
 
 NAMES: Final = tuple(name for name, _ in COLUMNS)
 _NO_TOKENS: Final = (None, None, None, None)
+MICROSECONDS: Final = 1_000_000
+PLACES: Final = 1024
 _MOST_NANO: Final = 10**15
 _LONGEST: Final = 256
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-def row(run: int, seq: int, entry: Entry) -> Row:
-    """Make an entry's row."""
-    ended, outcome, cost = entry
-    attempts, content = outcome.attempts, outcome.first_content
-    if len(attempts) == 1 and attempts[0].failure is None:  # as nearly all are
-        answered = attempts[0] if outcome.served_model is not None else None
-        rescue, failed = attempts[0].rescue, None
-    else:
-        answered, rescue, failed = outcome.answered, outcome.rescue, _failed(attempts)
-    return (
-        run,
-        seq,
-        ended,
-        outcome.request_id,  # sane, whoever gave it (`api.context`)
-        outcome.operation,
-        outcome.model if outcome.model == outcome.model_id else _text(outcome.model),
-        outcome.model_id,
-        outcome.served_model,
-        answered.deployment if answered else None,
-        answered.group if answered else None,
-        outcome.generation,
-        outcome.status,
-        outcome.failure,
-        len(attempts),
-        failed,
-        outcome.fallback,
-        rescue,
-        outcome.stream,
-        None if content is None else round(content * 1000) / 1000,
-        round(outcome.duration * 1000) / 1000,
-        *(_NO_TOKENS if outcome.usage is None else _tokens(outcome.usage)),
-        *(_NO_TOKENS[:2] if outcome.lost is None else _tokens(outcome.lost)[:2]),
-        min(cost.spent, _MOST_NANO) if cost else None,
-        min(cost.avoided, _MOST_NANO) if cost else None,
+class Rows(NamedTuple):
+    """Rows: the values that they share, by the column's name, and of each the values of the columns named `own`.
+
+    A column that is in neither has no value. `first` is the `id` of the first row, for a database that has one: the
+    others' follow.
+    """
+
+    first: int
+    shared: Mapping[str, Value]
+    own: tuple[str, ...]
+    values: Sequence[Own]
+
+    @property
+    def whole(self) -> Iterator[dict[str, Value]]:
+        """Give each row's values by the column's name."""
+        return (dict(self.shared) | dict(zip(self.own, values, strict=True)) for values in self.values)
+
+    def halves(self) -> "tuple[Rows, Rows]":
+        """Part them in the middle."""
+        middle = len(self.values) // 2
+        rest = self._replace(first=self.first + middle, values=self.values[middle:])
+        return self._replace(values=self.values[:middle]), rest
+
+
+def id_of(seconds: float) -> int:
+    """Give the least `id` of a microsecond: it has room for `PLACES`, a batch."""
+    return int(seconds * MICROSECONDS) * PLACES
+
+
+def rows(run: int, seq: int, batch: Batch, first: int) -> list[Rows]:
+    """Make the rows of a batch, counted from `seq`, with their `id` from `first` on."""
+    made = []
+    for alike in batch.alike:
+        made.append(_plain(run, seq, batch.at, alike, first))
+        first += len(alike.places)
+    for (place, outcome), cost in zip(batch.odd, batch.odd_costs, strict=True):
+        shared, own = _shared(run, outcome), _own(seq + place, batch.at[place], outcome, cost)
+        made.append(Rows(first, shared, tuple(own), [cast("Own", tuple(own.values()))]))
+        first += 1
+    return made
+
+
+def _plain(run: int, seq: int, at: Sequence[float], alike: Alike, first: int) -> Rows:
+    places = alike.places
+    columns: dict[str, Sequence[Value]] = {
+        "seq": [seq + place for place in places],
+        "time": [at[place] for place in places],
+        "request_id": alike.ids,  # sane, whoever gave them (`api.context`)
+        "ttft_ms": [None if content is None else _thousandths(content) for content in alike.contents],
+        "duration_ms": [_thousandths(duration) for duration in alike.durations],
+        "prompt_tokens": alike.prompt,
+        "completion_tokens": alike.completion,
+        "cached_tokens": alike.cached,
+        "reasoning_tokens": alike.reasoning,
+        "cost_nusd": alike.spent,
+        "avoided_nusd": alike.avoided,
+    }
+    told = {
+        name: column for name, column in columns.items() if column[0] is not None or column.count(None) < len(places)
+    }
+    return Rows(
+        first, _shared(run, alike.first), tuple(told), cast("list[Own]", list(zip(*told.values(), strict=True)))
     )
+
+
+def _own(seq: int, ended: float, outcome: Outcome, cost: Cost | None) -> dict[str, Value]:
+    content, usage = outcome.first_content, outcome.usage
+    prompt, completion, cached, reasoning = _NO_TOKENS if usage is None else _tokens(usage)
+    own: dict[str, Value] = {
+        "seq": seq,
+        "time": ended,
+        "request_id": outcome.request_id,
+        "ttft_ms": None if content is None else _thousandths(content),
+        "duration_ms": _thousandths(outcome.duration),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cached_tokens": cached,
+        "reasoning_tokens": reasoning,
+        "cost_nusd": min(cost.spent, _MOST_NANO) if cost else None,
+        "avoided_nusd": min(cost.avoided, _MOST_NANO) if cost else None,
+    }
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def _thousandths(value: float) -> float:
+    """Round, faster than `round` does, which is right about what lies within a rounding error of the middle."""
+    return (value * 1000 + 0.5) // 1 / 1000
+
+
+def _shared(run: int, outcome: Outcome) -> dict[str, Value]:
+    answered, lost = outcome.answered, outcome.lost
+    lost_prompt, lost_completion, _, _ = _NO_TOKENS if lost is None else _tokens(lost)
+    values: dict[str, Value] = {
+        "run": run,
+        "operation": outcome.operation,
+        "model": outcome.model if outcome.model == outcome.model_id else _text(outcome.model),
+        "model_id": outcome.model_id,
+        "served_model": outcome.served_model,
+        "deployment": answered.deployment if answered else None,
+        "deployment_group": answered.group if answered else None,
+        "generation": outcome.generation,
+        "status": outcome.status,
+        "failure": outcome.failure,
+        "attempts": len(outcome.attempts),
+        "failed_attempts": _failed(outcome.attempts),
+        "fallback": outcome.fallback,
+        "rescue": outcome.rescue,
+        "stream": outcome.stream,
+        "lost_prompt_tokens": lost_prompt,
+        "lost_completion_tokens": lost_completion,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def iso(seconds: float) -> str:

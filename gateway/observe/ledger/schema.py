@@ -1,14 +1,15 @@
 """The tables, and how an older one becomes today's.
 
 `gateway_ledger` holds one number: the version of the schema. `MIGRATIONS[0]` makes version 1, each further entry one
-more version; an entry that was released does not change. A ledger is brought forward when it is opened, in one
-transaction, whatever the version it has. One that is newer than this gateway knows is refused and stays untouched.
+more version, in one of the dialects or in both; an entry that was released does not change. A ledger is brought forward
+when it is opened, in one transaction, whatever the version it has. One that is newer than this gateway knows is refused
+and stays untouched.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
-from gateway.observe.ledger.rows import COLUMNS
+from gateway.observe.ledger.rows import COLUMNS, MICROSECONDS, NAMES, PLACES
 from gateway.observe.ledger.store import UnavailableError
 
 Dialect = Literal["sqlite", "postgresql"]
@@ -37,13 +38,13 @@ _MAY_LACK: Final = frozenset(
     {"model_id", "served_model", "deployment", "deployment_group", "failure", "failed_attempts", "rescue", "ttft_ms"}
 )
 _COUNTED: Final = ("_tokens", "_nusd")
+_TYPED: Final = tuple(
+    f"  {name} {{{kind}}}{'' if name in _MAY_LACK or name.endswith(_COUNTED) else ' NOT NULL'}"
+    for name, kind in COLUMNS
+)
+_NAMES: Final = ", ".join(NAMES)
 _FIRST: Final = (
-    "CREATE TABLE gateway_requests (\n"
-    + "".join(
-        f"  {name} {{{kind}}}{'' if name in _MAY_LACK or name.endswith(_COUNTED) else ' NOT NULL'},\n"
-        for name, kind in COLUMNS
-    )
-    + "  PRIMARY KEY (run, seq)\n)",
+    "CREATE TABLE gateway_requests (\n" + ",\n".join(_TYPED) + ",\n  PRIMARY KEY (run, seq)\n)",
     "CREATE INDEX gateway_requests_time ON gateway_requests (time)",
     "CREATE INDEX gateway_requests_model ON gateway_requests (model_id, time)",
     "CREATE INDEX gateway_requests_deployment ON gateway_requests (deployment, time)",
@@ -55,8 +56,18 @@ _FEWER_INDEXES: Final = (
 )
 """A question is of the last hours, which `time` finds; the others cost each row a fifth of what it takes to write."""
 
-Migrations = Sequence[Sequence[str]]
-MIGRATIONS: Final[Migrations] = (_FIRST, _FEWER_INDEXES)
+_ID: Final = f"CAST(time * {MICROSECONDS} AS INTEGER) * {PLACES} + (row_number() OVER (ORDER BY time, seq)) % {PLACES}"
+_BY_TIME: Final = (
+    "ALTER TABLE gateway_requests RENAME TO gateway_older",
+    "CREATE TABLE gateway_requests (\n  id INTEGER PRIMARY KEY,\n" + ",\n".join(_TYPED) + "\n)",
+    f"INSERT INTO gateway_requests (id, {_NAMES}) SELECT {_ID}, {_NAMES} FROM gateway_older",  # noqa: S608 - our own
+    "DROP TABLE gateway_older",
+)
+"""In SQLite an index costs a row as much as the row itself; `id` is of the time, so that a table does without any."""
+
+Migration = Sequence[str] | Mapping[Dialect, Sequence[str]]
+Migrations = Sequence[Migration]
+MIGRATIONS: Final[Migrations] = (_FIRST, _FEWER_INDEXES, {"sqlite": _BY_TIME, "postgresql": ()})
 
 
 class Connection(Protocol):
@@ -82,7 +93,7 @@ def migrate(connection: Connection, dialect: Dialect, migrations: Migrations) ->
     if version > len(migrations):
         told = f"its schema has version {version} and this gateway knows {len(migrations)}"
         raise UnavailableError(f"{told}: use a newer gateway, or another ledger")
-    for statements in migrations[version:]:
-        for statement in statements:
+    for migration in migrations[version:]:
+        for statement in migration[dialect] if isinstance(migration, Mapping) else migration:
             connection.execute(statement.format_map(TYPES[dialect]))
         connection.execute("UPDATE gateway_ledger SET version = version + 1")

@@ -9,8 +9,11 @@ into a file that is gone is written again into the next one.
 
 A statement lets other threads run, and waits for its turn afterwards, up to 5 ms when the event loop is busy. So rows
 are written many to a statement; 999 is the least number of parameters that a SQLite allows. More than half of what a
-row takes is to hand its values over, one by one. Rows that are alike but for what is each request's own (`_OWN`) are
-written by one statement, which is handed the rest once.
+row takes is to hand its values over, one by one: what rows share is handed over once for all of a statement.
+
+Rows lie in the order in which they are written, and their `id` is of the time (`rows.id_of`): neither a question about
+the last hours nor the deletion of old rows needs an index, which would cost a row as much as the row itself. Two
+processes may write to a file: a row whose `id` another's row has takes one that is free.
 """
 
 import os
@@ -18,13 +21,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import lru_cache
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
-from gateway.observe.ledger.rows import NAMES, Row, Value
+from gateway.observe.ledger.rows import MICROSECONDS, PLACES, Rows, Value, id_of
 from gateway.observe.ledger.schema import MIGRATIONS, Migrations, migrate
 from gateway.observe.ledger.store import Reader, RefusedError, UnavailableError
 
@@ -33,25 +35,11 @@ _MODE: Final = 0o640
 _WAL_LEFT: Final = 16 << 20
 _LOOKS: Final = 1_000_000
 _READING: Final = ("temp_store = MEMORY", "cache_size = -32768")
-_OWN: Final = (
-    "seq",
-    "time",
-    "request_id",
-    "ttft_ms",
-    "duration_ms",
-    "prompt_tokens",
-    "completion_tokens",
-    "cost_nusd",
-    "avoided_nusd",
-)
-_ALIKE: Final = tuple(name for name in NAMES if name not in _OWN)
-_CHUNKS: Final = ((999 - len(_ALIKE)) // len(_OWN), 20, 4, 1)
-_own: Final = itemgetter(*map(NAMES.index, _OWN))
-_alike: Final = itemgetter(*map(NAMES.index, _ALIKE))
-_PRUNE: Final = (
-    "DELETE FROM gateway_requests WHERE rowid IN (SELECT rowid FROM gateway_requests WHERE time < ? LIMIT ?)"
-)
+_PARAMETERS: Final = 999
+_PRUNE: Final = "DELETE FROM gateway_requests WHERE id IN (SELECT id FROM gateway_requests WHERE id < ? LIMIT ?)"
 _BAD_ROW: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError)
+_Keyed = tuple[int, int, float, *tuple[Value, ...]]
+"""Of a row: `id`, and its own."""
 
 
 class SqliteStore:
@@ -63,14 +51,15 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Rows]) -> None:
         """Add rows."""
         with self._told():
             connection = self._open()
             if not rows:
                 return
             with _transaction(connection):
-                _insert(connection, rows)
+                for each in rows:
+                    _insert(connection, each)
             if self._is_gone():
                 raise FileNotFoundError("the file was removed while it was written")
 
@@ -79,7 +68,7 @@ class SqliteStore:
         with self._told():
             connection = self._open()
             with _transaction(connection):
-                return connection.execute(_PRUNE, (before, most)).rowcount
+                return connection.execute(_PRUNE, (id_of(before), most)).rowcount
 
     def close(self) -> None:
         """Close the file."""
@@ -134,7 +123,7 @@ class SqliteStore:
 class SqliteReader:
     """A SQLite file, open for reading."""
 
-    since = ":since"
+    since = f"id >= CAST(:since * {MICROSECONDS} AS INTEGER) * {PLACES} AND time >= :since"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -175,29 +164,48 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    kinds: dict[Row, list[Row]] = {}
-    for row in rows:
-        kinds.setdefault(_alike(row), []).append(_own(row))
-    for alike, those in kinds.items():
-        start = 0
-        for size in _CHUNKS:
-            while len(those) - start >= size:
-                values = chain(alike, *those[start : start + size])
-                connection.execute(_statement(size), tuple(values))
-                start += size
+def _insert(connection: sqlite3.Connection, rows: Rows) -> None:
+    names, shared = tuple(rows.shared), tuple(rows.shared.values())
+    keyed: list[_Keyed] = [(number, *values) for number, values in enumerate(rows.values, rows.first)]
+    size = (_PARAMETERS - len(names)) // (1 + len(rows.own))
+    start, end = 0, len(keyed)
+    while start < end:
+        if start + size > end:
+            size = size // 2  # so that there are few statements, which are prepared once
+            continue
+        chosen = keyed[start : start + size]
+        try:
+            connection.execute(_statement(names, rows.own, size), (*chain(shared, *chosen),))
+        except sqlite3.IntegrityError:
+            for row in chosen:
+                _insert_anew(connection, _statement(names, rows.own, 1), shared, row, rows.shared["run"])
+        start += size
 
 
-@cache
-def _statement(rows: int) -> str:
-    """Write the statement that inserts so many rows: parameters are the columns that are alike, then each row's own."""
-    given, each = len(_ALIKE), len(_OWN)
-    alike = ", ".join(f"?{number + 1}" for number in range(given))
-    places = range(given + 1, given + 1 + rows * each, each)
-    own = ", ".join(f"({', '.join(f'?{place + number}' for number in range(each))})" for place in places)
+def _insert_anew(
+    connection: sqlite3.Connection,
+    statement: str,
+    shared: tuple[Value, ...],
+    row: _Keyed,
+    run: Value,
+) -> None:
+    """Insert a row where there is room, unless it is there already."""
+    number, seq, *rest = row
+    while not connection.execute(f"{statement} ON CONFLICT (id) DO NOTHING", (*shared, number, seq, *rest)).rowcount:
+        there = connection.execute("SELECT run, seq FROM gateway_requests WHERE id = ?", (number,)).fetchone()
+        if there == (run, seq):
+            return
+        number += PLACES
+
+
+@lru_cache(maxsize=128)
+def _statement(shared: tuple[str, ...], own: tuple[str, ...], rows: int) -> str:
+    """Write the statement that inserts so many rows: parameters are what they share, then each row's own."""
+    given = "".join(f"?{place}, " for place in range(1, len(shared) + 1))
+    each = f"({given}{', '.join('?' * (1 + len(own)))})"
     return (
-        f"INSERT INTO gateway_requests ({', '.join((*_ALIKE, *_OWN))})"  # noqa: S608 - names of our own
-        f" SELECT {alike}, * FROM (VALUES {own}) WHERE TRUE ON CONFLICT DO NOTHING"
+        f"INSERT INTO gateway_requests ({', '.join((*shared, 'id', *own))})"  # noqa: S608 - names of our own
+        f" VALUES {', '.join([each] * rows)}"
     )
 
 

@@ -91,7 +91,7 @@ def stats(reader: Reader, question: Question, now: float) -> Answer:
     since = now - question.hours * _HOUR
     asked = {"since": since, "model": question.model, "deployment": question.deployment}
     parameters = {name: value for name, value in asked.items() if value is not None}
-    where = " AND ".join((f"time >= {reader.since}", *_conditions(question)))
+    where = " AND ".join((reader.since, *_conditions(question)))
     groups = _counted(reader.rows(_counts(where), parameters))
     for time in _TIMES:
         _rank(groups, time, reader.rows(_ranks(where, time), parameters))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from gateway.observe.ledger.rows import Row, Value
+from gateway.observe.ledger.rows import Rows, Value
 
 
 class UnavailableError(Exception):
@@ -17,7 +17,7 @@ class RefusedError(Exception):
 class Store(Protocol):
     """A ledger's database, for one thread. It connects by itself, and anew after each error."""
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Rows]) -> None:
         """Add rows, all or none; a row that is there already stays as it is. Without rows, only look after it.
 
         Raises:
@@ -42,7 +42,7 @@ class Store(Protocol):
 
 
 class Reader(Protocol):
-    """A look at the ledger as it is at one moment; `since` is the SQL of the parameter `:since`, as a time."""
+    """A look at the ledger as it is at one moment; `since` is the SQL that chooses rows from the time `:since` on."""
 
     since: str
 

@@ -16,19 +16,15 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice, repeat
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.config.ledger_place import Place
-from gateway.execution.outcome import Outcome
 from gateway.observe.batch import Batch
-from gateway.observe.cost import Cost
 from gateway.observe.ledger.places import store_at
 from gateway.observe.ledger.retention import Retention
-from gateway.observe.ledger.rows import Entry, Row, row
+from gateway.observe.ledger.rows import Rows, id_of, rows
 from gateway.observe.ledger.store import RefusedError, Store, UnavailableError
 from gateway.observe.log import Log
 from gateway.routing.snapshot import LedgerSettings
@@ -51,6 +47,13 @@ class _Flush:
 _Message = _Move | _Flush
 
 
+class _Taken(NamedTuple):
+    """A batch of requests, whose rows are counted from `seq`."""
+
+    batch: Batch
+    seq: int
+
+
 class Ledger:
     """The observer that keeps a row of each request, from one daemon thread, where `move` says.
 
@@ -61,7 +64,6 @@ class Ledger:
 
     def __init__(
         self,
-        cost_of: Callable[[Outcome], Cost | None],
         log: Log,
         *,
         capacity: int = 50_000,
@@ -72,7 +74,6 @@ class Ledger:
         make_store: Callable[[Place], Store] = store_at,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        self._cost_of = cost_of
         self._log = log
         self._capacity = capacity
         self._gather = gather
@@ -81,21 +82,22 @@ class Ledger:
         self._wall = wall
         self._make_store = make_store
         self.settle = settle
-        # The event loop's: what is wanted, whether rows are taken (0: none is), and what did not fit.
+        # The event loop's: what is wanted, how many rows may wait (0: none is taken), were taken, and did not fit.
         self._wanted = LedgerSettings()
         self._limit = 0
+        self._taken = 0
         self._overflowed = 0
+        self._run = secrets.randbits(53)
         # Shared: the queue, what ends the writer's pauses, and when to give up once it closes.
-        self._queue: deque[Entry | _Message] = deque()
+        self._queue: deque[_Taken | _Message] = deque()
         self._hurry = threading.Event()
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
         # The writer's own.
         self._settings = LedgerSettings()
         self._store: Store | None = None
-        self._run = secrets.randbits(53)
-        self._seq = 0
-        self._rows: list[Row] = []
+        self._next = 0  # the least `id` that is free
+        self._rows: list[Rows] = []
         self._written = 0
         self._refused = 0
         self._told = 0
@@ -103,21 +105,16 @@ class Ledger:
         self._cause = _BEHIND  # why rows are dropped
         self._retention = Retention(log, clock, wall)
 
-    def __call__(self, outcome: Outcome) -> None:
-        """Keep a finished request; nothing is kept while there is no ledger."""
-        if len(self._queue) < self._limit:
-            self._queue.append((self._wall(), outcome, self._cost_of(outcome)))
-        elif self._limit:
-            self._overflowed += 1
-
     def take(self, batch: Batch) -> None:
         """Keep finished requests, with what the batch says that they cost; nothing is kept while there is no ledger."""
         if not self._limit:
             return
-        room = max(self._limit - len(self._queue), 0)
-        entries = zip(batch.at, batch.outcomes, batch.costs or repeat(None))  # noqa: B905 - the last may be endless
-        self._queue.extend(islice(entries, room))
-        self._overflowed += max(len(batch.at) - room, 0)
+        count = len(batch.at)
+        if self.waiting + count <= self._limit:
+            self._queue.append(_Taken(batch, self._taken + 1))
+            self._taken += count
+        else:
+            self._overflowed += count
 
     @property
     def place(self) -> Place | None:
@@ -132,7 +129,7 @@ class Ledger:
     @property
     def waiting(self) -> int:
         """How many rows are not written yet."""
-        return len(self._queue) + len(self._rows)
+        return self._taken - self._written - self._refused
 
     def as_dict(self) -> Mapping[str, object]:
         """Tell how it stands, ready for JSON; no secret is in it. For the event loop's thread."""
@@ -172,10 +169,9 @@ class Ledger:
         self._hurry.set()
         if self._thread is not None:
             self._thread.join(timeout + _LAST_TRY)
-        lost, self._rows = len(self._rows), []
-        with suppress(IndexError):
-            while True:
-                lost += isinstance(self._queue.popleft(), tuple)
+        lost = self.waiting
+        self._rows = []
+        self._queue.clear()
         if lost:
             self._refused += lost
             self._log.error("ledger.lost", count=lost, reason=self._reason or "there was no time to write them")
@@ -206,25 +202,25 @@ class Ledger:
         return True
 
     def _take(self) -> _Message | None:
-        """Make rows of the next entries, up to a message or a full batch."""
-        queue, rows, run, seq = self._queue, self._rows, self._run, self._seq
-        message = None
-        while queue and len(rows) < _BATCH:
+        """Make the next rows, up to a message or a full batch."""
+        queue, count = self._queue, 0
+        while queue and count < _BATCH:
             entry = queue.popleft()
-            if not isinstance(entry, tuple):
-                message = entry
-                break
-            seq += 1
-            rows.append(row(run, seq, entry))
-        self._seq = seq
-        return message
+            if not isinstance(entry, _Taken):
+                return entry
+            batch = entry.batch
+            first = max(self._next, id_of(max(batch.at)))
+            self._rows += rows(self._run, entry.seq, batch, first)
+            self._next = first + len(batch.at)
+            count += len(batch.at)
+        return None
 
     def _deliver(self) -> bool:
         """Write the batch, however often that takes; with none, look after the database. False: closed before."""
         while self._store is not None and (self._rows or self._deadline is None):
             last = self._deadline is not None and self._clock() >= self._deadline
             try:
-                self._write(self._store, self._rows)
+                self._write(self._store)
             except UnavailableError as error:
                 self._fail(str(error))
             except Exception as error:  # noqa: BLE001 - a driver may raise anything, and rows must not be lost by it
@@ -239,26 +235,34 @@ class Ledger:
             else:
                 self._hurry.wait(self._pause if self._deadline is None else min(self._pause, 0.1))
                 self._hurry.clear()
-        self._refused += len(self._rows)  # the ledger was turned off
+        self._refused += _count(self._rows)  # the ledger was turned off
         self._rows = []
         return True
 
-    def _write(self, store: Store, rows: list[Row]) -> None:
-        """Write rows; those that the database refuses are found by halving, and dropped."""
+    def _write(self, store: Store) -> None:
+        """Write the batch; the rows that the database refuses are found by halving, and dropped."""
+        refused = self._write_but(store, self._rows)
+        self._written += _count(self._rows) - refused
+        self._refused += refused
+        self._rows = []
+
+    def _write_but(self, store: Store, these: list[Rows]) -> int:
+        """Write rows but those that the database refuses; give how many."""
         try:
-            store.write(rows)
+            store.write(these)
         except RefusedError as error:
-            if len(rows) > 1:
-                half = len(rows) // 2
-                self._write(store, rows[:half])
-                self._write(store, rows[half:])
-                return
-            self._refused += 1
-            self._cause = str(error)
+            if _count(these) == 1:
+                self._cause = str(error)
+                return 1
+            halves = (
+                (these[: len(these) // 2], these[len(these) // 2 :])
+                if len(these) > 1
+                else [[half] for half in these[0].halves()]
+            )
+            return sum(self._write_but(store, half) for half in halves)
+        return 0
 
     def _succeed(self) -> None:
-        self._written += len(self._rows)
-        self._rows = []
         dropped = self.dropped
         untold, self._told = dropped - self._told, dropped
         if self._reason is not None:
@@ -282,3 +286,7 @@ class Ledger:
             self._reason = None
         self._settings = settings
         self._retention.hurry()
+
+
+def _count(these: Iterable[Rows]) -> int:
+    return sum(len(each.values) for each in these)

@@ -195,32 +195,24 @@ class Metrics:
 
 
 def _count_alike(series: Series, alike: Alike) -> None:
-    outcomes = alike.outcomes
-    series.attempts["ok"] += len(outcomes)
-    series.requests[_CLASSES[alike.status // 100]] += len(outcomes)
-    series.duration.observe_all([outcome.duration / 1000 for outcome in outcomes])
-    contents: list[float] = []
-    speeds: list[float] = []
-    prompt = completion = 0
-    for outcome in outcomes:
-        usage, duration, tokens = outcome.usage, outcome.duration, 0
-        if usage is not None:
-            tokens = usage.completion_tokens or 0
-            completion += tokens
-            prompt += usage.prompt_tokens or 0
-            if usage.cached_tokens:
-                series.cached += usage.cached_tokens
-            if usage.reasoning_tokens:
-                series.reasoning += usage.reasoning_tokens
-        if outcome.stream and (content := outcome.first_content) is not None:
-            contents.append(content / 1000)
-            tokens, duration = tokens - 1, duration - content
-        if tokens > 0 and duration > 0:
-            speeds.append(tokens * 1000 / duration)
-    series.prompt += prompt
-    series.completion += completion
-    series.first_token.observe_all(contents)
-    series.speed.observe_all(speeds)
+    number = len(alike.places)
+    series.attempts["ok"] += number
+    series.requests[_CLASSES[alike.status // 100]] += number
+    series.duration.observe_all([duration / 1000 for duration in alike.durations])
+    series.prompt += sum(filter(None, alike.prompt))
+    series.completion += sum(filter(None, alike.completion))
+    series.cached += sum(filter(None, alike.cached))
+    series.reasoning += sum(filter(None, alike.reasoning))
+    counted = zip(alike.completion, alike.durations, strict=True)
+    if not alike.stream:
+        series.speed.observe_all([tokens * 1000 / taken for tokens, taken in counted if tokens and taken > 0])
+        return
+    series.first_token.observe_all([content / 1000 for content in alike.contents if content is not None])
+    after_first = [
+        (tokens or 0, taken) if content is None else ((tokens or 0) - 1, taken - content)
+        for (tokens, taken), content in zip(counted, alike.contents, strict=True)
+    ]
+    series.speed.observe_all([tokens * 1000 / taken for tokens, taken in after_first if tokens > 0 and taken > 0])
 
 
 def _count_answer(series: Series, outcome: Outcome) -> None:

@@ -6,8 +6,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from gateway.execution.outcome import Outcome
-from gateway.observe.cost import Cost
 from gateway.observe.ledger.writer import Ledger
 from gateway.observe.log import make_logger
 from gateway.observe.sink import LogSink
@@ -44,15 +42,12 @@ def records() -> LogSink:
 
 @pytest.fixture
 def make_ledger(records: LogSink) -> Iterator[MakeLedger]:
-    """Make a ledger: `make_ledger(capacity=10)`; a request costs 5 and avoids 7, what `r-0` costs is unknown."""
+    """Make a ledger: `make_ledger(capacity=10)`."""
     made: list[Ledger] = []
-
-    def cost_of(outcome: Outcome) -> Cost | None:
-        return None if outcome.request_id == "r-0" else Cost(5, 7)
 
     def make(**options: object) -> Ledger:
         options = {"gather": 0.0, "pause": 0.01} | options
-        made.append(Ledger(cost_of, make_logger(records, "info"), **options))  # type: ignore[arg-type] # as given
+        made.append(Ledger(make_logger(records, "info"), **options))  # type: ignore[arg-type] # as given
         return made[-1]
 
     yield make

@@ -15,7 +15,9 @@ from pydantic import SecretStr
 
 from gateway.config.ledger_place import Place
 from gateway.execution.outcome import Attempt, Outcome, Usage
-from gateway.observe.ledger.rows import Row, row
+from gateway.observe.batch import Batch
+from gateway.observe.ledger.rows import Rows, id_of
+from gateway.observe.ledger.rows import rows as made
 from gateway.routing.snapshot import LedgerSettings
 
 ANSWERED: Final = Attempt("llama", "near", "local", 12.5, 200)
@@ -42,9 +44,18 @@ def outcome(number: int = 1) -> Outcome:
     return replace(PLAIN, request_id=f"r-{number}")
 
 
-def rows(*numbers: int, run: int = 1, at: float = 1_000.0) -> list[Row]:
+def batch(*numbers: int, at: float = 1_000.0) -> Batch:
+    """Make a batch of requests that cost 5 and avoid 7 each; what `r-0` costs is unknown."""
+    made = Batch([at] * len(numbers), [outcome(number) for number in numbers])
+    for alike in made.alike:
+        alike.spent = [None if name == "r-0" else 5 for name in alike.ids]
+        alike.avoided = [None if name == "r-0" else 7 for name in alike.ids]
+    return made
+
+
+def rows(*numbers: int, run: int = 1, at: float = 1_000.0) -> list[Rows]:
     """Make a row for each number, which is its request's, too."""
-    return [row(run, number, (at, outcome(number), None)) for number in numbers]
+    return [each for number in numbers for each in made(run, number, batch(number, at=at), id_of(at) + number)]
 
 
 def sqlite_at(path: Path, days: float = 0.0) -> LedgerSettings:

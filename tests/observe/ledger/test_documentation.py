@@ -33,7 +33,7 @@ def test_the_configuration_loads() -> None:
     assert faults(prices) == []
 
 
-@pytest.mark.parametrize("query", SQL[:2])
+@pytest.mark.parametrize("query", SQL[:3])
 def test_the_sql_for_sqlite_runs(query: str, tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "ledger.db"))
     store.write(rows(1, 2))
@@ -41,14 +41,14 @@ def test_the_sql_for_sqlite_runs(query: str, tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "ledger.db")
     found = connection.execute(query).fetchall()
     connection.close()
-    assert len(found) == (1 if "day" in query else 0)
+    assert len(found) == (0 if "failed" in query else 1)
 
 
 def test_the_sql_for_postgresql_runs(postgres: Postgres, database: str) -> None:
     store = PostgresStore(postgres.secret(database))
     store.write(rows(1, 2))
     store.close()
-    assert len(SQL) == 3
+    assert len(SQL) == 4
     with psycopg.connect(postgres.url(database)) as connection:
-        by_day, by_failure = (connection.execute(each.encode()) for each in SQL[2].split(";\n") if each)
+        by_day, by_failure = (connection.execute(each.encode()) for each in SQL[3].split(";\n") if each)
         assert (len(by_day.fetchall()), len(by_failure.fetchall())) == (1, 0)

@@ -4,14 +4,19 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.execution.outcome import Attempt, Usage
+from gateway.observe.batch import Batch
 from gateway.observe.cost import Cost
-from gateway.observe.ledger.rows import NAMES, Value, row
+from gateway.observe.ledger.rows import NAMES, Value, rows
 from tests.observe.ledger.outcomes import PLAIN
 
 
 def made(cost: Cost | None = None, **fields: object) -> dict[str, Value]:
-    outcome = replace(PLAIN, **fields)
-    return dict(zip(NAMES, row(1, 2, (3.0, outcome, cost)), strict=True))
+    batch = Batch([3.0], [replace(PLAIN, **fields)])
+    for alike in batch.alike:
+        alike.spent, alike.avoided = [cost.spent if cost else None], [cost.avoided if cost else None]
+    batch.odd_costs = [cost] * len(batch.odd)
+    ((found,),) = [tuple(each.whole) for each in rows(1, 2, batch, 3)]
+    return dict.fromkeys(NAMES) | found
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from gateway.config.ledger_place import Place
 from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.observe.batch import Batch
 from gateway.observe.cost import Cost
 from gateway.observe.ledger.places import reader_at, store_at
-from gateway.observe.ledger.rows import row
+from gateway.observe.ledger.rows import id_of, rows
 from gateway.observe.ledger.stats import Answer, Question, stats
 from tests.observe.ledger.outcomes import PLAIN, Postgres
 
@@ -31,8 +32,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 def write(place: Place, *entries: tuple[float, Outcome, Cost | None]) -> None:
-    store = store_at(place)
-    store.write([row(1, number, entry) for number, entry in enumerate(entries)])
+    store, found = store_at(place), []
+    for number, (ended, outcome, cost) in enumerate(entries):
+        batch = Batch([ended], [outcome])
+        batch.odd_costs = [cost] * len(batch.odd)
+        for alike in batch.alike:
+            alike.spent, alike.avoided = [cost.spent if cost else None], [cost.avoided if cost else None]
+        found += rows(1, number, batch, id_of(ended) + number)
+    store.write(found)
     store.close()
 
 

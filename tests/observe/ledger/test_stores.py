@@ -12,14 +12,16 @@ from pydantic import SecretStr
 
 from gateway.config.ledger_place import Place
 from gateway.execution.outcome import Attempt, Usage
+from gateway.observe.batch import Batch
 from gateway.observe.cost import Cost
 from gateway.observe.ledger.places import reader_at
 from gateway.observe.ledger.postgres import PostgresStore, check_driver
-from gateway.observe.ledger.rows import NAMES, row
-from gateway.observe.ledger.schema import MIGRATIONS, Migrations
+from gateway.observe.ledger.rows import NAMES, id_of
+from gateway.observe.ledger.rows import rows as made
+from gateway.observe.ledger.schema import MIGRATIONS, Migrations, migrate
 from gateway.observe.ledger.sqlite import SqliteStore
 from gateway.observe.ledger.store import RefusedError, Store, UnavailableError
-from tests.observe.ledger.outcomes import PLAIN, Postgres, outcome, rows
+from tests.observe.ledger.outcomes import PLAIN, Postgres, batch, outcome, rows
 
 NEWER: Migrations = (*MIGRATIONS, ("ALTER TABLE gateway_requests ADD COLUMN region {text}",))
 FULL = replace(
@@ -57,12 +59,16 @@ class Database:
             store.close()
 
 
+def database_at(path: Path) -> Database:
+    return Database(Place.of(f"sqlite:///{path}"), lambda migrations: SqliteStore(str(path), migrations))
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """Make an empty database of each sort."""
     if request.param == "sqlite":
         path = tmp_path / "new folder" / "ledger.db"
-        made = Database(Place.of(f"sqlite:///{path}"), lambda migrations: SqliteStore(str(path), migrations))
+        made = database_at(path)
     else:
         server: Postgres = request.getfixturevalue("postgres")
         name = f"stores_{abs(hash(request.node.name))}"
@@ -80,7 +86,9 @@ def numbers(database: Database) -> list[int]:
 
 
 def test_a_row_comes_back_as_it_was_written(database: Database) -> None:
-    database.store().write([row(5, 1, (1_700_000_000.25, FULL, Cost(11, 12)))])
+    batch = Batch([1_700_000_000.25], [FULL])
+    batch.odd_costs = [Cost(11, 12)]
+    database.store().write(made(5, 1, batch, id_of(1_700_000_000.25)))
     columns = ", ".join(name for name in NAMES if name not in {"time", "failed_attempts"})
     (found,) = database.ask(f"SELECT {columns} FROM gateway_requests")  # noqa: S608 - names of our own
     expected = (
@@ -88,12 +96,12 @@ def test_a_row_comes_back_as_it_was_written(database: Database) -> None:
         *(2, True, None, True, 10.0, 12.5, 10, 20, 4, 5, 1, 2, 11, 12),
     )
     assert found == expected
-    in_sqlite = "SELECT failed_attempts ->> '$[0].failure', time FROM gateway_requests WHERE time >= {since}"
+    in_sqlite = "SELECT failed_attempts ->> '$[0].failure', time FROM gateway_requests WHERE {since}"
     elsewhere = in_sqlite.replace("->> '$[0].failure', time", "-> 0 ->> 'failure', extract(epoch FROM time)")
     query = in_sqlite if database.place.kind == "sqlite" else elsewhere
     ((failure, time),) = database.ask(query, since=1_700_000_000.25)
     assert (failure, float(time)) == ("server_error", 1_700_000_000.25)
-    assert database.ask("SELECT 1 FROM gateway_requests WHERE time >= {since}", since=1_700_000_000.5) == []
+    assert database.ask("SELECT 1 FROM gateway_requests WHERE {since}", since=1_700_000_000.5) == []
 
 
 def test_many_rows_are_written_once_however_often_they_are_sent(database: Database) -> None:
@@ -120,7 +128,8 @@ def test_old_rows_go_a_few_at_a_time(database: Database) -> None:
 
 def test_a_row_that_cannot_be_written_is_refused_and_takes_no_other_along(database: Database) -> None:
     store = database.store()
-    bad = tuple(2**70 if name == "cost_nusd" else value for name, value in zip(NAMES, rows(2)[0], strict=True))
+    (good,) = rows(2)
+    bad = good._replace(shared={**good.shared, "generation": 2**70})
     with pytest.raises(RefusedError):
         store.write([*rows(1), bad, *rows(3)])
     store.write(rows(4))
@@ -129,24 +138,65 @@ def test_a_row_that_cannot_be_written_is_refused_and_takes_no_other_along(databa
 
 def test_an_older_schema_is_brought_forward_with_its_rows(database: Database) -> None:
     database.store().write(rows(1))
-    assert database.ask("SELECT version FROM gateway_ledger") == [(2,)]
-    database.store(NEWER).write(rows(2))
     assert database.ask("SELECT version FROM gateway_ledger") == [(3,)]
+    database.store(NEWER).write(rows(2))
+    assert database.ask("SELECT version FROM gateway_ledger") == [(4,)]
     assert database.ask("SELECT seq, region FROM gateway_requests ORDER BY seq") == [(1, None), (2, None)]
+
+
+def test_rows_of_the_second_version_keep_what_they_are_and_lie_in_the_order_of_time(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    connection = sqlite3.connect(path)
+    migrate(connection, "sqlite", MIGRATIONS[:2])
+    given = [(1, 1, 1000.5, "a"), (1, 2, 1000.5, "b"), (2, 1, 999.0, "c")]
+    columns = (
+        "run, seq, time, request_id, operation, model, generation, status, attempts, fallback, stream, duration_ms"
+    )
+    values = "?, ?, ?, ?, 'completions', 'm', 1, 200, 1, 0, 0, 2.5"
+    connection.executemany(f"INSERT INTO gateway_requests ({columns}) VALUES ({values})", given)  # noqa: S608 - our own
+    connection.commit()
+    connection.close()
+    SqliteStore(str(path)).write(rows(4, at=1_001.0))
+    with reader_at(Place.of(f"sqlite:///{path}"), 10) as reader:
+        found = reader.rows("SELECT run, seq, time, request_id FROM gateway_requests ORDER BY id", {})
+        assert found == [given[2], given[0], given[1], (1, 4, 1_001.0, "r-4")]
+    late = database_at(path).ask("SELECT request_id FROM gateway_requests WHERE {since} ORDER BY id", since=1_000.5)
+    assert late == [("a",), ("b",), ("r-4",)]
+
+
+def test_two_processes_may_want_the_same_place(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    one, other = SqliteStore(str(path)), SqliteStore(str(path))
+    one.write(rows(*range(200)))
+    other.write(rows(*range(100, 300), run=2))
+    other.write(rows(*range(100, 300), run=2))
+    with reader_at(Place.of(f"sqlite:///{path}"), 10) as reader:
+        found = reader.rows("SELECT run, count(*), count(DISTINCT seq) FROM gateway_requests GROUP BY run", {})
+    assert found == [(1, 200, 200), (2, 200, 200)]
+
+
+def test_rows_that_share_what_they_can_are_all_written(database: Database) -> None:
+    store = database.store()
+    whole = made(7, 1, batch(*range(256)), id_of(5.0))
+    assert [len(each.values) for each in whole] == [256]
+    store.write(whole)
+    store.write(whole)
+    found = database.ask("SELECT seq, request_id, cost_nusd FROM gateway_requests ORDER BY seq")
+    assert found == [(1 + number, f"r-{number}", 5 if number else None) for number in range(256)]
 
 
 def test_an_empty_ledger_takes_all_versions_at_once(database: Database) -> None:
     database.store(NEWER).write(rows(1))
-    assert database.ask("SELECT version, region FROM gateway_ledger, gateway_requests") == [(3, None)]
+    assert database.ask("SELECT version, region FROM gateway_ledger, gateway_requests") == [(4, None)]
 
 
 def test_a_newer_schema_is_refused_and_stays_as_it_is(database: Database) -> None:
     database.store(NEWER).write(rows(1))
     with pytest.raises(
-        UnavailableError, match="its schema has version 3 and this gateway knows 2: use a newer gateway"
+        UnavailableError, match="its schema has version 4 and this gateway knows 3: use a newer gateway"
     ):
         database.store().write(rows(2))
-    assert database.ask("SELECT version FROM gateway_ledger") == [(3,)]
+    assert database.ask("SELECT version FROM gateway_ledger") == [(4,)]
     assert numbers(database) == [1]
 
 
@@ -155,7 +205,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(database: Database) -> Non
     broken: Migrations = (*MIGRATIONS, ("CREATE TABLE half (a {text})", "ALTER TABLE nothing ADD COLUMN b {text}"))
     with pytest.raises(UnavailableError, match="nothing"):
         database.store(broken).write(rows(2))
-    assert database.ask("SELECT version FROM gateway_ledger") == [(2,)]
+    assert database.ask("SELECT version FROM gateway_ledger") == [(3,)]
     with pytest.raises(UnavailableError, match="half"):
         database.ask("SELECT * FROM half")
     database.store().write(rows(3))

@@ -10,25 +10,22 @@ from typing import Any
 import pytest
 
 from gateway.config.ledger_place import Place
-from gateway.observe.batch import Batch
-from gateway.observe.cost import Cost
-from gateway.observe.ledger.rows import NAMES, Row
+from gateway.observe.ledger.rows import Rows, Value
 from gateway.observe.ledger.store import RefusedError, UnavailableError
 from gateway.observe.ledger.writer import Ledger
 from gateway.observe.sink import LogSink
 from gateway.routing.snapshot import LedgerSettings
 from tests.observe.ledger.conftest import PATIENCE, MakeLedger
-from tests.observe.ledger.outcomes import outcome, sqlite_at
+from tests.observe.ledger.outcomes import batch, sqlite_at
 
 HERE, THERE = (LedgerSettings(Place.of(f"sqlite:///{name}.db"), 0.0) for name in ("here", "there"))
-REQUEST, COST = NAMES.index("request_id"), NAMES.index("cost_nusd")
 
 
 class Memory:
     """A database in memory, which does what it is told: it refuses while `down`, waits while `held`."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[dict[str, Value]] = []
         self.down: str | None = None
         self.error: Exception | None = None
         self.refuses: str | None = None
@@ -40,17 +37,18 @@ class Memory:
         self.old: list[int | Exception] = []
         self.closed = 0
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Rows]) -> None:
         self.tried.release()
         assert self.free.wait(PATIENCE)
         if self.error is not None:
             raise self.error
         if self.down is not None:
             raise UnavailableError(self.down)
-        if any(row[REQUEST] == self.refuses for row in rows):
+        found = [row for each in rows for row in each.whole]
+        if any(row["request_id"] == self.refuses for row in found):
             raise RefusedError("a number out of range")
-        self.batches.append(len(rows))
-        self.rows += rows
+        self.batches.append(len(found))
+        self.rows += found
 
     def prune(self, before: float, most: int) -> int:
         self.pruned.append((before, most))
@@ -64,7 +62,7 @@ class Memory:
 
     @property
     def requests(self) -> list[object]:
-        return [row[REQUEST] for row in self.rows]
+        return [row["request_id"] for row in self.rows]
 
     def wait_for_a_try(self) -> None:
         assert self.tried.acquire(timeout=PATIENCE)
@@ -105,7 +103,7 @@ def ids(*numbers: int) -> list[str]:
 
 def keep(ledger: Ledger, *numbers: int) -> None:
     for number in numbers:
-        ledger(outcome(number))
+        ledger.take(batch(number, at=42.5))
 
 
 def logged(records: LogSink) -> list[dict[str, Any]]:
@@ -134,38 +132,45 @@ def test_nothing_is_kept_while_there_is_no_ledger(make: Callable[..., Ledger], s
 
 
 def test_rows_are_written_in_their_order_with_what_they_cost(make: Callable[..., Ledger], stores: Stores) -> None:
-    ledger = make(wall=lambda: 42.5)
+    ledger = make()
     ledger.move(HERE)
-    keep(ledger, 0, 1, 2)
+    ledger.take(batch(0, 1, at=41.5))
+    keep(ledger, 2)
     assert ledger.flush(PATIENCE)
     store = stores["here"]
     assert store.requests == ids(0, 1, 2)
-    assert [row[1:3] for row in store.rows] == [(1, 42.5), (2, 42.5), (3, 42.5)]
-    assert [row[COST : COST + 2] for row in store.rows] == [(None, None), (5, 7), (5, 7)]
-    assert len({row[0] for row in store.rows}) == 1
+    assert [(row["seq"], row["time"]) for row in store.rows] == [(1, 41.5), (2, 41.5), (3, 42.5)]
+    assert [(row.get("cost_nusd"), row.get("avoided_nusd")) for row in store.rows] == [(None, None), (5, 7), (5, 7)]
+    assert len({row["run"] for row in store.rows}) == 1
     assert (ledger.as_dict()["written"], ledger.waiting, ledger.dropped) == (3, 0, 0)
 
 
-def test_a_batch_is_taken_as_far_as_there_is_room(make: Callable[..., Ledger], stores: Stores) -> None:
+def test_a_batch_is_taken_where_there_is_room(make: Callable[..., Ledger], stores: Stores) -> None:
     asked: list[int] = []
     ledger = make(capacity=3, settle=lambda: asked.append(1))
-    batch = Batch.of([41.0, 42.0], [outcome(1), outcome(2)])
-    ledger.take(batch)
+    ledger.take(batch(1, 2))
     stores["here"].free.clear()
     ledger.move(HERE)
     stores["here"].wait_for_a_try()
-    ledger.take(batch)
-    batch.costs = [None, Cost(5, 7)]
-    ledger.take(batch)
-    assert (ledger.as_dict()["waiting"], ledger.dropped, asked) == (3, 1, [1])
+    ledger.take(batch(1, 2))
+    ledger.take(batch(3, 4))
+    ledger.take(batch(5))
+    assert (ledger.as_dict()["waiting"], ledger.dropped, asked) == (3, 2, [1])
     stores["here"].free.set()
     assert ledger.flush(PATIENCE)
     store = stores["here"]
-    assert store.requests == ids(1, 2, 1)
-    assert [row[1:3] for row in store.rows] == [(1, 41.0), (2, 42.0), (3, 41.0)]
-    ledger.take(batch)
+    assert store.requests == ids(1, 2, 5)
+    assert [row["seq"] for row in store.rows] == [1, 2, 3]
+
+
+def test_each_row_of_a_batch_is_found_that_a_database_refuses(make: Callable[..., Ledger], stores: Stores) -> None:
+    ledger = make()
+    stores["here"].refuses = "r-5"
+    ledger.move(HERE)
+    ledger.take(batch(*range(7)))
     assert ledger.flush(PATIENCE)
-    assert [row[COST : COST + 2] for row in store.rows[3:]] == [(None, None), (5, 7)]
+    assert stores["here"].requests == ids(0, 1, 2, 3, 4, 6)
+    assert (ledger.dropped, ledger.as_dict()["written"], ledger.waiting) == (1, 6, 0)
 
 
 def test_what_gathers_is_written_in_batches(make: Callable[..., Ledger], stores: Stores) -> None:
