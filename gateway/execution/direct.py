@@ -10,7 +10,7 @@ that names a user) goes through the session.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
@@ -152,16 +152,16 @@ class DirectResponse:
     Mutable: the connection, until it waits for the next request or is closed.
     """
 
-    __slots__ = ("_connection", "_place", "body", "headers", "status")
+    __slots__ = ("_connection", "_origin", "body", "headers", "status")
 
     def __init__(
-        self, place: "Place", connection: Connection, status: int, headers: CIMultiDictProxy[str], body: Flow
+        self, origin: "Origin", connection: Connection, status: int, headers: CIMultiDictProxy[str], body: Flow
     ) -> None:
         """Take an answer whose head was read."""
         self.status = status
         self.headers = headers
         self.body = body
-        self._place = place
+        self._origin = origin
         self._connection: Connection | None = connection
 
     @property
@@ -178,7 +178,7 @@ class DirectResponse:
         connection, self._connection = self._connection, None
         if connection is not None:
             self.body.go_on()
-            self._place.keep(connection)
+            self._origin.keep(connection)
 
     def close(self) -> None:
         """Close the connection: the rest of the body is not wanted."""
@@ -198,72 +198,30 @@ class Exchange(Protocol):
         ...
 
 
-class Place:
-    """Where a URL leads.
+class Origin:
+    """A scheme, host and port (RFC 9110, 4.3.1): requests to its URLs share connections.
 
-    Mutable: the heads of the requests, as far as they are the same each time, by the deployment's header fields; and
-    the connections that wait for the next request, each since when, the newest last.
+    Mutable: the connections that wait for the next request, each since when, the newest last.
     """
 
-    __slots__ = ("_connector", "_heads", "_lines", "_loop", "_request", "_sweeper", "_waiting")
+    __slots__ = ("_connector", "_loop", "_request", "_sweeper", "_waiting")
 
-    def __init__(self, connector: aiohttp.BaseConnector, request: aiohttp.ClientRequest, lines: bytes) -> None:
-        """Ask this connector for connections; requests begin with these lines."""
+    def __init__(self, connector: aiohttp.BaseConnector, request: aiohttp.ClientRequest) -> None:
+        """Ask this connector for connections, as this request would."""
         self._connector = connector
         self._request = request
-        self._lines = lines
         self._loop = asyncio.get_running_loop()
-        self._heads: dict[tuple[tuple[str, str], ...], bytes] = {}
         self._waiting: list[tuple[Connection, float]] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def post(
-        self,
-        fixed: Mapping[str, str],
-        fields: Mapping[str, str],
-        body: bytes,
-        *,
-        connect_timeout: float,
-        exchange: "Exchange",
-    ) -> DirectResponse:
-        """Send a request and wait for the head of its answer, as `Upstream.open` says.
-
-        `fixed` are the deployment's header fields, `fields` the request's.
+    async def connected(self, seconds: float) -> Connection:
+        """Connect within so many seconds.
 
         Raises:
-            aiohttp.ClientError, OSError: no head came.
+            aiohttp.ClientError, OSError: there is no connection.
 
         """
-        head = self._head(fixed, fields, len(body))
-        connection = self._kept()
-        if connection is not None:
-            exchange.reused = True
-        else:
-            timeout = _within(connect_timeout)
-            connection = await self._connector.connect(self._request, traces=[], timeout=timeout)
-            exchange.reused = _was_used(connection)  # the session leaves some in the connector's pool
-        try:
-            protocol = connection.protocol
-            assert isinstance(protocol, _Protocol)  # noqa: S101 - our connector makes no others
-            protocol.set_response_params(
-                timer=_timer, read_until_eof=True, auto_decompress=False, read_bufsize=_NEVER_PAUSED
-            )
-            transport = protocol.transport
-            if transport is None or transport.is_closing():
-                raise aiohttp.ClientConnectionResetError  # noqa: TRY301 - it closes the connection, too
-            transport.write(head + body)
-            exchange.sent()
-            message, content = await protocol.read()
-            while message.code < _FINAL and message.code != _SWITCHING:
-                message, content = await protocol.read()
-            flow = _flow(protocol, transport, content)
-            return DirectResponse(self, connection, message.code, message.headers, flow)
-        except HttpProcessingError:
-            connection.close()
-            raise aiohttp.ClientPayloadError from None  # it quotes the answer
-        except BaseException:
-            connection.close()
-            raise
+        return await self._connector.connect(self._request, traces=[], timeout=_within(seconds))
 
     def keep(self, connection: Connection) -> None:
         """Let a connection wait for the next request, if it can be used again."""
@@ -285,7 +243,7 @@ class Place:
             connection.close()
         self._waiting.clear()
 
-    def _kept(self) -> Connection | None:
+    def kept(self) -> Connection | None:
         """Take a connection that waits; one that said something meanwhile is no longer to be trusted."""
         while self._waiting:
             connection, since = self._waiting.pop()
@@ -307,6 +265,68 @@ class Place:
         if self._waiting:
             self._sweeper = self._loop.call_at(self._waiting[0][1] + KEEPALIVE, self._sweep)
 
+
+class Place:
+    """Where a URL leads.
+
+    Mutable: the heads of the requests, as far as they are the same each time, by the deployment's header fields.
+    """
+
+    __slots__ = ("_heads", "_lines", "_origin")
+
+    def __init__(self, origin: Origin, lines: bytes) -> None:
+        """Send requests to this origin; each begins with these lines."""
+        self._origin = origin
+        self._lines = lines
+        self._heads: dict[tuple[tuple[str, str], ...], bytes] = {}
+
+    async def post(
+        self,
+        fixed: Mapping[str, str],
+        fields: Mapping[str, str],
+        body: bytes,
+        *,
+        connect_timeout: float,
+        exchange: "Exchange",
+    ) -> DirectResponse:
+        """Send a request and wait for the head of its answer, as `Upstream.open` says.
+
+        `fixed` are the deployment's header fields, `fields` the request's.
+
+        Raises:
+            aiohttp.ClientError, OSError: no head came.
+
+        """
+        head = self._head(fixed, fields, len(body))
+        connection = self._origin.kept()
+        if connection is not None:
+            exchange.reused = True
+        else:
+            connection = await self._origin.connected(connect_timeout)
+            exchange.reused = _was_used(connection)  # the session leaves some in the connector's pool
+        try:
+            protocol = connection.protocol
+            assert isinstance(protocol, _Protocol)  # noqa: S101 - our connector makes no others
+            protocol.set_response_params(
+                timer=_timer, read_until_eof=True, auto_decompress=False, read_bufsize=_NEVER_PAUSED
+            )
+            transport = protocol.transport
+            if transport is None or transport.is_closing():
+                raise aiohttp.ClientConnectionResetError  # noqa: TRY301 - it closes the connection, too
+            transport.write(head + body)
+            exchange.sent()
+            message, content = await protocol.read()
+            while message.code < _FINAL and message.code != _SWITCHING:
+                message, content = await protocol.read()
+            flow = _flow(protocol, transport, content)
+            return DirectResponse(self._origin, connection, message.code, message.headers, flow)
+        except HttpProcessingError:
+            connection.close()
+            raise aiohttp.ClientPayloadError from None  # it quotes the answer
+        except BaseException:
+            connection.close()
+            raise
+
     def _head(self, fixed: Mapping[str, str], fields: Mapping[str, str], length: int) -> bytes:
         """Write the head of a request.
 
@@ -325,7 +345,10 @@ class Place:
 
 
 class Direct:
-    """Sends requests over a session's connections. Mutable: where the URLs lead that were asked for."""
+    """Sends requests over a session's connections.
+
+    Mutable: where the URLs lead that were asked for, and their origins.
+    """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         """Use this session's connector, and its header fields."""
@@ -334,6 +357,7 @@ class Direct:
         self._connector = session.connector
         self._fields = dict(session.headers)
         self._places: dict[str, Place | None] = {}
+        self._origins: dict[Hashable, Origin] = {}
 
     def place(self, url: str) -> Place | None:
         """Say where a URL leads; None where the session is to be asked."""
@@ -347,9 +371,9 @@ class Direct:
 
     def close(self) -> None:
         """Forget the places, and close the connections that wait there."""
-        for place in self._places.values():
-            if place is not None:
-                place.close()
+        for origin in self._origins.values():
+            origin.close()
+        self._origins.clear()
         self._places.clear()
 
     def _found(self, text: str) -> Place | None:
@@ -363,7 +387,11 @@ class Direct:
         request = aiohttp.ClientRequest("POST", url, loop=loop, session=self._session)
         line = f"POST {url.raw_path_qs} HTTP/1.1".encode("ascii")
         fields = _fields({"Host": request.headers["Host"], **self._fields})
-        return Place(self._connector, request, line + fields)
+        key = request.connection_key
+        origin = self._origins.get(key)
+        if origin is None:
+            origin = self._origins[key] = Origin(self._connector, request)
+        return Place(origin, line + fields)
 
 
 def _fields(fields: Mapping[str, str]) -> bytes:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_TOKENS: Final = 10**10
 """More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
+_FEW: Final = 3
+"""Fewer requests that are alike are not worth their columns."""
 _UNTOLD: Final = Usage()
 
 Column = Sequence[int | None]
@@ -137,8 +139,7 @@ class Batch:
             kind[1].append(place)
         self.alike: list[Alike] = []
         for those, places in kinds.values():
-            alike = Alike(those, places)
-            if alike.is_sane:
+            if len(those) >= _FEW and (alike := Alike(those, places)).is_sane:
                 self.alike.append(alike)
             else:
                 odd += zip(places, those, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.batch import Batch
@@ -120,14 +121,24 @@ def test_plain_requests_are_sorted_by_who_answered_them_and_how() -> None:
         ended(attempt("a", "server_error"), attempt("b")),
         ended(attempt("a"), tokens=5),
         ended(attempt("a", "server_error"), status=502, failure="server_error"),
+        *[ended(attempt("b"), tokens=number) for number in (1, 2)],
+        *[ended(attempt("a"), status=400)] * 3,
+        *[ended(attempt("a"))] * 2,
     ]
-    batch = Batch([1.0] * 6, requests)
+    batch = Batch([1.0] * 13, requests)
     assert [(each.deployment, each.status, list(each.places)) for each in batch.alike] == [
-        ("a", 200, [0, 4]),
-        ("b", 200, [1]),
-        ("a", 400, [2]),
+        ("a", 200, [0, 4, 11, 12]),
+        ("b", 200, [1, 6, 7]),
+        ("a", 400, [2, 8, 9, 10]),
     ]
     assert [place for place, _ in batch.odd] == [3, 5]
+
+
+def test_what_is_rare_or_beyond_belief_is_not_put_into_columns() -> None:
+    wrong = [replace(ended(attempt("b")), usage=usage) for usage in (Usage(-1, 1), Usage(5, 5, 6), Usage(5, 10**11))]
+    requests = [ended(attempt("a"))] * 2 + wrong
+    batch = Batch([1.0] * 5, requests)
+    assert (batch.alike, [place for place, _ in batch.odd]) == ([], [0, 1, 2, 3, 4])
 
 
 counts = st.none() | st.integers(0, 300)
@@ -194,11 +205,25 @@ def costs_of(batch: Batch) -> list[Cost | None]:
     return [found[place] for place in range(len(batch.at))]
 
 
+def told(outcome: Outcome, times: int) -> list[tuple[int, Usage | None]]:
+    """Vary what a request's duration and usage are, so many times."""
+    usage = outcome.usage
+    return [(time, usage and replace(usage, prompt_tokens=time * 100)) for time in range(times)]
+
+
 @unhurried
-@given(st.lists(outcomes, min_size=1, max_size=60), st.integers(1, 60), st.sampled_from([None, FREE, PRICES]))
+@given(
+    st.lists(outcomes, min_size=1, max_size=30),
+    st.integers(1, 4),
+    st.integers(1, 60),
+    st.sampled_from([None, FREE, PRICES]),
+)
 def test_a_batch_counts_what_its_requests_count_one_by_one(
-    requests: list[Outcome], size: int, prices: Prices | None
+    some: list[Outcome], times: int, size: int, prices: Prices | None
 ) -> None:
+    requests = [
+        replace(each, duration=each.duration + time, usage=used) for each in some for time, used in told(each, times)
+    ]
     alone, together = Counted(prices), Counted(prices)
     costs: list[Cost | None] = []
     for outcome in requests:

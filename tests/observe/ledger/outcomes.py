@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from gateway.config.ledger_place import Place
 from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.batch import Batch
+from gateway.observe.cost import Cost
 from gateway.observe.ledger.rows import Rows, id_of
 from gateway.observe.ledger.rows import rows as made
 from gateway.routing.snapshot import LedgerSettings
@@ -50,6 +51,7 @@ def batch(*numbers: int, at: float = 1_000.0) -> Batch:
     for alike in made.alike:
         alike.spent = [None if name == "r-0" else 5 for name in alike.ids]
         alike.avoided = [None if name == "r-0" else 7 for name in alike.ids]
+    made.odd_costs = [None if each.request_id == "r-0" else Cost(5, 7) for _, each in made.odd]
     return made
 
 
