@@ -23,6 +23,7 @@ from tests.observe.metrics.reading import page, samples
 from tests.observe.outcomes import attempt, ended
 
 PRICES = Prices(prompt=600_000_000, completion=1_200_000_000, cached=100_000_000, reasoning=1_200_000_000)
+ELSEWHERE = Prices(prompt=500_000_000, completion=2_000_000_000)
 
 
 @dataclass
@@ -174,6 +175,28 @@ outcomes = st.builds(
     malformed_events=st.sampled_from([0, 0, 2]),
 )
 
+ALIKE = [
+    ended(attempt(deployment), stream=stream, status=status)
+    for deployment in "ab"
+    for stream, status in ((True, 200), (False, 200), (False, 400))
+]
+
+
+def usage_of(prompt: int | None, completion: int | None, cached: int | None, reasoning: int | None) -> Usage:
+    """Make a usage that can be."""
+    return Usage(prompt, completion, cached and min(cached, prompt or 0), reasoning and min(reasoning, completion or 0))
+
+
+def alike(usage: st.SearchStrategy[Usage | None]) -> st.SearchStrategy[Outcome]:
+    """Make plain requests of few kinds."""
+    times = {"duration": st.floats(1, 200_000), "first_content": st.none() | st.floats(0, 1_000)}
+    return st.builds(replace, st.sampled_from(ALIKE), usage=usage, **times)
+
+
+numbers = st.integers(0, 300)
+all_told = alike(st.builds(usage_of, numbers, numbers, counts, counts))
+some_told = alike(st.none() | st.builds(usage_of, counts, counts, counts, counts))
+
 
 class Counted:
     """Those who count, each with prices: `a` is free, or has a price; `b` could have answered in its place."""
@@ -182,7 +205,7 @@ class Counted:
         from gateway.observe.cost import _Tariff  # noqa: PLC0415 - made by hand, without a configuration
 
         self.traffic, self.live, self.costs, self.metrics = Traffic(), Live(lambda: 7.5), Costs(), Metrics(lambda: 0.0)
-        self.costs._tariffs = {("m", "a"): _Tariff(prices, (PRICES,)), ("m", "b"): _Tariff(FREE)}
+        self.costs._tariffs = {("m", "a"): _Tariff(prices, (ELSEWHERE,)), ("m", "b"): _Tariff(FREE)}
 
     def state(self) -> dict[str, Any]:
         second = self.live.seconds[-1]
@@ -205,25 +228,15 @@ def costs_of(batch: Batch) -> list[Cost | None]:
     return [found[place] for place in range(len(batch.at))]
 
 
-def told(outcome: Outcome, times: int) -> list[tuple[int, Usage | None]]:
-    """Vary what a request's duration and usage are, so many times."""
-    usage = outcome.usage
-    return [(time, usage and replace(usage, prompt_tokens=time * 100)) for time in range(times)]
-
-
 @unhurried
 @given(
-    st.lists(outcomes, min_size=1, max_size=30),
-    st.integers(1, 4),
-    st.integers(1, 60),
-    st.sampled_from([None, FREE, PRICES]),
+    st.lists(all_told, min_size=30, max_size=60) | st.lists(some_told | some_told | outcomes, min_size=20, max_size=60),
+    st.sampled_from([60, 7, 1]),
+    st.sampled_from([PRICES, FREE, None]),
 )
 def test_a_batch_counts_what_its_requests_count_one_by_one(
-    some: list[Outcome], times: int, size: int, prices: Prices | None
+    requests: list[Outcome], size: int, prices: Prices | None
 ) -> None:
-    requests = [
-        replace(each, duration=each.duration + time, usage=used) for each in some for time, used in told(each, times)
-    ]
     alone, together = Counted(prices), Counted(prices)
     costs: list[Cost | None] = []
     for outcome in requests:
