@@ -8,7 +8,7 @@ together and a percentile is at most 2.2 % off.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate, islice
 from math import ceil, log2
@@ -105,7 +105,7 @@ class Live:
         if usage is not None and usage.completion_tokens:
             second.tokens += usage.completion_tokens
         if outcome.stream:
-            _count_first(second.first, outcome.first_content)
+            _count_first(second.first, (outcome.first_content,))
         for attempt in outcome.attempts:
             counted = second.answers if attempt.failure is None else second.failures
             identity = (attempt.model, attempt.deployment)
@@ -131,14 +131,13 @@ def _count_alike(second: Second, alike: Alike) -> None:
     second.answers[identity] = second.answers.get(identity, 0) + number
     second.tokens += sum(filter(None, alike.completion))
     if alike.stream:
-        for first in alike.contents:
-            _count_first(second.first, first)
+        _count_first(second.first, alike.contents)
 
 
-def _count_first(counts: dict[int, int], first: float | None) -> None:
-    if first is not None:
-        bucket = int(log2(first) * _STEPS) if first > 1 else 0
-        counts[bucket] = counts.get(bucket, 0) + 1
+def _count_first(counts: dict[int, int], times: Iterable[float | None]) -> None:
+    buckets = [int(log2(time) * _STEPS) if time > 1 else 0 for time in times if time is not None]
+    for bucket, number in Counter(buckets).items():
+        counts[bucket] = counts.get(bucket, 0) + number
 
 
 def is_error(outcome: Outcome) -> bool:

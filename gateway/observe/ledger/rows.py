@@ -113,8 +113,8 @@ def _plain(run: int, seq: int, at: Sequence[float], alike: Alike, first: int) ->
         "seq": [seq + place for place in places],
         "time": [at[place] for place in places],
         "request_id": alike.ids,  # sane, whoever gave them (`api.context`)
-        "ttft_ms": [None if content is None else _thousandths(content) for content in alike.contents],
-        "duration_ms": [_thousandths(duration) for duration in alike.durations],
+        "ttft_ms": [None if time is None else (time * 1000 + 0.5) // 1 / 1000 for time in alike.contents],
+        "duration_ms": [(time * 1000 + 0.5) // 1 / 1000 for time in alike.durations],
         "prompt_tokens": alike.prompt,
         "completion_tokens": alike.completion,
         "cached_tokens": alike.cached,

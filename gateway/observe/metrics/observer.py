@@ -203,16 +203,13 @@ def _count_alike(series: Series, alike: Alike) -> None:
     series.completion += sum(filter(None, alike.completion))
     series.cached += sum(filter(None, alike.cached))
     series.reasoning += sum(filter(None, alike.reasoning))
-    counted = zip(alike.completion, alike.durations, strict=True)
-    if not alike.stream:
-        series.speed.observe_all([tokens * 1000 / taken for tokens, taken in counted if tokens and taken > 0])
-        return
-    series.first_token.observe_all([content / 1000 for content in alike.contents if content is not None])
-    after_first = [
-        (tokens or 0, taken) if content is None else ((tokens or 0) - 1, taken - content)
-        for (tokens, taken), content in zip(counted, alike.contents, strict=True)
-    ]
-    series.speed.observe_all([tokens * 1000 / taken for tokens, taken in after_first if tokens > 0 and taken > 0])
+    tokens, taken, contents = alike.completion, alike.durations, alike.contents
+    if alike.stream:
+        series.first_token.observe_all([content / 1000 for content in contents if content is not None])
+        tokens = [some and some - (content is not None) for some, content in zip(tokens, contents, strict=True)]
+        taken = [time - (content or 0) for time, content in zip(taken, contents, strict=True)]
+    counted = zip(tokens, taken, strict=True)
+    series.speed.observe_all([some * 1000 / time for some, time in counted if some and time > 0])
 
 
 def _count_answer(series: Series, outcome: Outcome) -> None:
