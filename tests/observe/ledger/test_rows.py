@@ -11,12 +11,21 @@ from tests.observe.ledger.outcomes import PLAIN
 
 
 def made(cost: Cost | None = None, **fields: object) -> dict[str, Value]:
-    batch = Batch([3.0], [replace(PLAIN, **fields)])
+    """Make the row of a request, which is the same whether the request is alone or one of many that are alike."""
+    alone, among = (made_of(count, cost, **fields) for count in (1, 3))
+    assert alone == among
+    return alone
+
+
+def made_of(count: int, cost: Cost | None, **fields: object) -> dict[str, Value]:
+    batch = Batch([3.0] * count, [replace(PLAIN, **fields)] * count)
     for alike in batch.alike:
-        alike.spent, alike.avoided = [cost.spent if cost else None], [cost.avoided if cost else None]
+        alike.spent = [cost.spent if cost else None] * count
+        alike.avoided = [cost.avoided if cost else None] * count
     batch.odd_costs = [cost] * len(batch.odd)
-    ((found,),) = [tuple(each.whole) for each in rows(1, 2, batch, 3)]
-    return dict.fromkeys(NAMES) | found
+    found = [row for each in rows(1, 2, batch, 3) for row in each.whole]
+    assert [row["seq"] for row in found] == [*range(2, 2 + count)]
+    return dict.fromkeys(NAMES) | found[0]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,11 @@ def test_counts_and_costs_are_within_bounds() -> None:
     found = made(Cost(10**30, 10**30), usage=Usage(10**30, -5, None, 0), lost=Usage(10**30, 1))
     assert [found[name] for name in NAMES if name.endswith("_tokens")] == [10**10, 0, None, 0, 10**10, 1]
     assert (found["cost_nusd"], found["avoided_nusd"]) == (10**15, 10**15)
+
+
+def test_costs_of_what_is_alike_are_within_bounds() -> None:
+    found = made(Cost(10**30, 10**30), usage=Usage(1, 2, 0, None))
+    assert (found["cost_nusd"], found["avoided_nusd"], found["cached_tokens"]) == (10**15, 10**15, 0)
 
 
 def test_an_unknown_cost_is_none_and_no_cost_is_zero() -> None:
