@@ -96,7 +96,6 @@ class Ledger:
         # The writer's own.
         self._settings = LedgerSettings()
         self._store: Store | None = None
-        self._next = 0  # the least `id` that is free
         self._rows: list[Rows] = []
         self._written = 0
         self._refused = 0
@@ -209,9 +208,7 @@ class Ledger:
             if not isinstance(entry, _Taken):
                 return entry
             batch = entry.batch
-            first = max(self._next, id_of(max(batch.at)))
-            self._rows += rows(self._run, entry.seq, batch, first)
-            self._next = first + len(batch.at)
+            self._rows += rows(self._run, entry.seq, batch, id_of(max(batch.at)))
             count += len(batch.at)
         return None
 

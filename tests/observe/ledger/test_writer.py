@@ -11,6 +11,7 @@ import pytest
 
 from gateway.config.ledger_place import Place
 from gateway.observe.ledger.rows import Rows, Value
+from gateway.observe.ledger.sqlite import SqliteStore
 from gateway.observe.ledger.store import RefusedError, UnavailableError
 from gateway.observe.ledger.writer import Ledger
 from gateway.observe.sink import LogSink
@@ -443,3 +444,21 @@ def test_a_file_that_is_locked_and_then_removed_costs_no_row_that_comes_later(
         assert connection.execute("SELECT request_id FROM gateway_requests").fetchall() == [("r-3",)]
     connection.close()
     assert [record["event"] for record in logged(records)] == ["ledger.unavailable", "ledger.recovered"]
+
+
+def test_a_clock_that_was_wrong_for_a_while_leaves_later_rows_in_their_place(
+    make_ledger: MakeLedger, tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = make_ledger()
+    ledger.move(sqlite_at(path))
+    for number, now in enumerate((1_000.0, 9_000_000.0, 1_001.0, 1_001.0)):
+        ledger.take(batch(number, at=now))
+    assert ledger.flush(PATIENCE)
+    ledger.close(PATIENCE)
+    store = SqliteStore(str(path))
+    assert store.prune(2_000.0, 99) == 3
+    store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT request_id FROM gateway_requests").fetchall() == [("r-1",)]
+    connection.close()
