@@ -83,10 +83,6 @@ class Costs:
             self.prepare(snapshot.catalogue)
         self._current, self._tariffs = self._ready.now, self._ready.both
 
-    def __call__(self, outcome: Outcome) -> None:
-        """Count a finished request."""
-        self._count(outcome)
-
     def take(self, batch: Batch) -> None:
         """Count finished requests, and tell the batch what each cost."""
         for alike in batch.alike:
@@ -94,9 +90,10 @@ class Costs:
                 alike.spent = alike.avoided = (0,) * len(alike.places)
             else:
                 self._take_alike(alike)
-        batch.odd_costs = [self._count(outcome) for _, outcome in batch.odd]
+        batch.odd_costs = [self.count(outcome) for _, outcome in batch.odd]
 
-    def _count(self, outcome: Outcome) -> Cost | None:
+    def count(self, outcome: Outcome) -> Cost | None:
+        """Count a finished request; give what it cost, if that is known."""
         cost = self.cost_of(outcome)
         if cost is not None and (cost.spent or cost.avoided):
             attempt = outcome.answered or outcome.attempts[-1]

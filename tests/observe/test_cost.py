@@ -131,10 +131,10 @@ def test_lost_tokens_are_spent_where_the_stream_broke_and_avoid_nothing() -> Non
 def test_totals_are_by_deployment_and_outlive_a_configuration() -> None:
     made = costs()
     for name in ("box", "dear", "box"):
-        made(answered(name))
-    made(answered("cloud", "bare"))
+        made.count(answered(name))
+    made.count(answered("cloud", "bare"))
     made.adopt(snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING)))
-    made(answered("dear"))
+    made.count(answered("dear"))
     assert made.totals == {
         ("llama", "box"): Cost(0, 1_400_000),
         ("llama", "dear"): Cost(720_000 + 1_720_000, 0),
@@ -153,7 +153,7 @@ def test_a_request_that_ends_after_its_deployment_was_removed_is_paid_for() -> N
 def test_money_is_told_in_dollars_where_anything_has_a_price() -> None:
     kept = costs()
     assert kept.money() == {"spent": 0.0, "avoided": 0.0}
-    kept(answered("paid"))
+    kept.count(answered("paid"))
     assert kept.money() == {"spent": 0.5, "avoided": 0.0007}
     without = costs('models: [{id: llama, route: [{name: box, base_url: "http://box:8000"}]}]', None)
     assert without.money() is None

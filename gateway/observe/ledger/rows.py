@@ -59,7 +59,8 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
 NAMES: Final = tuple(name for name, _ in COLUMNS)
 _NO_TOKENS: Final = (None, None, None, None)
 MICROSECONDS: Final = 1_000_000
-PLACES: Final = 1024
+PER_MICROSECOND: Final = 1024
+"""Values of `id` in a microsecond: enough for a batch."""
 _MOST_NANO: Final = 10**15
 _LONGEST: Final = 256
 _ENCODER: Final = msgspec.json.Encoder()
@@ -90,8 +91,8 @@ class Rows(NamedTuple):
 
 
 def id_of(seconds: float) -> int:
-    """Give the least `id` of a microsecond: it has room for `PLACES`, a batch."""
-    return int(seconds * MICROSECONDS) * PLACES
+    """Give the least `id` of a microsecond."""
+    return int(seconds * MICROSECONDS) * PER_MICROSECOND
 
 
 def rows(run: int, seq: int, batch: Batch, first: int) -> list[Rows]:

@@ -9,7 +9,7 @@ and stays untouched.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
-from gateway.observe.ledger.rows import COLUMNS, MICROSECONDS, NAMES, PLACES
+from gateway.observe.ledger.rows import COLUMNS, MICROSECONDS, NAMES, PER_MICROSECOND
 from gateway.observe.ledger.store import UnavailableError
 
 Dialect = Literal["sqlite", "postgresql"]
@@ -56,7 +56,10 @@ _FEWER_INDEXES: Final = (
 )
 """A question is of the last hours, which `time` finds; the others cost each row a fifth of what it takes to write."""
 
-_ID: Final = f"CAST(time * {MICROSECONDS} AS INTEGER) * {PLACES} + (row_number() OVER (ORDER BY time, seq)) % {PLACES}"
+_ID: Final = (
+    f"CAST(time * {MICROSECONDS} AS INTEGER) * {PER_MICROSECOND}"
+    f" + (row_number() OVER (ORDER BY time, seq)) % {PER_MICROSECOND}"
+)
 _BY_TIME: Final = (
     "ALTER TABLE gateway_requests RENAME TO gateway_older",
     "CREATE TABLE gateway_requests (\n  id INTEGER PRIMARY KEY,\n" + ",\n".join(_TYPED) + "\n)",

@@ -26,7 +26,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from gateway.observe.ledger.rows import MICROSECONDS, PLACES, Rows, Value, id_of
+from gateway.observe.ledger.rows import MICROSECONDS, PER_MICROSECOND, Rows, Value, id_of
 from gateway.observe.ledger.schema import MIGRATIONS, Migrations, migrate
 from gateway.observe.ledger.store import Reader, RefusedError, UnavailableError
 
@@ -123,7 +123,7 @@ class SqliteStore:
 class SqliteReader:
     """A SQLite file, open for reading."""
 
-    since = f"id >= CAST(:since * {MICROSECONDS} AS INTEGER) * {PLACES} AND time >= :since"
+    since = f"id >= CAST(:since * {MICROSECONDS} AS INTEGER) * {PER_MICROSECOND} AND time >= :since"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -195,7 +195,7 @@ def _insert_anew(
         there = connection.execute("SELECT run, seq FROM gateway_requests WHERE id = ?", (number,)).fetchone()
         if there == (run, seq):
             return
-        number += PLACES
+        number += PER_MICROSECOND
 
 
 @lru_cache(maxsize=128)
