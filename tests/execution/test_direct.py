@@ -26,6 +26,7 @@ from tests.fakes.upstream import (
 from tests.running import until
 
 CALL = Call("chat/completions", b'{"model": "m"}', {})
+TARGETS = ["/one/chat/completions", "/other/chat/completions", "/v1/chat/completions"]
 BOTH = pytest.mark.parametrize("transport", ["direct", "session"])
 
 
@@ -85,6 +86,19 @@ async def test_an_answer_that_is_not_http_is_told_as_such(transport: Transport, 
 async def test_the_session_is_asked_where_a_url_is_odd(url: str) -> None:
     async with aiohttp.ClientSession() as session:
         assert Direct(session).place(url) is None
+
+
+@BOTH
+async def test_urls_of_one_origin_share_connections(transport: Transport) -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: 0.0, transport=transport)
+        for url in (f"{a.url}/one", f"{a.url}/other/", a.url):
+            assert await open_and_read(upstream, url) == b"{}"
+        assert (a.connections, [each.target for each in a.requests]) == (1, TARGETS)
+        # another name is another origin, whatever it resolves to
+        assert await open_and_read(upstream, a.url.replace("127.0.0.1", "localhost")) == b"{}"
+        assert a.connections == 2
+        await upstream.close()
 
 
 async def test_where_urls_lead_is_kept_for_so_many() -> None:
