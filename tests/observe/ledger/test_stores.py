@@ -149,17 +149,18 @@ def test_rows_of_the_second_version_keep_what_they_are_and_lie_in_the_order_of_t
     connection = sqlite3.connect(path)
     migrate(connection, "sqlite", MIGRATIONS[:2])
     given = [(1, 1, 1000.5, "a"), (1, 2, 1000.5, "b"), (2, 1, 999.0, "c")]
+    alike = [(3, number, 998.0, "d") for number in range(3_000)]
     columns = (
         "run, seq, time, request_id, operation, model, generation, status, attempts, fallback, stream, duration_ms"
     )
     values = "?, ?, ?, ?, 'completions', 'm', 1, 200, 1, 0, 0, 2.5"
-    connection.executemany(f"INSERT INTO gateway_requests ({columns}) VALUES ({values})", given)  # noqa: S608 - our own
+    connection.executemany(f"INSERT INTO gateway_requests ({columns}) VALUES ({values})", given + alike)  # noqa: S608 - our own
     connection.commit()
     connection.close()
     SqliteStore(str(path)).write(rows(4, at=1_001.0))
     with reader_at(Place.of(f"sqlite:///{path}"), 10) as reader:
         found = reader.rows("SELECT run, seq, time, request_id FROM gateway_requests ORDER BY id", {})
-        assert found == [given[2], given[0], given[1], (1, 4, 1_001.0, "r-4")]
+        assert found == [*alike, given[2], given[0], given[1], (1, 4, 1_001.0, "r-4")]
     late = database_at(path).ask("SELECT request_id FROM gateway_requests WHERE {since} ORDER BY id", since=1_000.5)
     assert late == [("a",), ("b",), ("r-4",)]
 
