@@ -100,12 +100,17 @@ class PostgresStore:
             raise UnavailableError(_reason(error)) from error
 
     def _connected(self) -> "psycopg.Connection":
+        import psycopg  # noqa: PLC0415 - an extra
+
         connection = _connect(self._url)
         try:
             connection.execute(f"SET statement_timeout = {_LONGEST_STATEMENT}")
             with connection.transaction():
                 connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
                 migrate(connection, "postgresql", self._migrations)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:  # of what is there: no new row is to blame
+            connection.close()
+            raise UnavailableError(_reason(error)) from error
         except BaseException:
             connection.close()
             raise

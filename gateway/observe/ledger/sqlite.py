@@ -108,6 +108,9 @@ class SqliteStore:
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LEFT}")
             with _transaction(connection):
                 migrate(connection, "sqlite", self._migrations)
+        except _BAD_ROW as error:  # what is there does not fit the schema: no new row is to blame
+            connection.close()
+            raise UnavailableError(_reason(error)) from error
         except BaseException:
             connection.close()
             raise

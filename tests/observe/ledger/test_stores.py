@@ -213,6 +213,14 @@ def test_a_migration_that_fails_leaves_nothing_behind(database: Database) -> Non
     assert numbers(database) == [1, 3]
 
 
+def test_no_row_is_to_blame_for_a_migration_that_does_not_fit_what_is_there(database: Database) -> None:
+    database.store().write(rows(1))
+    broken: Migrations = (*MIGRATIONS, ("INSERT INTO gateway_ledger (version) VALUES (NULL)",))
+    with pytest.raises(UnavailableError, match="version"):
+        database.store(broken).write(rows(2))
+    assert numbers(database) == [1]
+
+
 def test_what_takes_too_long_is_stopped(database: Database) -> None:
     database.store().write([])
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
