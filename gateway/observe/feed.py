@@ -60,8 +60,9 @@ class Feed:
         """Hand on what waits; a taker that fails costs the others nothing."""
         if not self._at:
             return
-        batch = Batch(self._at, self._outcomes)
+        at, outcomes = self._at, self._outcomes
         self._at, self._outcomes, self._until = [], [], 0.0
+        batch = Batch(at, outcomes)
         for take in self.takers:
             try:
                 take(batch)

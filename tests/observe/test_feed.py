@@ -103,6 +103,16 @@ def test_a_taker_that_fails_costs_the_others_nothing(caplog: pytest.LogCaptureFi
     assert [record.message for record in caplog.records] == ["an observer failed"]
 
 
+def test_requests_that_cannot_be_sorted_cost_later_ones_nothing() -> None:
+    waiting = Waiting()
+    waiting.feed(replace(ended(), attempts=None))
+    with pytest.raises(TypeError):
+        waiting.feed.settle()
+    waiting.feed(ended())
+    waiting.feed.settle()
+    assert [len(batch) for batch in waiting.batches] == [1]
+
+
 def test_who_reads_has_what_waits_brought_first() -> None:
     asked: list[str] = []
     traffic = Traffic(lambda: asked.append("traffic"))
