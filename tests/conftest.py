@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import TestServer
 from hypothesis import HealthCheck, settings
+from pytest_aiohttp import AiohttpServer
 
 from gateway.execution.upstream import TRANSPORTS
 from gateway.lifecycle import Door, Listen, open_door
 from gateway.server import Options
 from gateway.simulator import Box, create_simulator
+from tests.fakes.connection import arrived
 from tests.running import Config
 
 MakeBox = Callable[[Box], Awaitable[str]]
@@ -38,18 +39,21 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-async def make_box() -> AsyncIterator[MakeBox]:
+async def aiohttp_server(aiohttp_server: AiohttpServer) -> AsyncIterator[AiohttpServer]:
+    """Start servers as pytest-aiohttp does, and close them when they know all who came: a probe may just have come."""
+    yield aiohttp_server
+    await arrived()
+
+
+@pytest.fixture
+def make_box(aiohttp_server: AiohttpServer) -> MakeBox:
     """Start a simulated box and give its URL: `await make_box(Box("local"))`."""
-    servers: list[TestServer] = []
 
     async def make(box: Box) -> str:
-        servers.append(TestServer(create_simulator(box)))
-        await servers[-1].start_server(shutdown_timeout=0.1)
-        return str(servers[-1].make_url("")).rstrip("/")
+        server = await aiohttp_server(create_simulator(box), shutdown_timeout=0.1)
+        return str(server.make_url("")).rstrip("/")
 
-    yield make
-    for server in servers:
-        await server.close()
+    return make
 
 
 @pytest.fixture

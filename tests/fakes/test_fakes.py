@@ -1,6 +1,8 @@
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -196,3 +198,15 @@ async def test_descriptors_are_counted_and_given_back() -> None:
         await upstream.arrived()
         assert fd_count() > before
     assert fd_count() == before
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_connection_that_comes_at_the_end_is_closed_too(turns: int) -> None:
+    with socket.socket() as client:
+        client.settimeout(0)
+        async with ScriptedUpstream() as upstream:
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", upstream.port))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""

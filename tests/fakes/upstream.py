@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.fakes.answers import chunk, json_answer, last_chunk, sse, sse_answer, sse_head, status
-from tests.fakes.connection import PATIENCE, Connection, Cut, Headers, first_of, split_head, values
+from tests.fakes.connection import PATIENCE, Connection, Cut, Headers, arrived, first_of, split_head, values
 
 __all__ = [
     "Close",
@@ -144,6 +144,7 @@ class ScriptedUpstream:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        await arrived()
         self._server.close()
         for task in self._tasks:
             task.cancel()

@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 
 import gateway
 from gateway.simulator import Box, create_simulator
+from tests.fakes.connection import arrived
 from tests.running import Config, Process, becomes, split, until
 
 ROUNDS = 10
@@ -111,6 +112,7 @@ async def test_nothing_fails_while_the_configuration_is_saved_over_and_over(conf
                 await until(lambda: any(s.deployment.endswith(f"-{number}") for s in load.served))  # noqa: B023 - now
                 config.save("models.yaml", BAD[turn % len(BAD)].format(number=turn))
                 await until(lambda: len(config.records("config.rejected")) == turn + 1)  # noqa: B023 - it is called now
+        await arrived()
         for server in servers:
             await server.close()
         await until(lambda: sockets(process) <= before)
