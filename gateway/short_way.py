@@ -6,39 +6,59 @@ without a `web.Request`, middlewares and a `web.StreamResponse`. Everything else
 while a request goes the short way, the future by which aiohttp's handler waits for the next message is out of reach.
 So a connection may carry both, in any order, and what comes in advance (pipelining) waits its turn.
 
+From a connection's third request on there is mostly nothing to parse: its head says what the last one said (`heads`).
+Such a request is taken past the parser too, if that stands between two messages.
+
 This module leans on what aiohttp does not promise: the names inside `RequestHandler`, as they are in 3.14.
 """
 
 import asyncio
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, METH_POST, UPGRADE
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, METH_POST, UPGRADE
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDictProxy
 
 from gateway.adapters.openai_compatible import OPERATIONS, Operation
 from gateway.api.context import is_host, request_id_of
 from gateway.api.errors import RequestError, refusal
-from gateway.api.openai import JSON, Asked
+from gateway.api.openai import JSON, Asked, kept
 from gateway.capacity import Capacity
 from gateway.connection import Connection, failure
 from gateway.execution.client import ClientLeftError, WireClient
+from gateway.execution.heads import LastHead
 from gateway.server import Gateway
 
 _OPERATIONS: Final = {f"/v1/{operation}": operation for operation in OPERATIONS}
+_REQUEST_ID: Final = "x-request-id"
+_BLANK: Final = b"\r\n\r\n"
+_SMALL: Final = 1 << 16
+"""How long a body may be that is taken past the parser in parts: nobody would stop reading for so much."""
+_UNKNOWN: Final = -1
+
+
+class _Usual(NamedTuple):
+    """What the head of a request says."""
+
+    operation: Operation
+    request_id: str | None
+    headers: CIMultiDictProxy[str]
 
 
 class ShortWay(Connection):
     """A connection that knows the short way.
 
     Mutable, beside aiohttp's own: what goes the short way (the task, the client's side of it, and whether it is the
-    last request), and meanwhile the future by which aiohttp's own handler waits, out of its reach.
+    last request), and meanwhile the future by which aiohttp's own handler waits, out of its reach; the last head, how
+    many heads there were, and how many bytes are to come until the parser stands between two messages, if that is
+    known; and the body that is taken past the parser, and how much of it is still due.
     """
 
-    __slots__ = ("_client", "_ends", "_gateway", "_parked", "_short")
+    __slots__ = ("_ahead", "_client", "_due", "_ends", "_filling", "_gateway", "_last", "_parked", "_seen", "_short")
 
     def __init__(self, capacity: Capacity, server: web.Server, gateway: Gateway) -> None:
         """Make one for a connection to come."""
@@ -48,6 +68,11 @@ class ShortWay(Connection):
         self._ends = False
         self._client: WireClient | None = None
         self._parked: asyncio.Future[None] | None = None
+        self._last: LastHead[_Usual] | None = None
+        self._seen = 0
+        self._ahead = 0
+        self._filling: StreamReader | None = None
+        self._due = 0
 
     @property
     def idle(self) -> bool:
@@ -105,11 +130,87 @@ class ShortWay(Connection):
         await super().shutdown(timeout)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes, and take up what they bring."""
+        """Parse bytes, if there is something to parse, and take up what they bring."""
+        if self._filling is not None:
+            data = self._fill(self._filling, data)
+            if not data:
+                return
+        if self._last is not None and not self._ahead and self._repeats(self._last, data):
+            return
+        ahead, had = self._ahead, len(self._messages)
         waiter, self._waiter = self._waiter, None
         super().data_received(data)
         self._waiter = waiter
+        self._ahead = ahead - len(data) if ahead else self._left_of(data, had)
         self._take_up()
+
+    def _repeats(self, last: "LastHead[_Usual]", data: bytes) -> bool:
+        """Begin with a request whose head says what the last one said; tell whether it is one."""
+        waiter, usual = self._waiter, last.meaning
+        if waiter is None or usual is None or waiter.done():
+            return False
+        found = last.repeated(data)
+        if found is None:
+            return False
+        at, length = found
+        came = len(data) - at
+        if came == length and length:
+            content: StreamReader = EMPTY_PAYLOAD
+            body = data[at:]
+        elif came < length <= _SMALL:
+            content, body = StreamReader(self, _SMALL, loop=self._loop), None
+            self._filling, self._due = content, length
+            self._fill(content, data[at:])
+        else:
+            return False
+        self._parked, self._waiter = waiter, None
+        self._ends = False
+        self._begin(Asked(usual.operation, request_id_of(usual.request_id), usual.headers, content, JSON, body, length))
+        return True
+
+    @property
+    def _is_at_ease(self) -> bool:
+        """Whether nothing is to end, neither this connection nor the gateway."""
+        return not (
+            self._close or self._force_close or self._upgraded or self._gateway.draining or self in self._capacity.spare
+        )
+
+    def _fill(self, body: StreamReader, data: bytes) -> bytes:
+        """Take a part of a body past the parser; give what follows on it."""
+        due = self._due
+        part = data[:due]
+        body.feed_data(part)
+        self._due = due - len(part)
+        if not self._due:
+            body.feed_eof()
+            self._filling = None
+        return data[due:]
+
+    def _left_of(self, data: bytes, had: int) -> int:
+        """Tell how much of its message is still to come after `data`, which began with it; less than 0: not known.
+
+        What is known of its head is kept, if another one may say the same.
+        """
+        if not data:
+            return 0
+        if had or len(self._messages) != 1:
+            return _UNKNOWN
+        message, body = self._messages[0]
+        if isinstance(message, _ErrInfo) or message.chunked or message.upgrade:
+            return _UNKNOWN
+        self._seen += 1
+        headers = message.headers
+        length = int(headers.get(CONTENT_LENGTH, 0))
+        left = data.find(_BLANK) + len(_BLANK) + length - len(data)
+        if bool(left) is body.is_eof():
+            return _UNKNOWN
+        if self._seen > 1 and not message.should_close:
+            operation = self._short_way(message)
+            if operation is not None:
+                if self._last is None:
+                    self._last = LastHead()
+                self._last.learn(data, length, _Usual(operation, headers.get(_REQUEST_ID), kept(headers)))
+        return left
 
     def _take_up(self) -> None:
         """Begin with the next request, if there is one and none is being answered: the short way, or aiohttp's."""
@@ -129,7 +230,12 @@ class ShortWay(Connection):
             self._resume_reading_if_drained()
         self._ends = message.should_close
         headers = message.headers
-        asked = Asked(operation, request_id_of(headers.get("x-request-id")), headers, body, JSON, _whole(body))
+        length = int(headers.get(CONTENT_LENGTH, 0))
+        self._begin(
+            Asked(operation, request_id_of(headers.get(_REQUEST_ID)), headers, body, JSON, _whole(body), length)
+        )
+
+    def _begin(self, asked: Asked) -> None:
         self._short = self._loop.create_task(self._answered(asked))
 
     def _short_way(self, message: RawRequestMessage) -> Operation | None:
@@ -144,7 +250,7 @@ class ShortWay(Connection):
             return None
         if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers:
             return None
-        return None if self._gateway.draining or self in self._capacity.spare else operation
+        return operation if self._is_at_ease else None
 
     async def _answered(self, asked: Asked) -> None:
         """Answer a request the short way, and make ready for the next one."""

@@ -71,7 +71,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Asked:
-    """A request whose head is there; `kind` is its media type.
+    """A request whose head is there; `kind` is its media type, `length` the body's in bytes, where that was told.
 
     Its `body` is there, too, and then its head was looked at; or it is still to be read.
 
@@ -84,6 +84,7 @@ class Asked:
     content: StreamReader
     kind: str = JSON
     body: bytes | None = field(default=None, repr=False)
+    length: int = 0
     generation: int | None = None
 
     @property
@@ -142,7 +143,7 @@ class OpenAI:
             raise web.HTTPExpectationFailed
         with suppress(RequestError):
             check_framing(request)
-            _check_head(request.headers, _kind(request), self._limits.body)
+            _check_head(request.headers, _kind(request), _length(request), self._limits.body)
             if request.version == HttpVersion11:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0  # the answer proper has not begun
@@ -150,7 +151,14 @@ class OpenAI:
     async def routed(self, request: web.Request, operation: Operation) -> web.StreamResponse:
         """Answer a request by the model it names."""
         client = WebClient(request)
-        asked = Asked(operation, request[REQUEST_ID], request.headers, request.content, _kind(request))
+        asked = Asked(
+            operation,
+            request[REQUEST_ID],
+            request.headers,
+            request.content,
+            _kind(request),
+            length=_length(request),
+        )
         try:
             unanswered = await self.answer(asked, client)
         finally:
@@ -173,8 +181,8 @@ class OpenAI:
         try:
             body = asked.body
             if body is None or len(body) > self._limits.body:
-                _check_head(asked.headers, asked.kind, self._limits.body)
-                body = await read_body(asked.content, self._limits, int(asked.headers.get("Content-Length", 0)))
+                _check_head(asked.headers, asked.kind, asked.length, self._limits.body)
+                body = await read_body(asked.content, self._limits, asked.length)
             peek = peek_body(body)
             snapshot = self._current()
             if snapshot is None:
@@ -273,11 +281,21 @@ def _call(asked: Asked, body: bytes, forwarded: Iterable[str]) -> Call:
     return Call(asked.operation, body, headers)
 
 
+def kept(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
+    """Give what is needed of a head when another one says the same."""
+    needed = CIMultiDict((name, value) for name in _FORWARDED + _TRACE for value in headers.getall(name, ()))
+    return CIMultiDictProxy(needed)
+
+
 def _kind(request: web.Request) -> str:
     return request.content_type.lower() if "Content-Type" in request.headers else JSON
 
 
-def _check_head(headers: CIMultiDictProxy[str], kind: str, limit: int) -> None:
+def _length(request: web.Request) -> int:
+    return int(request.headers.get("Content-Length", 0))
+
+
+def _check_head(headers: CIMultiDictProxy[str], kind: str, length: int, limit: int) -> None:
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         shown = repr(kind[:100])
         raise RequestError(400, f"content-type: found {shown}, expected application/json", param="content-type")
@@ -286,7 +304,7 @@ def _check_head(headers: CIMultiDictProxy[str], kind: str, limit: int) -> None:
         raise RequestError(
             415, "content-encoding: expected none", code="unsupported_encoding", param="content-encoding"
         )
-    if int(headers.get("Content-Length", 0)) > limit:
+    if length > limit:
         raise _too_large(limit)
 
 

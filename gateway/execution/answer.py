@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import aiohttp
+import msgspec
 from aiohttp.connector import Connection
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING
 from aiohttp.helpers import parse_content_type
@@ -60,12 +61,58 @@ class Content(Protocol):
         ...
 
 
+class Facts(msgspec.Struct, frozen=True):
+    """What the head of an answer says, but for the length of the body.
+
+    `headers` are those that go back to a client. `framed`: the body is framed in a way that we asked for: no switch of
+    protocols, no coding but chunked. `encoded`: its bytes are not what was asked for. `is_json`, `has_events`: it is to
+    be looked at as that. `to_the_end`: the body ends with the connection.
+    """
+
+    status: int
+    headers: list[tuple[str, str]]
+    content_type: str
+    is_json: bool
+    has_events: bool
+    encoded: bool
+    framed: bool
+    to_the_end: bool
+
+
+def facts(status: int, fields: CIMultiDictProxy[str]) -> Facts:
+    """Read the head of an answer."""
+    coding, has_length = fields.get(TRANSFER_ENCODING), CONTENT_LENGTH in fields
+    content_type, is_json, has_events = _kind(fields.get(CONTENT_TYPE, _UNKNOWN))
+    encoded = fields.get(CONTENT_ENCODING, _PLAIN).lower() != _PLAIN
+    return Facts(
+        status,
+        [(name, text) for name, text in fields.items() if _returns(name) and text.isascii() and text.isprintable()],
+        content_type,
+        is_json and not encoded and status not in BODILESS,
+        has_events and not encoded,
+        encoded,
+        status >= 200 and (coding is None or coding.lower() == "chunked"),  # noqa: PLR2004 - RFC 9110 15.2
+        not has_length and coding is None and status != 204,  # noqa: PLR2004 - RFC 9112 6.3
+    )
+
+
+def length_of(fields: CIMultiDictProxy[str]) -> int | None:
+    """Read how long a body is, in bytes, where that was told."""
+    length = fields.get(CONTENT_LENGTH)
+    return None if length is None else int(length)
+
+
 class Head(Protocol):
     """What an Answer needs of a response."""
 
     @property
-    def status(self) -> int:
-        """The status code."""
+    def facts(self) -> Facts:
+        """What its head says. Asked once."""
+        ...
+
+    @property
+    def length(self) -> int | None:
+        """How long the body is, in bytes, where that was told."""
         ...
 
     @property
@@ -74,17 +121,8 @@ class Head(Protocol):
         ...
 
     @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """The header fields."""
-        ...
-
-    @property
     def was_reset(self) -> bool:
         """Whether the connection ended by a reset, or by an error of ours."""
-        ...
-
-    def forget_head(self) -> None:
-        """Let go of the header fields: they have been read."""
         ...
 
     def release(self) -> object:
@@ -116,6 +154,16 @@ class Response(aiohttp.ClientResponse):
         return started
 
     @property
+    def facts(self) -> Facts:
+        """What the head says."""
+        return facts(self.status, self.headers)
+
+    @property
+    def length(self) -> int | None:
+        """How long the body is, in bytes, where that was told."""
+        return length_of(self.headers)
+
+    @property
     def body(self) -> aiohttp.StreamReader:
         """The body to come."""
         return self.content
@@ -125,9 +173,6 @@ class Response(aiohttp.ClientResponse):
         """Whether the connection ended by a reset, or by an error of ours."""
         ended = self._ended
         return ended.done() and not ended.cancelled() and ended.exception() is not None
-
-    def forget_head(self) -> None:
-        """Keep the header fields: aiohttp's own code reads them."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -151,47 +196,18 @@ def _heed(ended: asyncio.Future[None]) -> None:
 
 
 class Answer:
-    """An upstream's answer, its head read and its body still to come.
+    """An upstream's answer, its head read and its body still to come. `length` is the body's, where that was told."""
 
-    `framed`: the body is framed in a way that we asked for: no switch of protocols, no coding but chunked. `encoded`:
-    its bytes are not what was asked for. `is_json`, `has_events`: it is to be looked at as that. `length` is in bytes,
-    where that was told.
-    """
-
-    __slots__ = (
-        "_body",
-        "_done",
-        "_response",
-        "_to_the_end",
-        "content_type",
-        "encoded",
-        "framed",
-        "has_events",
-        "headers",
-        "is_json",
-        "length",
-        "status",
-    )
+    __slots__ = ("_body", "_done", "_response", "facts", "has_events", "is_json", "length", "status")
 
     def __init__(self, response: Head, done: Callable[[], None]) -> None:
         """Wrap a response; `done` is called once, when nothing more will be read of it."""
-        fields = response.headers
-        length, coding = fields.get(CONTENT_LENGTH), fields.get(TRANSFER_ENCODING)
         self._response = response
         self._body = response.body
         self._done: Callable[[], None] | None = done
-        self.status = response.status
-        self.headers = [
-            (name, text) for name, text in fields.items() if _returns(name) and text.isascii() and text.isprintable()
-        ]
-        self.content_type, is_json, has_events = _kind(fields.get(CONTENT_TYPE, _UNKNOWN))
-        self.encoded = fields.get(CONTENT_ENCODING, _PLAIN).lower() != _PLAIN
-        self.is_json = is_json and not self.encoded and self.status not in BODILESS
-        self.has_events = has_events and not self.encoded
-        self.length = None if length is None else int(length)
-        self.framed = self.status >= 200 and (coding is None or coding.lower() == "chunked")  # noqa: PLR2004 - RFC 9110 15.2
-        self._to_the_end = length is None and coding is None and self.status != 204  # noqa: PLR2004 - RFC 9112 6.3
-        response.forget_head()
+        self.length = response.length
+        self.facts = facts = response.facts
+        self.status, self.is_json, self.has_events = facts.status, facts.is_json, facts.has_events
 
     @property
     def over(self) -> bool:
@@ -230,7 +246,7 @@ class Answer:
         if self._done is None or not self._body.is_eof():
             return None
         body = self._body.read_nowait()
-        if self._to_the_end:
+        if self.facts.to_the_end:
             self._end()
         return body
 
@@ -275,7 +291,7 @@ class Answer:
             done()
 
     def _end(self) -> None:
-        if self._to_the_end and self._response.was_reset:
+        if self.facts.to_the_end and self._response.was_reset:
             raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the connection was reset inside the body"))
         self.close()
 

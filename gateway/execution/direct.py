@@ -12,18 +12,20 @@ that names a user) goes through the session.
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache, partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.helpers import TimerNoop
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpParser, RawResponseMessage
 from aiohttp.streams import EmptyStreamReader, StreamReader
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from gateway.execution.answer import Facts, facts, length_of
 from gateway.execution.flow import Flow
+from gateway.execution.heads import LastHead
 
 LARGEST: Final = 1 << 16
 KEEPALIVE: Final = 4.0
@@ -34,7 +36,6 @@ _NEVER_PAUSED: Final = 1 << 30
 _FINAL: Final = 200
 _SWITCHING: Final = 101
 _timer: Final = TimerNoop()
-_NO_FIELDS: Final = CIMultiDictProxy(CIMultiDict[str]())
 
 
 def is_tested(version: str) -> bool:
@@ -52,30 +53,139 @@ class Connector(aiohttp.TCPConnector):
 
 
 class _Protocol(ResponseHandler):
-    """Aiohttp's protocol, which knows the flow of the answer that comes."""
+    """Aiohttp's protocol, which knows the head that is awaited, and the flow of the answer that comes.
+
+    Mutable: those; the last head of the place that was asked; and what is still `due` of a body whose head that
+    repeated, which is then not aiohttp's parser's.
+    """
 
     flow: Flow | None = None
+    _awaited: "asyncio.Future[_Said] | None" = None
+    _last: LastHead[Facts]
+    _due = 0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a next request may be sent: it is connected, said nothing unasked, and all went well."""
+        transport = self.transport
+        return not (
+            transport is None
+            or self._should_close
+            or self._tail
+            or self._buffer
+            or self._upgraded
+            or self._exception is not None
+            or transport.is_closing()
+        )
+
+    def ask(self, data: bytes, last: LastHead[Facts]) -> "asyncio.Future[_Said]":
+        """Send a request; give what comes to what the head of its answer says."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError
+        self._parser = None
+        self._last = last
+        awaited = self._awaited = self._loop.create_future()
+        transport.write(data)
+        return awaited
 
     def data_received(self, data: bytes) -> None:
         """Let what the bytes bring of a body go on at once: one write a read, however many chunks that holds."""
         flow = self.flow
-        if flow is None or self._parser is None:
+        if flow is None:
+            if self._awaited is None:
+                super().data_received(data)
+            elif self._parser is not None or not self._repeats(self._awaited, data):
+                self._parse(self._awaited, data)
+        elif self._due:
+            self._fill(flow, data)
+            flow.give()
+        elif self._parser is None:
             super().data_received(data)
-            return
+        else:
+            self._feed(self._parser, data)
+            flow.give()
+
+    def _repeats(self, awaited: "asyncio.Future[_Said]", data: bytes) -> bool:
+        """Take an answer whose head says what the last one said; tell whether it is one."""
+        last = self._last
+        found = last.repeated(data)
+        transport = self.transport
+        if found is None or last.meaning is None or transport is None:
+            return False
+        at, length = found
+        self._awaited = None
+        flow = Flow(transport, [], over=not length)
+        self._due = length
+        if len(data) > at:
+            self._fill(flow, data[at:])
+        if not flow.over:
+            self.flow = flow
+        if not awaited.done():
+            awaited.set_result(_Said(last.meaning, length, flow))
+        return True
+
+    def _fill(self, flow: Flow, data: bytes) -> None:
+        """Take a part of a body of known length."""
+        due = self._due
+        if len(data) > due:  # nobody asked for the rest: what comes next on this connection is not to be trusted
+            self.force_close()
+            data = data[:due]
+        if data:
+            flow.parts.append(data)
+        self._due = due - len(data)
+        if not self._due:
+            flow.ended()
+
+    def _parse(self, awaited: "asyncio.Future[_Said]", data: bytes) -> None:
+        """Let aiohttp's parser read the head of an answer."""
+        is_first = self._parser is None
+        if is_first:
+            self.set_response_params(
+                timer=_timer, read_until_eof=True, auto_decompress=False, read_bufsize=_NEVER_PAUSED
+            )
+        assert self._parser is not None  # noqa: S101 - it is set
         try:
-            messages, _, _ = self._parser.feed_data(data)
+            messages, self._upgraded, _ = self._parser.feed_data(data)
+        except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does
+            self._broken(error)
+            self._fails(HttpProcessingError())
+            return
+        for message, body in messages:
+            if self._awaited is None or self.transport is None:
+                self.force_close()
+                return
+            if message.code < _FINAL and message.code != _SWITCHING:
+                is_first = False
+                continue
+            if message.should_close:
+                self.force_close()
+            self._awaited = None
+            said = _Said(facts(message.code, message.headers), length_of(message.headers), _flow(self, body))
+            if is_first and not message.should_close and said.length is not None and message.code == _FINAL:
+                self._last.learn(data, said.length, said.facts)
+            if not awaited.done():
+                awaited.set_result(said)
+
+    def _feed(self, parser: HttpParser[RawResponseMessage], data: bytes) -> None:
+        try:
+            messages, _, _ = parser.feed_data(data)
         except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does, but for a flow in its end
             self._broken(error)
         else:
             if messages:  # nobody asked for them: what comes next on this connection is not to be trusted
                 self.force_close()
-        flow.give()
 
     def _broken(self, error: Exception) -> None:
         """Give up a connection whose answer is not HTTP."""
         if self.transport is not None:
             self.transport.close()
         self.set_exception(HttpProcessingError(), error)
+
+    def _fails(self, error: BaseException) -> None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None and not awaited.done():
+            awaited.set_exception(error)
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
         """Read on, if that was stopped: aiohttp says so at the end of each body."""
@@ -85,13 +195,13 @@ class _Protocol(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let a body that is not whole break: aiohttp tells of some ends only."""
         flow, self.flow = self.flow, None
-        if flow is None:
-            super().connection_lost(exc)
-            return
-        flow.reset = exc is not None
+        if flow is not None:
+            flow.reset = exc is not None
         super().connection_lost(exc)
-        flow.broke(aiohttp.ClientPayloadError("the connection ended inside the body"))
-        flow.give()
+        self._fails(self.exception() or aiohttp.ServerDisconnectedError())
+        if flow is not None:
+            flow.broke(aiohttp.ClientPayloadError("the connection ended inside the body"))
+            flow.give()
 
 
 class _Pouring(StreamReader):
@@ -124,17 +234,14 @@ class _Pouring(StreamReader):
     # of no interest, and this is the cheapest call that does nothing
 
 
-def _flow(protocol: _Protocol, transport: asyncio.Transport, body: StreamReader) -> Flow:
+def _flow(protocol: _Protocol, body: StreamReader) -> Flow:
     """Let a body, of which a part may have come, pour."""
+    transport = protocol.transport
+    assert transport is not None  # noqa: S101 - it has just brought the head
     if isinstance(body, EmptyStreamReader):
         return Flow(transport, [], over=True)
     flow = Flow(transport, list(body._buffer), over=body.is_eof())  # noqa: SLF001 - what has come
-    if flow.over:
-        return flow
-    broken = body.exception()
-    if broken is not None or protocol.transport is None:
-        flow.broke(broken or aiohttp.ClientPayloadError("the connection ended inside the body"))
-    else:
+    if not flow.over:
         protocol.flow = flow
         body.__class__ = _Pouring
         body.becomes(flow)  # type: ignore[attr-defined] # it is one now
@@ -146,21 +253,25 @@ def _was_used(connection: Connection) -> bool:
     return connection.protocol is not None and connection.protocol._parser is not None  # noqa: SLF001 - aiohttp's own
 
 
+class _Said(NamedTuple):
+    """What the head of an answer says, how long the body is where that was told, and the body."""
+
+    facts: Facts
+    length: int | None
+    flow: Flow
+
+
 class DirectResponse:
     """An answer's head, and its body to come: as much of `ClientResponse` as an `Answer` needs.
 
     Mutable: the connection, until it waits for the next request or is closed.
     """
 
-    __slots__ = ("_connection", "_origin", "body", "headers", "status")
+    __slots__ = ("_connection", "_origin", "body", "facts", "length")
 
-    def __init__(
-        self, origin: "Origin", connection: Connection, status: int, headers: CIMultiDictProxy[str], body: Flow
-    ) -> None:
+    def __init__(self, origin: "Origin", connection: Connection, said: _Said) -> None:
         """Take an answer whose head was read."""
-        self.status = status
-        self.headers = headers
-        self.body = body
+        self.facts, self.length, self.body = said
         self._origin = origin
         self._connection: Connection | None = connection
 
@@ -168,10 +279,6 @@ class DirectResponse:
     def was_reset(self) -> bool:
         """Whether the connection ended by a reset, or by an error of ours."""
         return self.body.reset
-
-    def forget_head(self) -> None:
-        """Let go of the header fields, which a stream would hold for as long as it lasts."""
-        self.headers = _NO_FIELDS
 
     def release(self) -> None:
         """Keep the connection for the next request, if it can be used again."""
@@ -226,7 +333,7 @@ class Origin:
     def keep(self, connection: Connection) -> None:
         """Let a connection wait for the next request, if it can be used again."""
         protocol = connection.protocol
-        if not isinstance(protocol, _Protocol) or protocol.should_close:
+        if not isinstance(protocol, _Protocol) or not protocol.is_usable:
             connection.close()
             return
         protocol.flow = None
@@ -248,8 +355,8 @@ class Origin:
         while self._waiting:
             connection, since = self._waiting.pop()
             protocol = connection.protocol
-            usable = protocol is not None and protocol.is_connected() and not protocol.should_close
-            if usable and self._loop.time() - since <= KEEPALIVE:
+            assert isinstance(protocol, _Protocol)  # noqa: S101 - it was kept
+            if protocol.is_usable and self._loop.time() - since <= KEEPALIVE:
                 return connection
             connection.close()
         return None
@@ -269,16 +376,18 @@ class Origin:
 class Place:
     """Where a URL leads.
 
-    Mutable: the heads of the requests, as far as they are the same each time, by the deployment's header fields.
+    Mutable: the heads of the requests, as far as they are the same each time, by the deployment's header fields; and
+    the last head of an answer.
     """
 
-    __slots__ = ("_heads", "_lines", "_origin")
+    __slots__ = ("_heads", "_last", "_lines", "_origin")
 
     def __init__(self, origin: Origin, lines: bytes) -> None:
         """Send requests to this origin; each begins with these lines."""
         self._origin = origin
         self._lines = lines
         self._heads: dict[tuple[tuple[str, str], ...], bytes] = {}
+        self._last: LastHead[Facts] = LastHead()
 
     async def post(
         self,
@@ -307,19 +416,9 @@ class Place:
         try:
             protocol = connection.protocol
             assert isinstance(protocol, _Protocol)  # noqa: S101 - our connector makes no others
-            protocol.set_response_params(
-                timer=_timer, read_until_eof=True, auto_decompress=False, read_bufsize=_NEVER_PAUSED
-            )
-            transport = protocol.transport
-            if transport is None or transport.is_closing():
-                raise aiohttp.ClientConnectionResetError  # noqa: TRY301 - it closes the connection, too
-            transport.write(head + body)
+            awaited = protocol.ask(head + body, self._last)
             exchange.sent()
-            message, content = await protocol.read()
-            while message.code < _FINAL and message.code != _SWITCHING:
-                message, content = await protocol.read()
-            flow = _flow(protocol, transport, content)
-            return DirectResponse(self._origin, connection, message.code, message.headers, flow)
+            return DirectResponse(self._origin, connection, await awaited)
         except HttpProcessingError:
             connection.close()
             raise aiohttp.ClientPayloadError from None  # it quotes the answer

@@ -49,11 +49,11 @@ async def hold(answer: Answer, came: Callable[[], None]) -> bytes:
         return _looked_at(held) if answer.over else held
     if answer.status in BODILESS:
         return await answer.chunk()
-    if answer.encoded:
+    if answer.facts.encoded:
         return await _something(answer)
     if answer.has_events:
         return await _first_content(answer)
-    raise AttemptFailedError(Failure(Cause.WRONG_TYPE, f"content-type {answer.content_type[:100]}"))
+    raise AttemptFailedError(Failure(Cause.WRONG_TYPE, f"content-type {answer.facts.content_type[:100]}"))
 
 
 async def _something(answer: Answer) -> bytes:

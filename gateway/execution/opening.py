@@ -103,7 +103,7 @@ class Opening:
         except AttemptFailedError:
             if not spare:
                 raise
-        failure = status_failure(answer.status, refusal.body if refusal else b"", retry_after(answer.headers))
+        failure = status_failure(answer.status, refusal.body if refusal else b"", retry_after(answer.facts.headers))
         if failure is None and refusal is not None:
             return refusal
         failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", answer.status)

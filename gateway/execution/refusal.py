@@ -51,7 +51,7 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
     except TimeoutError as error:
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the error's body stalled", answer.status)) from error
     fields = safe_fields(answer, deployment)
-    if body is None or answer.encoded:
+    if body is None or answer.facts.encoded:
         kept = [(name, value) for name, value in fields if not name.lower().startswith("content-")]
         headers = [*kept, ("Content-Type", "application/json")]
         return Refusal(deployment.name, answer.status, headers, _WITHHELD)
@@ -62,8 +62,8 @@ def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]
     """Give an answer's header fields but for those that echo our key."""
     spellings = _spellings(deployment.key) if deployment.key is not None else ()
     if not spellings:
-        return answer.headers
-    return [(name, value) for name, value in answer.headers if not any(form in value for form in spellings)]
+        return answer.facts.headers
+    return [(name, value) for name, value in answer.facts.headers if not any(form in value for form in spellings)]
 
 
 @lru_cache(maxsize=1024)

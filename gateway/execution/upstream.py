@@ -141,7 +141,7 @@ class Upstream:
             self._left(era)
             raise
         answer = Answer(response, lambda: self._left(era))
-        if not answer.framed:
+        if not answer.facts.framed:
             answer.close()
             raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", answer.status))
         return answer

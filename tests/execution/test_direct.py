@@ -36,7 +36,7 @@ async def test_both_ways_send_the_same(transport: Transport) -> None:
         upstream = Upstream(lambda: 0.0, transport=transport)
         sent: list[str] = []
         answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5, sent=lambda: sent.append(""))
-        assert (answer.status, answer.content_type, await answer.read(99)) == (200, "application/json", b"{}")
+        assert (answer.status, answer.facts.content_type, await answer.read(99)) == (200, "application/json", b"{}")
         assert sent
         assert a.requests[0].values("host") == [a.url.partition("//")[2].partition("/")[0]]
         assert a.requests[0].values("accept-encoding") == ["identity"]
@@ -166,11 +166,12 @@ async def test_an_old_connection_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
         await upstream.close()
 
 
+@pytest.mark.parametrize("before", [1, 3])
 @pytest.mark.parametrize(
     ("unasked", "when"),
     [(json_answer({"evil": 1}), "at once"), (json_answer({"evil": 1}), "later"), (b"nonsense", "later")],
 )
-async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes, when: str) -> None:
+async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes, when: str, before: int) -> None:
     """An answer in advance would be taken for the next request's."""
     said, done = asyncio.Event(), asyncio.Event()
 
@@ -180,14 +181,16 @@ async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes,
             done.set()
 
     def script(number: int, _: Request) -> list[Step]:
-        if number:
+        if number >= before:
             return [Send(json_answer({"good": 2}))]
         whole = json_answer({"good": 1})
+        if number < before - 1:
+            return [Send(whole)]
         return [Send(whole + unasked)] if when == "at once" else [Send(whole), Pause(said), Says()]
 
     async with ScriptedUpstream(script) as a:
         upstream = Upstream(lambda: 0.0)
-        assert await open_and_read(upstream, a.url) == b'{"good": 1}'
+        assert [await open_and_read(upstream, a.url) for _ in range(before)] == [b'{"good": 1}'] * before
         if when == "later":
             said.set()
             await done.wait()

@@ -1,0 +1,81 @@
+"""Message heads that say what the one before them said.
+
+On a connection, a head mostly repeats the last one but for the length of the body, and in an answer for the date.
+A parser reads such a head once. Of the next one it is enough to see that the bytes around the digits (and around the
+date) are the same: then it means the same, with another length (RFC 9112, 2 and 6.2).
+"""
+
+import re
+from typing import Final, Generic, TypeVar
+
+_HOLES: Final = re.compile(rb"(?i)(?<=\r\n)(content-length:[ \t]*|date:[ \t]*)([A-Za-z0-9 ,:]{1,40})(?=\r\n)")
+_DATE: Final = b" ,:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_END: Final = b"\r\n\r\n"
+_MOST_DIGITS: Final = 9
+_CREDIT: Final = 8
+_Meaning = TypeVar("_Meaning")
+
+
+class LastHead(Generic[_Meaning]):
+    """The head that was read last, and what it means.
+
+    Mutable: the head, as the bytes before what may differ and those after each of it; its `meaning`; and how many more
+    are learned, if none of them is ever repeated.
+    """
+
+    __slots__ = ("_begins", "_credit", "_rest", "_start", "meaning")
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._begins: bytes | None = None
+        self._start = 0
+        self._rest: tuple[tuple[bool, bytes], ...] = ()
+        self._credit = _CREDIT
+        self.meaning: _Meaning | None = None
+
+    def repeated(self, data: bytes) -> tuple[int, int] | None:
+        """Tell where a repetition of the head, with which `data` begins, ends, and how long its body is, in bytes."""
+        begins = self._begins
+        if begins is None or not data.startswith(begins):
+            return None
+        at, digits = self._start, b""
+        for is_length, known in self._rest:
+            end = data.find(b"\r", at, at + 64)
+            if end < 0 or not data.startswith(known, end):
+                return None
+            if is_length:
+                digits = data[at:end]
+            elif data[at:end].translate(None, _DATE):
+                return None
+            at = end + len(known)
+        if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+            return None
+        self._credit = _CREDIT
+        return at, int(digits)
+
+    def learn(self, data: bytes, length: int, meaning: _Meaning) -> bool:
+        """Remember the head that `data` begins with, if it is one that may be repeated.
+
+        A parser has read it, and found this meaning and the length of the body. False: it is not all there.
+        """
+        head = data[: data.find(_END) + len(_END)]
+        lines = head.count(b"\r\n")
+        if not head.endswith(_END) or not lines == head.count(b"\n") == head.count(b"\r"):
+            return False
+        if self._credit:
+            self._credit -= 1
+            self._remember(head, length, meaning)
+        return True
+
+    def _remember(self, head: bytes, length: int, meaning: _Meaning) -> None:
+        holes = list(_HOLES.finditer(head))
+        lengths = [hole[2] for hole in holes if hole[1][:1] in b"cC"]
+        if len(lengths) != 1 or not lengths[0].isdigit() or int(lengths[0]) != length:
+            return
+        ends = [*(hole.start(2) for hole in holes[1:]), len(head)]
+        self._begins = head[: holes[0].start(2)]
+        self._start = len(self._begins)
+        self._rest = tuple(
+            (hole[1][:1] in b"cC", head[hole.end(2) : end]) for hole, end in zip(holes, ends, strict=True)
+        )
+        self.meaning = meaning

@@ -1,0 +1,173 @@
+"""Heads that say what the last one said: aiohttp's parser is asked whether they do."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gateway.execution.heads import LastHead
+
+REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: box\r\nAuthorization: Bearer a\r\nContent-Length: 12\r\n\r\n"
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ndate: Sun, 29 Nov 2026 10:00:00 GMT\r\nserver: uvicorn\r\ncontent-length: 12\r\n"
+    b"content-type: application/json\r\n\r\n"
+)
+BODY = b'{"a":"bcde"}'
+
+Fields = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def protocol() -> Iterator[BaseProtocol]:
+    loop = asyncio.new_event_loop()
+    yield BaseProtocol(loop)
+    loop.close()
+
+
+def read(protocol: BaseProtocol, data: bytes) -> tuple[bytes, Fields] | None:
+    """Let aiohttp read one message: give its start line and its fields, None if it is none."""
+    kind = HttpResponseParser if data.startswith(b"HTTP") else HttpRequestParser
+    try:
+        messages, _, _ = kind(protocol, protocol._loop, 1 << 20).feed_data(data)
+    except HttpProcessingError:
+        return None
+    if len(messages) != 1:
+        return None
+    return data.split(b"\r\n")[0], [(name.lower(), value) for name, value in messages[0][0].headers.items()]
+
+
+def without_what_differs(fields: Fields) -> Fields:
+    return [field for field in fields if field[0] not in {"content-length", "date"}]
+
+
+def known(head: bytes, length: int = 12) -> LastHead[str]:
+    last: LastHead[str] = LastHead()
+    assert last.learn(head + BODY, length, "known")
+    return last
+
+
+@pytest.mark.parametrize("head", [REQUEST, ANSWER])
+def test_another_length_is_the_same_head(head: bytes) -> None:
+    last = known(head)
+    assert last.meaning == "known"
+    assert last.repeated(head + BODY) == (len(head), 12)
+    longer = head.replace(b": 12", b": 1234")
+    assert last.repeated(longer) == (len(longer), 1234)
+    assert last.repeated(head.replace(b"10:00:00", b"10:59:01")) == (len(head), 12) if head is ANSWER else True
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b": 12", b": 1a"),
+        (b": 12", b": -1"),
+        (b": 12", b": "),
+        (b": 12", b": 12 "),
+        (b": 12", b": 0x12"),
+        (b": 12", b": 1234567890"),
+        (b": 12", b": 1\n2"),
+        (b": 12", b": 12\r\nContent-Length: 12"),
+        (b": 12\r\n", b": 12\r\nTransfer-Encoding: chunked\r\n"),
+        (b": 12\r\n", b": 12\n"),
+        (b"Sun, 29", b"Sun,\n29"),
+        (b"Sun, 29", b"Sun\x0029"),
+        (b"GMT", b"GMT" * 30),
+        (b"Bearer a", b"Bearer b"),
+        (b"200 OK", b"500 OK"),
+        (b"\r\n\r\n", b"\r\n"),
+        (b"HTTP", b"H"),
+    ],
+)
+@pytest.mark.parametrize("head", [REQUEST, ANSWER])
+def test_anything_else_is_another_head(head: bytes, old: bytes, new: bytes) -> None:
+    if old in head:
+        assert known(head).repeated(head.replace(old, new)) is None
+
+
+@pytest.mark.parametrize("head", [REQUEST, ANSWER])
+def test_a_head_that_is_not_all_there_is_none(head: bytes) -> None:
+    last = known(head)
+    assert [last.repeated(head[:end]) for end in range(len(head))] == [None] * len(head)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        REQUEST.replace(b"Content-Length: 12\r\n", b""),
+        REQUEST.replace(b": 12", b": 12 "),
+        REQUEST.replace(b": 12", b": 13"),
+        REQUEST.replace(b": 12", b": 12\r\nContent-Length: 12"),
+        REQUEST.replace(b": 12", b": 12a"),
+    ],
+)
+def test_a_head_whose_length_is_not_plain_is_not_kept(head: bytes) -> None:
+    last = known(head)
+    assert (last.meaning, last.repeated(head)) == (None, None)
+
+
+@pytest.mark.parametrize("odd", [REQUEST[:-2], REQUEST.replace(b"\r\nHost", b"\nHost"), REQUEST[:-2] + b"\n"])
+def test_a_head_that_is_not_seen_whole_is_not_kept(odd: bytes) -> None:
+    last: LastHead[str] = LastHead()
+    assert not last.learn(odd + BODY, 12, "odd")
+    assert last.repeated(odd) is None
+
+
+def test_who_never_says_the_same_is_not_listened_to_for_ever() -> None:
+    last: LastHead[int] = LastHead()
+    for number in range(20):
+        last.learn(REQUEST.replace(b"Bearer a", b"Bearer %d" % number), 12, number)
+    assert last.meaning == 7
+    assert last.repeated(REQUEST.replace(b"Bearer a", b"Bearer 7")) is not None
+    assert last.learn(REQUEST, 12, 8)
+    assert last.meaning == 8
+
+
+_names = st.sampled_from(
+    [b"X-A", b"content-type", b"Accept", b"date", b"Date", b"content-length-x", b"x-content-length"]
+)
+_values = st.sampled_from([b"1", b"12", b"a b", b"Sun, 29 Nov 2026", b"", b"content-length: 5", b"\xe9"])
+_heads = st.tuples(
+    st.sampled_from([b"POST /v1/chat/completions HTTP/1.1", b"HTTP/1.1 200 OK", b"HTTP/1.1 201 Created"]),
+    st.lists(st.tuples(_names, _values), max_size=5),
+    st.sampled_from([b"Content-Length", b"content-length", b"CONTENT-LENGTH"]),
+    st.integers(0, 5),
+)
+_small = [b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"0", b"9", b"12", b"-1", b"+3", b"a", b"\0", b"\xff", b", 12"]
+_large = [b"\r\nTransfer-Encoding: chunked", b"\r\nContent-Length: 3", b"\r\n\r\n", b"GMT"]
+_pieces = st.sampled_from(_small + _large)
+
+
+@given(_heads, st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), _pieces), max_size=3))
+def test_what_is_taken_for_the_same_means_the_same(
+    protocol: BaseProtocol,
+    given_head: tuple[bytes, list[tuple[bytes, bytes]], bytes, int],
+    changes: list[tuple[float, int, bytes]],
+) -> None:
+    start, fields, name, place = given_head
+    place = min(place, len(fields))
+    lines = [b"%b: %b" % field for field in (*fields[:place], (name, b"12"), *fields[place:])]
+    head = b"\r\n".join([start, b"Host: a", *lines, b"", b""])
+    first = read(protocol, head + BODY)
+    assume(first is not None)
+    last: LastHead[object] = LastHead()
+    last.learn(head + BODY, 12, first)
+
+    changed = head
+    for where, length, piece in changes:
+        at = int(where * len(changed))
+        changed = changed[:at] + piece + changed[at + length :]
+    found = last.repeated(changed + BODY)
+    if not changes:
+        assert found == (len(head), 12)
+    if found is not None and found[1] < 1 << 20:
+        at, length = found
+        second = read(protocol, changed[:at] + b"x" * length)
+        assert first is not None
+        assert second is not None
+        assert (second[0], without_what_differs(second[1])) == (first[0], without_what_differs(first[1]))
+        assert int(dict(second[1])["content-length"]) == length
