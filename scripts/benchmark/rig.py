@@ -120,7 +120,13 @@ class Rig:
     def gateway(self, models: object, routing: Mapping[str, object], body: str | None = None) -> Iterator[Server]:
         """Run the gateway with this configuration, everything on."""
         port, folder = free_port(), self._new_folder()
-        everything = {"health_check": 10, "logging": {"output": "output.log"}, **routing, **self.routing}
+        everything = {
+            "health_check": 10,
+            "logging": {"output": "output.log"},
+            "ledger": {"url": "sqlite:///ledger.db"},
+            **routing,
+            **self.routing,
+        }
         start = gateway(models, everything, self.flags, port, folder)
         with self._started(start, port, folder, body or request()) as server:
             yield server
