@@ -30,6 +30,7 @@ from gateway.api.openai import JSON, Asked, kept
 from gateway.capacity import Capacity
 from gateway.connection import Connection, failure
 from gateway.execution.client import ClientLeftError, WireClient
+from gateway.execution.fields import Fields
 from gateway.execution.heads import LastHead
 from gateway.server import Gateway
 
@@ -47,6 +48,7 @@ class _Usual(NamedTuple):
     operation: Operation
     request_id: str | None
     headers: CIMultiDictProxy[str]
+    fields: Fields
 
 
 class ShortWay(Connection):
@@ -165,7 +167,8 @@ class ShortWay(Connection):
             return False
         self._parked, self._waiter = waiter, None
         self._ends = False
-        self._begin(Asked(usual.operation, request_id_of(usual.request_id), usual.headers, content, JSON, body, length))
+        request_id = request_id_of(usual.request_id)
+        self._begin(Asked(usual.operation, request_id, usual.headers, content, JSON, body, length, usual.fields))
         return True
 
     @property
@@ -209,7 +212,8 @@ class ShortWay(Connection):
             if operation is not None:
                 if self._last is None:
                     self._last = LastHead()
-                self._last.learn(data, length, _Usual(operation, headers.get(_REQUEST_ID), kept(headers)))
+                fields = self._gateway.openai.forwarded(headers)
+                self._last.learn(data, length, _Usual(operation, headers.get(_REQUEST_ID), kept(headers), fields))
         return left
 
     def _take_up(self) -> None:

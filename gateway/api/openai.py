@@ -6,7 +6,7 @@ The deadline grows with what has arrived, so that a slow upload passes and a sta
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -23,6 +23,7 @@ from gateway.api.context import GENERATION, REQUEST_ID, check_framing
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.execution.client import Client, ClientLeftError, WebClient
 from gateway.execution.executor import CLIENT_LEFT, Ask, Executor
+from gateway.execution.fields import Fields
 from gateway.execution.outcome import Outcome
 from gateway.execution.trace import Sampling, Trace
 from gateway.execution.upstream import Call
@@ -73,7 +74,8 @@ class Limits:
 class Asked:
     """A request whose head is there; `kind` is its media type, `length` the body's in bytes, where that was told.
 
-    Its `body` is there, too, and then its head was looked at; or it is still to be read.
+    Its `body` is there, too, and then its head was looked at; or it is still to be read. `fields` pass to an upstream,
+    where they are known.
 
     Mutable: the `generation`, once it is known; and what is forgotten once it has been read.
     """
@@ -85,6 +87,7 @@ class Asked:
     kind: str = JSON
     body: bytes | None = field(default=None, repr=False)
     length: int = 0
+    fields: Fields | None = field(default=None, repr=False)
     generation: int | None = None
 
     @property
@@ -94,7 +97,7 @@ class Asked:
 
     def forget(self) -> None:
         """Let go of the head and the body, which a stream would hold for as long as it lasts."""
-        self.headers, self.content, self.body = _NO_FIELDS, EMPTY_PAYLOAD, None
+        self.headers, self.content, self.body, self.fields = _NO_FIELDS, EMPTY_PAYLOAD, None, None
 
 
 class OpenAI:
@@ -197,7 +200,7 @@ class OpenAI:
         except asyncio.CancelledError:
             self._executor.tell(_refused(asked, peek, began, trace, CLIENT_LEFT, "client_left"))
             raise
-        call = _call(asked, body, _FORWARDED if trace else _FORWARDED + _TRACE)
+        call = Call(asked.operation, body, asked.fields or self.forwarded(asked.headers), asked.request_id)
         asked.forget()
         del body
         ask = Ask(asked.request_id, peek.model, bool(peek.stream), call, peek.adds_usage(asked.operation), trace)
@@ -208,6 +211,15 @@ class OpenAI:
         except UnreplaceableModelError as error:
             raise RequestError(400, str(error), param="model") from error
         return None if unanswered is None else unanswered_response(unanswered, ask.model)
+
+    def forwarded(self, headers: CIMultiDictProxy[str]) -> Fields:
+        """Give the header fields of a request that pass to an upstream."""
+        passing = {"Content-Type": JSON, "Accept": "*/*"}
+        for name in _FORWARDED if self._sampling else _FORWARDED + _TRACE:
+            value = headers.get(name)
+            if value is not None and value.isascii() and value.isprintable():
+                passing[name] = value
+        return Fields(passing.items())
 
     def _trace(self, headers: CIMultiDictProxy[str]) -> Trace | None:
         if self._sampling is None:
@@ -272,19 +284,9 @@ def _json(value: object) -> bytes:
     return msgspec.json.encode(value, enc_hook=dict)  # a frozen mapping is the one thing that it does not know
 
 
-def _call(asked: Asked, body: bytes, forwarded: Iterable[str]) -> Call:
-    headers = {"Content-Type": "application/json", "x-request-id": asked.request_id}
-    for name in forwarded:
-        value = asked.headers.get(name)
-        if value is not None and value.isascii() and value.isprintable():
-            headers[name] = value
-    return Call(asked.operation, body, headers)
-
-
 def kept(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
     """Give what is needed of a head when another one says the same."""
-    needed = CIMultiDict((name, value) for name in _FORWARDED + _TRACE for value in headers.getall(name, ()))
-    return CIMultiDictProxy(needed)
+    return CIMultiDictProxy(CIMultiDict((name, value) for name in _TRACE for value in headers.getall(name, ())))
 
 
 def _kind(request: web.Request) -> str:

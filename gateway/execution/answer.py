@@ -17,8 +17,10 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFE
 from aiohttp.helpers import parse_content_type
 from multidict import CIMultiDictProxy
 
+from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
 from gateway.routing.failures import Cause, Failure
+from gateway.routing.snapshot import Deployment
 
 _RETURNED: Final = frozenset(
     {"content-type", "content-encoding", "retry-after", "retry-after-ms", "x-should-retry", "openai-version"}
@@ -61,12 +63,14 @@ class Content(Protocol):
         ...
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Facts(msgspec.Struct):
     """What the head of an answer says, but for the length of the body.
 
     `headers` are those that go back to a client. `framed`: the body is framed in a way that we asked for: no switch of
     protocols, no coding but chunked. `encoded`: its bytes are not what was asked for. `is_json`, `has_events`: it is to
     be looked at as that. `to_the_end`: the body ends with the connection.
+
+    Mutable: `told`, what a client was told last of such an answer, and by whom it was given.
     """
 
     status: int
@@ -77,6 +81,7 @@ class Facts(msgspec.Struct, frozen=True):
     encoded: bool
     framed: bool
     to_the_end: bool
+    told: tuple[Deployment, Fields] | None = None
 
 
 def facts(status: int, fields: CIMultiDictProxy[str]) -> Facts:

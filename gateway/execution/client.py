@@ -8,7 +8,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -16,6 +16,8 @@ from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
+
+from gateway.execution.fields import NONE, Fields
 
 EVENT_STREAM: Final = "text/event-stream"
 SERVER: Final = "hybrid-inference-gateway"
@@ -26,8 +28,6 @@ _TRAILER: Final = ("Trailer", "x-gateway-rescue, x-gateway-deployment, x-gateway
 _BODILESS: Final = frozenset({204, 205, 304})
 _RESET: Final = 205
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
-
-Fields = Iterable[tuple[str, str]]
 
 
 class ClientLeftError(Exception):
@@ -52,7 +52,7 @@ class Client(Protocol):
         """Send a part of the body; returns when the client has room for more."""
         ...
 
-    async def finish(self, trailer: Fields = ()) -> None:
+    async def finish(self, trailer: Fields = NONE) -> None:
         """End the answer well; a trailer goes to those only who were told of one in the head (`Trailer`)."""
         ...
 
@@ -92,7 +92,7 @@ class WebClient:
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
         """Send the head, or ready it to go out with the body; RFC 9110 6.4.1 for those without a body."""
         response = self.response = (web.StreamResponse if length is None else _Whole)(status=status)
-        response.headers.extend(headers)
+        response.headers.extend(headers.pairs)
         if self.generation is not None:
             response.headers["x-gateway-generation"] = str(self.generation)
         if response.content_type == EVENT_STREAM:
@@ -116,10 +116,10 @@ class WebClient:
         except ConnectionError as error:
             raise ClientLeftError from error
 
-    async def finish(self, trailer: Fields = ()) -> None:
+    async def finish(self, trailer: Fields = NONE) -> None:
         """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
         assert self.response is not None  # noqa: S101 - as above
-        fields = _lines(trailer)
+        fields = trailer.text
         try:
             if fields and isinstance(self._writer, StreamWriter) and self._writer.chunked:
                 self._writer.chunked = False
@@ -227,8 +227,9 @@ class WireClient:
             framing = f"Content-Length: {length}\r\n"
         else:
             framing = _CHUNKED_STREAM if _are_of_a_stream(headers) else _CHUNKED
+        stamp = _Second.text if _Second.at == int(time.time()) else _stamp()
         head = (
-            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{_lines(headers)}{framing}{_stamp()}"
+            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{headers.text}{framing}{stamp}"
             f"x-request-id: {self._request_id}\r\nx-gateway-generation: {self.generation}\r\n"
             f"{_CLOSES if self.closes else ''}\r\n"
         )
@@ -256,10 +257,10 @@ class WireClient:
         self.write(data)
         await self._room()
 
-    async def finish(self, trailer: Fields = ()) -> None:
+    async def finish(self, trailer: Fields = NONE) -> None:
         """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
         if self._chunked:
-            self._write(f"0\r\n{_lines(trailer)}\r\n".encode())
+            self._write(f"0\r\n{trailer.text}\r\n".encode())
         self.flush()
         await self._room()
 
@@ -268,7 +269,7 @@ class WireClient:
         body = response.body
         assert isinstance(body, bytes)  # noqa: S101 - they are small
         self.closes = self.closes or response.keep_alive is False
-        await self.answer(response.status, response.headers.items(), body)
+        await self.answer(response.status, Fields(response.headers.items()), body)
 
     async def break_off(self, last_words: bytes) -> None:
         """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
@@ -324,26 +325,12 @@ def _close(transport: asyncio.Transport, *, reset: bool) -> None:
     transport.abort()
 
 
-def _lines(fields: Fields) -> str:
-    """Write header fields.
-
-    Raises:
-        ValueError: one holds the end of a line: another one would be smuggled in.
-
-    """
-    lines = [f"{name}: {value}\r\n" for name, value in fields]
-    text = "".join(lines)
-    if text.count("\r") != len(lines) or text.count("\n") != len(lines):
-        raise ValueError("a header field holds the end of a line")
-    return text
-
-
 def _are_of_a_stream(fields: Fields) -> bool:
-    return any(name.lower() == "content-type" and value.startswith(EVENT_STREAM) for name, value in fields)
+    return any(name.lower() == "content-type" and value.startswith(EVENT_STREAM) for name, value in fields.pairs)
 
 
 _CHUNKED: Final = "Transfer-Encoding: chunked\r\n"
-_CHUNKED_STREAM: Final = _CHUNKED + _lines((*_STREAMED, _TRAILER))
+_CHUNKED_STREAM: Final = _CHUNKED + Fields((*_STREAMED, _TRAILER)).text
 _EMPTY: Final = "Content-Length: 0\r\n"
 _CLOSES: Final = "Connection: close\r\n"
 
@@ -357,6 +344,5 @@ class _Second:
 
 def _stamp() -> str:
     now = int(time.time())
-    if now != _Second.at:
-        _Second.at, _Second.text = now, f"Date: {formatdate(now, usegmt=True)}\r\nServer: {SERVER}\r\n"
+    _Second.at, _Second.text = now, f"Date: {formatdate(now, usegmt=True)}\r\nServer: {SERVER}\r\n"
     return _Second.text

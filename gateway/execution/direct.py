@@ -24,6 +24,7 @@ from aiohttp.streams import EmptyStreamReader, StreamReader
 from yarl import URL
 
 from gateway.execution.answer import Facts, facts, length_of
+from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
 from gateway.execution.heads import LastHead
 
@@ -305,6 +306,20 @@ class Exchange(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """What is asked for: the header fields that are the request's own, and its id."""
+
+    @property
+    def fields(self) -> Fields:
+        """The header fields."""
+        ...
+
+    @property
+    def request_id(self) -> str:
+        """Its id."""
+        ...
+
+
 class Origin:
     """A scheme, host and port (RFC 9110, 4.3.1): requests to its URLs share connections.
 
@@ -382,31 +397,35 @@ class Place:
 
     __slots__ = ("_heads", "_last", "_lines", "_origin")
 
-    def __init__(self, origin: Origin, lines: bytes) -> None:
+    def __init__(self, origin: Origin, lines: str) -> None:
         """Send requests to this origin; each begins with these lines."""
         self._origin = origin
         self._lines = lines
-        self._heads: dict[tuple[tuple[str, str], ...], bytes] = {}
+        self._heads: dict[int, tuple[Mapping[str, str], str]] = {}
         self._last: LastHead[Facts] = LastHead()
 
     async def post(
         self,
         fixed: Mapping[str, str],
-        fields: Mapping[str, str],
+        asked: Asked,
         body: bytes,
         *,
         connect_timeout: float,
-        exchange: "Exchange",
+        exchange: Exchange,
     ) -> DirectResponse:
         """Send a request and wait for the head of its answer, as `Upstream.open` says.
 
-        `fixed` are the deployment's header fields, `fields` the request's.
+        `fixed` are the deployment's header fields, `asked` has the request's.
 
         Raises:
             aiohttp.ClientError, OSError: no head came.
 
         """
-        head = self._head(fixed, fields, len(body))
+        known = self._heads.get(id(fixed))
+        begins = known[1] if known is not None and known[0] is fixed else self._begins(fixed)
+        head = (
+            f"{begins}{asked.fields.text}x-request-id: {asked.request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
         connection = self._origin.kept()
         if connection is not None:
             exchange.reused = True
@@ -426,21 +445,18 @@ class Place:
             connection.close()
             raise
 
-    def _head(self, fixed: Mapping[str, str], fields: Mapping[str, str], length: int) -> bytes:
-        """Write the head of a request.
+    def _begins(self, fixed: Mapping[str, str]) -> str:
+        """Write how the head of a deployment's requests begins.
 
         Raises:
             ValueError: a field would smuggle another one in.
 
         """
-        key = tuple(fixed.items())
-        begins = self._heads.get(key)
-        if begins is None:
-            if len(self._heads) >= _KNOWN:
-                self._heads.clear()
-            begins = self._heads[key] = self._lines + _fields(fixed)
-        accept = b"" if "Accept" in fields else b"\r\nAccept: */*"
-        return b"%b%b%b\r\nContent-Length: %d\r\n\r\n" % (begins, _fields(fields), accept, length)
+        if len(self._heads) >= _KNOWN:
+            self._heads.clear()
+        begins = self._lines + Fields(fixed.items()).text
+        self._heads[id(fixed)] = fixed, begins  # what is kept has its id for itself
+        return begins
 
 
 class Direct:
@@ -484,21 +500,13 @@ class Direct:
             return None
         loop = asyncio.get_running_loop()
         request = aiohttp.ClientRequest("POST", url, loop=loop, session=self._session)
-        line = f"POST {url.raw_path_qs} HTTP/1.1".encode("ascii")
-        fields = _fields({"Host": request.headers["Host"], **self._fields})
+        line = f"POST {url.raw_path_qs} HTTP/1.1\r\n"
+        fields = Fields({"Host": request.headers["Host"], **self._fields}.items()).text
         key = request.connection_key
         origin = self._origins.get(key)
         if origin is None:
             origin = self._origins[key] = Origin(self._connector, request)
         return Place(origin, line + fields)
-
-
-def _fields(fields: Mapping[str, str]) -> bytes:
-    """Write header fields, each after the end of the line before it."""
-    text = "".join([f"\r\n{name}: {value}" for name, value in fields.items()])
-    if text.count("\r") != len(fields) or text.count("\n") != len(fields):
-        raise ValueError("a header field holds the end of a line")
-    return text.encode()
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from gateway.adapters.edited import asking_usage, named
 from gateway.adapters.openai_compatible import UnreplaceableModelError
 from gateway.execution.client import Client, ClientLeftError
 from gateway.execution.deadline import Deadline, Watch
+from gateway.execution.fields import NONE, Fields
 from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
 from gateway.execution.passage import Passage
@@ -209,7 +210,8 @@ class Executor:
         this = Try(deployment, clocks, began, how, began - record.began)
         if trace is not None:
             this.span_id = new_span_id()
-            call = msgspec.structs.replace(call, headers=call.headers | trace.fields(this.span_id))
+            fields = Fields([*call.fields.pairs, *trace.fields(this.span_id).items()])
+            call = msgspec.structs.replace(call, fields=fields)
         identity, in_flight = deployment.identity, self.in_flight
         in_flight[identity] += 1
         try:
@@ -298,8 +300,9 @@ class Executor:
         if this.rescue is None:
             passing: Passing = self._passing(record, answer)
             record.status, record.served = answer.status, deployment
-            fields = _headers(record, deployment, safe_fields(answer, deployment))
-            await client.begin(answer.status, fields, None if answer.has_events else answer.length)
+            await client.begin(
+                answer.status, _fields(record, deployment, answer), None if answer.has_events else answer.length
+            )
         else:
             assert isinstance(record.passing, Passage)  # noqa: S101 - nothing else is rescued
             passing = record.passing
@@ -344,12 +347,12 @@ async def _hand_over(record: Record, this: Try, answer: Answer, body: bytes, cli
     deployment = this.deployment
     record.status, record.served = answer.status, deployment
     record.passing = Whole(body, this.content)
-    await client.answer(answer.status, _headers(record, deployment, safe_fields(answer, deployment)), body)
+    await client.answer(answer.status, _fields(record, deployment, answer), body)
 
 
 async def _refuse(record: Record, deployment: Deployment, refusal: Refusal, client: Client) -> None:
     record.status, record.served, record.size = refusal.status, deployment, len(refusal.body)
-    await client.answer(refusal.status, _headers(record, deployment, refusal.headers), refusal.body)
+    await client.answer(refusal.status, Fields(_headers(record, deployment, refusal.headers)), refusal.body)
 
 
 async def _break_off(record: Record, client: Client, failure: Failure) -> None:
@@ -361,12 +364,23 @@ def _clocks(record: Record, deployment: Deployment) -> Clocks:
     return record.snapshot.routes[deployment.model].clocks
 
 
+def _fields(record: Record, deployment: Deployment, answer: Answer) -> Fields:
+    facts, is_first = answer.facts, not record.attempts
+    told = facts.told
+    if told is not None and is_first and told[0] is deployment:
+        return told[1]
+    fields = Fields(_headers(record, deployment, safe_fields(answer, deployment)))
+    if is_first:
+        facts.told = deployment, fields
+    return fields
+
+
 def _headers(record: Record, deployment: Deployment, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     attempts = str(len(record.attempts) + 1)
     return [*headers, ("x-gateway-deployment", deployment.name), ("x-gateway-attempts", attempts)]
 
 
-def _trailer(record: Record, this: Try) -> list[tuple[str, str]]:
+def _trailer(record: Record, this: Try) -> Fields:
     if this.rescue is None:
-        return []
-    return [("x-gateway-rescue", this.rescue), *_headers(record, this.deployment, [])]
+        return NONE
+    return Fields([("x-gateway-rescue", this.rescue), *_headers(record, this.deployment, [])])

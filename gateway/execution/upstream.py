@@ -25,6 +25,7 @@ from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
 from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, unquoting
 from gateway.execution.direct import KEEPALIVE, LARGEST, Connector, Direct, is_tested
+from gateway.execution.fields import Fields
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 
@@ -48,11 +49,12 @@ _CONNECT_CAUSES: Final = {
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What a client asked for, ready to be sent: the body and the header fields that may pass."""
+    """What a client asked for, ready to be sent: the body, the header fields that may pass, and the request's id."""
 
     operation: Operation
     body: Body
-    headers: dict[str, str]
+    fields: Fields
+    request_id: str
 
     def __repr__(self) -> str:
         return f"<{self.operation}, {len(self.body)} bytes>"
@@ -130,7 +132,7 @@ class Upstream:
         try:
             if place is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
                 response: Head = await place.post(
-                    deployment.headers, call.headers, call.body, connect_timeout=connect_timeout, exchange=trace
+                    deployment.headers, call, call.body, connect_timeout=connect_timeout, exchange=trace
                 )
             else:
                 response = await _asked(era.session, deployment, call, connect_timeout, trace)
@@ -214,7 +216,12 @@ async def _asked(
     response: Response = await session.post(  # type: ignore[assignment] # the session's response_class
         deployment.urls[call.operation],
         data=body if isinstance(body, bytes) and len(body) <= LARGEST else _Pieces(body),
-        headers={**call.headers, **deployment.headers, "Content-Length": str(len(body))},
+        headers={
+            **dict(call.fields.pairs),
+            "x-request-id": call.request_id,
+            **deployment.headers,
+            "Content-Length": str(len(body)),
+        },
         timeout=aiohttp.ClientTimeout(total=None, connect=connect),
         allow_redirects=False,
         trace_request_ctx=trace,

@@ -1,12 +1,14 @@
 """Requests on a session's own connections, and when the session is asked instead."""
 
 import asyncio
+from dataclasses import replace
 
 import aiohttp
 import pytest
 
 from gateway.execution.answer import AttemptFailedError
 from gateway.execution.direct import LARGEST, Connector, Direct, is_tested
+from gateway.execution.fields import Fields
 from gateway.execution.upstream import Call, Transport, Upstream
 from gateway.routing.failures import Cause
 from tests.execution.support import deployment
@@ -25,7 +27,7 @@ from tests.fakes.upstream import (
 )
 from tests.running import until
 
-CALL = Call("chat/completions", b'{"model": "m"}', {})
+CALL = Call("chat/completions", b'{"model": "m"}', Fields([("Accept", "*/*")]), "id")
 TARGETS = ["/one/chat/completions", "/other/chat/completions", "/v1/chat/completions"]
 BOTH = pytest.mark.parametrize("transport", ["direct", "session"])
 
@@ -50,7 +52,7 @@ async def test_both_ways_send_the_same(transport: Transport) -> None:
 async def test_what_is_asked_for_is_not_overruled(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
         upstream = Upstream(lambda: 0.0, transport=transport)
-        call = Call(CALL.operation, CALL.body, {"Accept": "text/event-stream"})
+        call = Call(CALL.operation, CALL.body, Fields([("Accept", "text/event-stream")]), "id")
         answer = await upstream.open(deployment(a.url), call, connect_timeout=5)
         await answer.read(99)
         assert a.requests[0].values("accept") == ["text/event-stream"]
@@ -61,9 +63,9 @@ async def test_what_is_asked_for_is_not_overruled(transport: Transport) -> None:
 async def test_a_header_field_cannot_smuggle_another(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
         upstream = Upstream(lambda: 0.0, transport=transport)
-        call = Call(CALL.operation, CALL.body, {"x-request-id": "a\r\nauthorization: b"})
+        smuggling = replace(deployment(a.url), headers={"x-a": "a\r\nauthorization: b"})
         with pytest.raises(ValueError, match="header"):
-            await upstream.open(deployment(a.url), call, connect_timeout=5)
+            await upstream.open(smuggling, CALL, connect_timeout=5)
         assert a.requests == []
         await upstream.close()
 
@@ -234,7 +236,7 @@ async def test_a_connection_that_the_session_used_before_may_be_stale(transport:
 
     async with ScriptedUpstream(script) as a:
         upstream = Upstream(lambda: 0.0, transport=transport)
-        large = Call(CALL.operation, b" " * LARGEST + b"{}", {})
+        large = Call(CALL.operation, b" " * LARGEST + b"{}", CALL.fields, "id")
         await (await upstream.open(deployment(a.url), large, connect_timeout=5)).read(99)
         with pytest.raises(AttemptFailedError) as error:
             await upstream.open(deployment(a.url), CALL, connect_timeout=5)
@@ -248,7 +250,7 @@ async def test_places_beyond_what_is_kept_are_closed() -> None:
         direct = Direct(session)
         place = direct.place(a.url + "/x")
         assert place is not None
-        response = await place.post({}, {}, b"{}", connect_timeout=5, exchange=_Exchange())
+        response = await place.post({}, CALL, b"{}", connect_timeout=5, exchange=_Exchange())
         response.release()
         for number in range(4096):
             direct.place(f"http://box/{number}")

@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
+from gateway.execution.fields import Fields
 from gateway.execution.upstream import Call, Upstream, failure_of
 from gateway.routing.failures import Cause
 from tests.execution.support import CONTENT, chain, deployment, error_of, no_descriptors, running
@@ -21,7 +22,7 @@ from tests.fakes.upstream import (
 )
 from tests.running import Config
 
-CALL = Call("chat/completions", b'{"model": "m"}', {})
+CALL = Call("chat/completions", b'{"model": "m"}', Fields(()), "id")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -6,11 +6,12 @@ import pytest
 from aiohttp import web
 
 from gateway.execution.client import ClientLeftError, WebClient
+from gateway.execution.fields import Fields
 from tests.fakes.client import RawClient, get
 from tests.fakes.connection import PATIENCE
 from tests.running import until
 
-HEADERS = [("Content-Type", "text/event-stream")]
+HEADERS = Fields([("Content-Type", "text/event-stream")])
 
 
 @pytest.mark.parametrize("step", ["begin", "send", "finish", "break_off"])

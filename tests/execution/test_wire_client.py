@@ -8,9 +8,10 @@ import pytest
 from aiohttp import web
 
 from gateway.execution.client import ClientLeftError, WireClient
+from gateway.execution.fields import NONE, Fields
 
-JSON = [("Content-Type", "application/json")]
-EVENTS = [("Content-Type", "text/event-stream; charset=utf-8")]
+JSON = Fields([("Content-Type", "application/json")])
+EVENTS = Fields([("Content-Type", "text/event-stream; charset=utf-8")])
 
 
 class Recorded(asyncio.Transport):
@@ -67,7 +68,7 @@ def written(line: Line) -> tuple[dict[str, str], bytes, str]:
 
 async def test_a_whole_answer_is_one_write(line: Line, client: WireClient) -> None:
     assert not client.begun
-    await client.answer(200, [*JSON, ("x-ratelimit-limit", "9")], b"{}")
+    await client.answer(200, Fields([*JSON.pairs, ("x-ratelimit-limit", "9")]), b"{}")
     fields, body, start = written(line)
     assert (len(line.recorded.writes), start, body, client.begun) == (1, "HTTP/1.1 200 OK", b"{}", True)
     assert fields.pop("date").endswith(" GMT")
@@ -99,7 +100,7 @@ async def test_a_stream_is_chunked_and_its_head_goes_with_the_first_bytes(line: 
 
 
 async def test_what_is_no_stream_promises_no_trailer(line: Line, client: WireClient) -> None:
-    await client.begin(200, [("content-type", "application/zip")], None)
+    await client.begin(200, Fields([("content-type", "application/zip")]), None)
     client.flush()
     client.flush()
     fields, body, _ = written(line)
@@ -108,14 +109,14 @@ async def test_what_is_no_stream_promises_no_trailer(line: Line, client: WireCli
 
 async def test_a_trailer_ends_a_chunked_body(line: Line, client: WireClient) -> None:
     await client.begin(200, EVENTS, None)
-    await client.finish([("x-gateway-rescue", "replay"), ("x-gateway-deployment", "bö")])
+    await client.finish(Fields([("x-gateway-rescue", "replay"), ("x-gateway-deployment", "bö")]))
     _, body, _ = written(line)
     assert body == "0\r\nx-gateway-rescue: replay\r\nx-gateway-deployment: bö\r\n\r\n".encode()
 
 
 @pytest.mark.parametrize(("status", "start"), [(204, "HTTP/1.1 204 No Content"), (599, "HTTP/1.1 599 ")])
 async def test_strange_statuses(line: Line, client: WireClient, status: int, start: str) -> None:
-    await client.begin(status, [], None if status == 204 else 1)
+    await client.begin(status, NONE, None if status == 204 else 1)
     await client.send(b"x")
     await client.finish()
     fields, body, told = written(line)
@@ -127,7 +128,7 @@ async def test_strange_statuses(line: Line, client: WireClient, status: int, sta
 @pytest.mark.parametrize("length", [None, 0, 2])
 async def test_an_answer_that_resets_says_that_it_is_empty(line: Line, client: WireClient, length: int | None) -> None:
     """It said nothing, and so went on to the connection's end for those who read by RFC 9112 6.3."""
-    await client.begin(205, [], length)
+    await client.begin(205, NONE, length)
     client.write(b"{}")
     await client.finish()
     fields, body, _ = written(line)
@@ -135,7 +136,7 @@ async def test_an_answer_that_resets_says_that_it_is_empty(line: Line, client: W
 
 
 async def test_a_whole_answer_without_a_body_has_none(line: Line, client: WireClient) -> None:
-    await client.answer(204, [], b"")
+    await client.answer(204, NONE, b"")
     fields, body, _ = written(line)
     assert (body, "content-length" in fields) == (b"", False)
 
@@ -143,7 +144,7 @@ async def test_a_whole_answer_without_a_body_has_none(line: Line, client: WireCl
 @pytest.mark.parametrize("smuggled", [("x", "a\r\nb: c"), ("x\nb", "a"), ("x", "a\rb"), ("x", "a\n")])
 async def test_a_field_cannot_smuggle_another(line: Line, client: WireClient, smuggled: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="end of a line"):
-        await client.begin(200, [*JSON, smuggled], 2)
+        await client.begin(200, Fields([*JSON.pairs, smuggled]), 2)
     assert line.recorded.writes == []
 
 

@@ -15,6 +15,7 @@ from gateway.api.openai import Limits
 from gateway.cli import main
 from gateway.config.load import read
 from gateway.execution.executor import Ask
+from gateway.execution.fields import Fields
 from gateway.execution.outcome import Outcome
 from gateway.execution.refusal import Refusal
 from gateway.execution.upstream import AttemptFailedError, Call
@@ -259,7 +260,7 @@ async def test_nothing_that_can_be_shown_shows_a_key(gate: Running, told: list[s
     gateway = gate.gateway
     snapshot, plan = gateway.manager.snapshot, gateway.manager._plan
     assert snapshot is not None
-    call = Call("chat/completions", KEYS["written"].encode(), {"authorization": CLIENTS})
+    call = Call("chat/completions", KEYS["written"].encode(), Fields([("authorization", CLIENTS)]), "id")
     told += map(repr, [gate.door, gateway.options, snapshot, snapshot.deployments, snapshot.settings, plan, call])
     told += map(repr, [Ask("1", "m", stream=False, call=call), Refusal("a", 400, [], KEYS["written"].encode())])
     told += [repr(vars(each)) for each in (gateway, gateway.manager, gateway.reloader)]
@@ -270,7 +271,7 @@ async def test_nothing_that_can_be_shown_shows_a_key(gate: Running, told: list[s
 async def test_no_traceback_of_a_failure_shows_a_key(gate: Running, told: list[str], user: str) -> None:
     snapshot = gate.gateway.manager.snapshot
     assert snapshot is not None
-    call = Call("chat/completions", json.dumps({"user": user}).encode(), {})
+    call = Call("chat/completions", json.dumps({"user": user}).encode(), Fields(()), "id")
 
     async def read() -> None:
         deployment = snapshot.routes["written"].chain[0]

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.api.openai import Limits
 from gateway.execution.answer import AttemptFailedError
+from gateway.execution.fields import Fields
 from gateway.execution.heads import LastHead
 from gateway.execution.upstream import TRANSPORTS, Call, Transport, Upstream
 from gateway.routing.failures import Cause
@@ -30,7 +31,7 @@ from tests.fakes.upstream import (
 from tests.running import Config, until
 
 BOTH = pytest.mark.parametrize("transport", TRANSPORTS)
-CALL = Call("chat/completions", b'{"model": "m"}', {})
+CALL = Call("chat/completions", b'{"model": "m"}', Fields(()), "id")
 
 
 @dataclass(frozen=True, slots=True)
