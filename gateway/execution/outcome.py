@@ -89,11 +89,9 @@ class Outcome(Struct, frozen=True, gc=False):
 
     @property
     def rescue(self) -> str | None:
-        """How a broken stream was carried on, the last time that it was tried."""
-        for attempt in reversed(self.attempts):
-            if attempt.rescue:
-                return attempt.rescue
-        return None
+        """How a broken stream was carried on to its end; nothing where it broke off all the same."""
+        last = self.attempts[-1] if self.attempts else None
+        return last.rescue if last is not None and last.failure is None else None
 
 
 Observer = Callable[[Outcome], None]
