@@ -224,9 +224,14 @@ def _tokens(usage: Usage) -> tuple[int | None, int | None, int | None, int | Non
 
 
 def _text(text: str) -> str:
-    """Cut a client's text, and escape what is not printable: PostgreSQL takes no NUL, no database half a surrogate."""
+    """Cut a client's text, and escape the characters in it that are not printable.
+
+    PostgreSQL takes no NUL, no database half a surrogate, and a terminal obeys what it is told.
+    """
     cut = text[:_LONGEST]
-    return cut if cut.isprintable() else cut.encode("unicode_escape").decode()
+    if cut.isprintable():
+        return cut
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
 
 
 def _count(count: int | None) -> int | None:

@@ -36,6 +36,7 @@ def made_of(count: int, cost: Cost | None, **fields: object) -> dict[str, Value]
         ("a\x00b", "a\\x00b"),
         ("a\nb", "a\\nb"),
         ("\ud800", "\\ud800"),
+        ("ünïcode\x00\u2028\\…", "ünïcode\\x00\\u2028\\…"),
         ("x" * 1_000, "x" * 256),
     ],
 )
