@@ -334,6 +334,8 @@ def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
         SqliteStore(str(tmp_path / "text")).write(rows(1))
     with pytest.raises(UnavailableError, match="is a directory"):
         SqliteStore(str(tmp_path)).write(rows(1))
+    with pytest.raises(UnavailableError, match="is a directory"), reader_at(Place.of(f"sqlite:///{tmp_path}"), 1):
+        pass
     with pytest.raises(UnavailableError, match="a part of its path is not a folder"):
         SqliteStore(str(tmp_path / "text" / "ledger.db")).write(rows(1))
     with pytest.raises(UnavailableError, match="unable to open"), reader_at(Place.of(f"sqlite:///{tmp_path}/none"), 1):
