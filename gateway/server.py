@@ -264,8 +264,11 @@ class Gateway:
         snapshot = self.manager.snapshot
         assert snapshot is not None  # noqa: S101 - it was adopted
         told = changes.as_dict() if changes and self._following else None
+        mended = self.state.rejected is not None
         self.state.accept(time.time(), snapshot.generation, snapshot.digest, built.notices, told)
         if changes is None:
+            if mended:
+                self.log.info("config.unchanged", generation=snapshot.generation, hash=snapshot.digest)
             return
         self.feed.settle()  # what ended before counts as before
         self.selector.adopt(snapshot)

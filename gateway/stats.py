@@ -66,6 +66,12 @@ def _time(milliseconds: float | None) -> str:
     return f"{milliseconds:.3g} ms" if milliseconds < 999.5 else f"{milliseconds / 1000:.4g} s"  # noqa: PLR2004 - to 1 s
 
 
+def _money(numbers: Numbers, name: str) -> str:
+    if numbers["requests"] and numbers["cost_unknown"] == numbers["requests"]:
+        return "unknown"
+    return _usd(numbers[name])
+
+
 def _usd(amount: float) -> str:
     if not amount:
         return "0"
@@ -83,8 +89,8 @@ _COLUMNS: Final[Mapping[str, Callable[[Numbers], str]]] = {
     "p99 ": lambda of: _time(of["duration_ms"]["p99"]),
     "prompt": lambda of: f"{of['prompt_tokens']}",
     "completion": lambda of: f"{of['completion_tokens']}",
-    "cost USD": lambda of: _usd(of["cost_usd"]),
-    "avoided USD": lambda of: _usd(of["avoided_usd"]),
+    "cost USD": lambda of: _money(of, "cost_usd"),
+    "avoided USD": lambda of: _money(of, "avoided_usd"),
 }
 
 

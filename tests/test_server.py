@@ -225,6 +225,29 @@ async def test_bad_contents_are_rejected_once_each_and_change_nothing(
     assert rejected[1]["faults"] == [fault]
 
 
+async def test_a_bad_save_that_is_put_back_is_told_once(serve: Serve, config: Config, boxes: dict[str, str]) -> None:
+    """The log used to end with the rejection."""
+    share(config, boxes)
+    client = await serve()
+    good = (config.path / "routing.yaml").read_text()
+    for count in (1, 2):
+        config.save("routing.yaml", good.replace("0.6", "-0.6"))
+        await until(lambda: len(config.records("config.rejected")) == count)  # noqa: B023 - it is called in this turn
+        config.save("routing.yaml", f"# mended {count} times\n{good}")
+        await until(lambda: len(config.records("config.unchanged")) == count)  # noqa: B023 - as above
+    digest = (await routing(client))["hash"]
+    config.save("routing.yaml", good)
+
+    async def read() -> bool:
+        return bool((await routing(client))["hash"] != digest)
+
+    await until(read)
+    await written(client)
+    told = [record for record in config.records() if record["event"].startswith("config.")]
+    assert [record["event"] for record in told] == ["config.rejected", "config.unchanged"] * 2
+    assert (told[-1]["level"], told[-1]["generation"], told[-1]["hash"]) == ("info", 1, digest)
+
+
 async def test_the_log_moves_live_and_loses_no_line(
     serve: Serve, config: Config, boxes: dict[str, str], tmp_path: Path
 ) -> None:

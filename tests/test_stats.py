@@ -89,6 +89,17 @@ def test_what_is_missing_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("requests", "unknown", "told"), [(12, 12, "unknown"), (12, 11, "0"), (0, 0, "0"), (12, 0, "0")]
+)
+def test_a_cost_is_unknown_where_no_requests_is_known(requests: int, unknown: int, told: str) -> None:
+    """It used to be 0 then, too."""
+    group = {**NUMBERS, "requests": requests, "cost_unknown": unknown, "cost_usd": 0.0, "avoided_usd": 0.0}
+    lines = table({**ANSWER, "total": group, "models": [{"model": "llama", **group}]}).splitlines()
+    assert [lines[3].split()[-2:], lines[5].split()[-2:]] == [[told, told]] * 2
+    assert lines[7].split()[-2:] == ["1234.57", "0.000037"]
+
+
 async def refusal(url: str) -> str:
     with pytest.raises(NoStatsError) as caught:
         await asyncio.to_thread(fetch, url, {"hours": "24", "model": None})

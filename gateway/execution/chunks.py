@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.execution.outcome import Usage
+from gateway.execution.outcome import MOST_TOKENS, Usage
 
 _DONE: Final = b"[DONE]"
 _NULL: Final = b"null"
@@ -223,13 +223,22 @@ class _Usage(msgspec.Struct, gc=False):
     completion_tokens_details: _CompletionDetails | None = None
 
     def told(self) -> Usage:
-        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
-        return Usage(
-            self.prompt_tokens,
-            self.completion_tokens,
-            None if prompt is None else prompt.cached_tokens,
-            None if completion is None else completion.reasoning_tokens,
-        )
+        read, thought = self.prompt_tokens_details, self.completion_tokens_details
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        cached = None if read is None else read.cached_tokens
+        reasoning = None if thought is None else thought.reasoning_tokens
+        if (
+            0 <= (prompt or 0) <= MOST_TOKENS
+            and 0 <= (completion or 0) <= MOST_TOKENS
+            and 0 <= (cached or 0) <= MOST_TOKENS
+            and 0 <= (reasoning or 0) <= MOST_TOKENS
+        ):
+            return Usage(prompt, completion, cached, reasoning)
+        return Usage(*map(_possible, (prompt, completion, cached, reasoning)))
+
+
+def _possible(count: int | None) -> int | None:
+    return count if 0 <= (count or 0) <= MOST_TOKENS else None
 
 
 class _Rest(msgspec.Struct, gc=False):

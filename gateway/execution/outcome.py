@@ -5,10 +5,14 @@ them, so that the garbage collector need not look at them. `msgspec.structs.repl
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
 from gateway.execution.trace import Trace
+
+MOST_TOKENS: Final = 10**10
+"""More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
 
 
 class Attempt(Struct, frozen=True, gc=False):
@@ -34,7 +38,7 @@ class Attempt(Struct, frozen=True, gc=False):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens as the upstream counted them.
+    """Tokens as the upstream counted them; a count that cannot be, below 0 or above `MOST_TOKENS`, is as none.
 
     `cached_tokens` are a part of the prompt's, `reasoning_tokens` of the completion's.
     """
@@ -89,11 +93,9 @@ class Outcome(Struct, frozen=True, gc=False):
 
     @property
     def rescue(self) -> str | None:
-        """How a broken stream was carried on, the last time that it was tried."""
-        for attempt in reversed(self.attempts):
-            if attempt.rescue:
-                return attempt.rescue
-        return None
+        """How a broken stream was carried on to its end; nothing where it broke off all the same."""
+        last = self.attempts[-1] if self.attempts else None
+        return last.rescue if last is not None and last.failure is None else None
 
 
 Observer = Callable[[Outcome], None]

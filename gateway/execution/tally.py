@@ -1,6 +1,6 @@
 """How many tokens a stream's client has, and how many were lost on the way."""
 
-from gateway.execution.outcome import Usage
+from gateway.execution.outcome import MOST_TOKENS, Usage
 
 
 class Tally:
@@ -34,7 +34,8 @@ class Tally:
         prompt = self.told.prompt_tokens if self.told else None
         if prompt is None or self._read is None:
             return Usage(None, self._withheld)
-        return Usage(prompt * (self._streams - 2) + self._given + self._read, self._withheld)
+        again = prompt * (self._streams - 2) + self._given + self._read
+        return Usage(min(again, MOST_TOKENS), self._withheld)
 
     def generates(self, *, content: bool) -> None:
         """Count what an upstream that took over generated."""

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 from msgspec.structs import astuple
 
-from gateway.execution.outcome import Outcome, Usage
+from gateway.execution.outcome import MOST_TOKENS, Outcome, Usage
 
 if TYPE_CHECKING:
     from gateway.observe.cost import Cost
 
-MOST_TOKENS: Final = 10**10
-"""More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
 _FEW: Final = 3
 """Fewer requests that are alike are not worth their columns."""
 _UNTOLD: Final = Usage()

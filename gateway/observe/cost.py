@@ -17,8 +17,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from gateway.execution.outcome import Outcome, Usage
-from gateway.observe.batch import MOST_TOKENS, Alike, Batch, Column
+from gateway.execution.outcome import MOST_TOKENS, Outcome, Usage
+from gateway.observe.batch import Alike, Batch, Column
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
 from gateway.routing.snapshot import Catalogue, Identity, Snapshot
 
@@ -31,6 +31,8 @@ class Cost(Struct, frozen=True, gc=False):
 
 
 NOTHING: Final = Cost()
+MOST_NANO: Final = 10**15
+"""A million dollars, more than any request costs: what comes to more is taken for this, so that sums fit a database."""
 _BAD: Final = 400
 _LEFT: Final = 499
 
@@ -96,6 +98,8 @@ class Costs:
         """Count a finished request; give what it cost, if that is known."""
         cost = self.cost_of(outcome)
         if cost is not None and (cost.spent or cost.avoided):
+            if cost.spent > MOST_NANO or cost.avoided > MOST_NANO:
+                cost = Cost(min(cost.spent, MOST_NANO), min(cost.avoided, MOST_NANO))
             attempt = outcome.answered or outcome.attempts[-1]
             self._add((attempt.model, attempt.deployment), cost.spent, cost.avoided)
         return cost
@@ -104,6 +108,9 @@ class Costs:
         identity = alike.model, alike.deployment
         alike.spent, alike.avoided = _answers(self._tariffs.get(identity, _UNKNOWN), alike)
         spent, avoided = sum(filter(None, alike.spent)), sum(filter(None, alike.avoided))
+        if spent > MOST_NANO or avoided > MOST_NANO:
+            alike.spent, alike.avoided = _bounded(alike.spent), _bounded(alike.avoided)
+            spent, avoided = sum(filter(None, alike.spent)), sum(filter(None, alike.avoided))
         if spent or avoided:
             self._add(identity, spent, avoided)
 
@@ -170,6 +177,10 @@ def _answers(tariff: _Tariff, alike: Alike) -> tuple[Column, Column]:
     spent = (0,) * number if tariff.prices is FREE else tariff.prices.costs(*used)
     offers = [prices.costs(*used) for prices in tariff.elsewhere] or [[0] * number]
     return spent, offers[0] if len(offers) == 1 else list(map(min, *offers))
+
+
+def _bounded(costs: Column) -> Column:
+    return [cost and min(cost, MOST_NANO) for cost in costs]
 
 
 def tokens(usage: Usage | None) -> Tokens | None:

@@ -12,9 +12,10 @@ from typing import cast
 from gateway.config.documents import ModelEntry, ModelsDocument, RoutingDocument, Timeouts
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
-from gateway.config.fields import freeze
+from gateway.config.fields import freeze, is_nothing
 from gateway.config.load import Loaded
 from gateway.config.shown import Path, is_secret
+from gateway.config.strict_yaml import Broken
 from gateway.routing.contract import ResolvedStrategy, resolve
 from gateway.routing.matching import Matched, match
 from gateway.routing.outline import Outline, outline
@@ -30,7 +31,7 @@ from gateway.routing.snapshot import (
     Route,
     Settings,
 )
-from gateway.routing.strategies import StrategyError
+from gateway.routing.strategies import BUILT_IN, StrategyError
 from gateway.routing.weighing import Pattern, Standing, Weighing, Weights, filled, numbered, shared
 
 
@@ -87,7 +88,7 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     faults = list(loaded.faults)
     strategy = _strategy(loaded, faults)
     if loaded.models is None or loaded.faults:
-        raise ConfigError(faults)
+        raise ConfigError(_in_order(faults))
     matched = match(loaded, loaded.models, loaded.routing)
     faults += matched.faults
     if strategy is None or faults:
@@ -121,14 +122,35 @@ def _in_order(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def _strategy(loaded: Loaded, faults: list[Fault]) -> ResolvedStrategy | None:
-    if loaded.routing is None:
-        return resolve("fixed", {})
-    written = loaded.at("routing", ("routing_parameter",))
-    try:
-        return resolve(loaded.routing.routing_strategy, written if isinstance(written, Mapping) else {})
-    except StrategyError as error:
-        faults.extend(loaded.fault("routing", path, message) for path, message in error.problems)
+    """Make the strategy, as far as it can be told of a routing.yaml that has other faults, too."""
+    name, written = _named(loaded), loaded.at("routing", ("routing_parameter",))
+    written = {} if written is None or is_nothing(written) else written
+    if name is None or not isinstance(written, Mapping) or (name not in BUILT_IN and _is_broken(written)):
         return None
+    try:
+        return resolve(name, written)
+    except StrategyError as error:
+        known = {(fault.file, fault.line, fault.column) for fault in faults}
+        found = [loaded.fault("routing", path, message) for path, message in error.problems]
+        faults.extend(fault for fault in found if (fault.file, fault.line, fault.column) not in known)
+        return None
+
+
+def _named(loaded: Loaded) -> str | None:
+    """Give the strategy's name; nothing comes back where it has a fault."""
+    if loaded.routing is not None:
+        return loaded.routing.routing_strategy
+    name = loaded.at("routing", ("routing_strategy",))
+    if name is None or is_nothing(name):
+        return "fixed"
+    return name if isinstance(name, str) and name.isprintable() else None
+
+
+def _is_broken(value: object) -> bool:
+    """Tell whether there is something in plain data that has a fault already: it is shown to no guest."""
+    if isinstance(value, dict | list):
+        return any(map(_is_broken, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Broken)
 
 
 def _configured(

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Gauge
 
 from gateway import __version__
+from gateway.execution.outcome import Usage
 from gateway.observe.metrics.families import FAMILIES
 from tests.execution.support import CONTENT, DONE, FINISH, Running, ask, chain, running
 from tests.fakes.client import get
@@ -10,6 +11,7 @@ from tests.fakes.upstream import Hang, Request, ScriptedUpstream, Send, Step, ch
 from tests.observe.metrics.reading import Samples, key, of, samples
 from tests.running import Config, split, until
 
+NAMES = ("prompt_tokens", "completion_tokens")
 NOWHERE = "http://127.0.0.1:1"
 USAGE = sse('{"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":7}}')
 STREAM: list[Step] = [Send(sse_head() + b"".join(map(chunk, (CONTENT, CONTENT, FINISH, USAGE, DONE))) + b"0\r\n\r\n")]
@@ -53,6 +55,25 @@ async def test_a_request_shows_in_every_way(config: Config) -> None:
         assert found[of("far", "weight_configured_ratio", "remote")] == 0.25
         assert found[of("near", "weight_delivered_ratio")] == 0.75
         assert found[of("near", "attempts_in_flight")] == 0
+
+
+async def test_a_count_of_an_upstream_that_cannot_be_is_as_none(config: Config) -> None:
+    """A negative one used to make the counter go down, one of many digits made it deaf to the others."""
+    told = [(-5, -7), (10**26, 10**26), (11, 7), (11, -7)]
+    answers = [
+        json_answer({"choices": [{"message": {"content": "a"}}], "usage": dict(zip(NAMES, counts, strict=True))})
+        for counts in told
+    ]
+    async with (
+        ScriptedUpstream(lambda number, _: [Send(answers[number])]) as box,
+        running(config, {"m": chain(box.url)}) as gate,
+    ):
+        for number in range(len(told)):
+            assert (await gate.say(ask())).status == 200
+            await gate.outcome(number + 1)
+        assert [each.usage for each in gate.outcomes] == [Usage(), Usage(), Usage(11, 7), Usage(11)]
+        found = await scrape(gate)
+        assert [found[of("a", f"{name}_total", "unlisted")] for name in NAMES] == [22, 7]
 
 
 async def test_every_metric_is_there_and_no_other(config: Config) -> None:

@@ -57,15 +57,18 @@ def test_nobody_answered_where_no_model_served(attempts: list[Attempt]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rescues", "told"),
+    ("attempts", "told"),
     [
         ([], None),
-        ([None], None),
-        ([None, "replay"], "replay"),
-        ([None, "continue", "replay"], "replay"),
-        ([None, "replay", "continue"], "continue"),
-        ([None, "replay", None], "replay"),
+        ([attempt("a")], None),
+        ([attempt("a", CUT), attempt("b", rescue="replay")], "replay"),
+        ([attempt("a", CUT), attempt("b", "rescue_refused", 400, "continue"), attempt("b", rescue="replay")], "replay"),
+        ([attempt("a", CUT), attempt("b", CUT, rescue="replay"), attempt("c", rescue="continue")], "continue"),
+        ([attempt("a", CUT), attempt("b", "rescue_refused", 400, "continue")], None),
+        ([attempt("a", CUT), attempt("b", CUT, rescue="continue"), attempt("c", CUT, rescue="replay")], None),
+        ([attempt("a", CUT), attempt("b", "client_left", rescue="continue")], None),
     ],
 )
-def test_the_last_rescue_is_told(rescues: list[str | None], told: str | None) -> None:
-    assert outcome(*[attempt("a", rescue=rescue) for rescue in rescues]).rescue == told
+def test_a_rescue_is_told_where_it_brought_the_stream_to_its_end(attempts: list[Attempt], told: str | None) -> None:
+    """A rescue that failed used to be told, too."""
+    assert outcome(*attempts).rescue == told

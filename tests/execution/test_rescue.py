@@ -284,6 +284,7 @@ async def test_attempts_are_bounded_where_a_box_is_asked_twice(config: Config) -
             body, _ = await read_broken(client)
         assert body.endswith(BROKEN)
         assert await gate.failures() == ["cut_answer", *["rescue_refused"] * 3]
+        assert (await gate.outcome()).rescue is None
         assert len(no.requests) == 3
 
 

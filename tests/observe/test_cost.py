@@ -1,7 +1,9 @@
+import pytest
 from msgspec.structs import replace
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
-from gateway.observe.cost import Cost, Costs
+from gateway.observe.batch import Batch
+from gateway.observe.cost import MOST_NANO, Cost, Costs
 from tests.routing.planning import serve, snapshot
 
 MODELS = """\
@@ -103,6 +105,19 @@ def test_one_side_of_the_tokens_is_enough() -> None:
 def test_counts_that_cannot_be_are_taken_for_the_nearest_that_can() -> None:
     assert costs().cost_of(answered("dear", usage=Usage(1_000, -5, 2_000, 9))) == Cost(100_000, 0)
     assert costs().cost_of(answered("dear", usage=Usage(10**30, 0, -7))) == Cost(6_000_000_000_000, 0)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_cost_that_cannot_be_is_taken_for_the_largest_that_can(number: int) -> None:
+    """The ledger used to bound it, and the totals did not."""
+    made = costs(MODELS.replace("0.0000006", "0.6").replace("2.0e-7", "0.2"))
+    for name, cost in (("dear", Cost(MOST_NANO, 0)), ("box", Cost(0, MOST_NANO))):
+        batch = Batch([1.0] * number, [answered(name, usage=Usage(10**10, 0))] * number)
+        made.take(batch)
+        assert list(batch.odd_costs) == ([] if batch.alike else [cost] * number)
+        assert [each.spent for each in batch.alike] == [[cost.spent] * number for _ in batch.alike]
+        assert [each.avoided for each in batch.alike] == [[cost.avoided] * number for _ in batch.alike]
+        assert made.totals["llama", name] == Cost(cost.spent * number, cost.avoided * number)
 
 
 def test_what_nobody_answered_costs_nothing() -> None:

@@ -26,7 +26,7 @@ def request_record() -> dict[str, Any]:
         generation=1,
         stream=True,
         status=200,
-        attempts=(attempt,),
+        attempts=(attempt, Attempt("llama", "box-b", "local", 1.0, rescue="replay")),
         fallback=False,
         duration=1.0,
         first_content=1.0,

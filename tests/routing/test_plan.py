@@ -1,10 +1,15 @@
 import pytest
 
-from gateway.config.faults import ConfigError
+from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import Sources, parse
 from gateway.routing.manager import plan
 from gateway.routing.weighing import Standing
 from tests.routing.planning import BOXES, DEAD, FILES, SPLIT, deployments, faults, make, probe, serve, snapshot
+
+GUESTS = "tests.routing.guests"
+PARAMETERS = ["routing_parameter.selection", "routing_parameter.loca"]
+NAMS = "routing_parameter.nams[0].a"
+STRICT = ["routing_parameter.names", "routing_parameter.nams"]
 
 
 def test_faults_of_the_files_and_of_the_strategy_are_told_at_once() -> None:
@@ -15,6 +20,32 @@ def test_faults_of_the_files_and_of_the_strategy_are_told_at_once() -> None:
 def test_a_strategy_is_not_judged_by_parameters_of_a_file_that_is_bad_elsewhere() -> None:
     own = "routing_strategy: tests.routing.guests:Strict\nrouting_parameter: {names: [a]}\ntimeout: -1\n"
     assert [fault.split(": ")[1] for fault in faults(BOXES, own)] == ["timeout"]
+
+
+@pytest.mark.parametrize(
+    ("routing", "paths"),
+    [
+        ("routing_parameter: {local_fraction: lots}\ntimeoutt: 2\n", ["routing_parameter.local_fraction", "timeoutt"]),
+        ("timeoutt: 2\nrouting_parameter: {selection: on, loca: 1}\n", ["timeoutt", *PARAMETERS]),
+        ("timeout: -1\nrouting_strategy: fixd\n", ["timeout", "routing_strategy"]),
+        ("timeout: -1\nrouting_strategy: ${NONE:-}\nrouting_parameter: ${NONE:-}\n", ["timeout"]),
+        ("routing_strategy: 5\nrouting_parameter: {local_fraction: 5}\n", ["routing_strategy"]),
+        ("routing_strategy: on\nrouting_parameter: {local_fraction: 5}\n", ["routing_strategy"]),
+        ("timeout: -1\nrouting_parameter: [local_fraction]\n", ["timeout", "routing_parameter"]),
+        ("timeout: [-1\nrouting_parameter: {local_fraction: 5}\n", [""]),
+        (f"routing_strategy: {GUESTS}:Strict\nrouting_parameter: {{nams: [{{a: on}}]}}\n", [NAMS]),
+        (f"routing_strategy: {GUESTS}:Strict\nrouting_parameter: {{nams: [a]}}\nx: 1\n", [*STRICT, "x"]),
+    ],
+)
+def test_parameters_are_judged_in_a_file_that_is_bad_elsewhere(routing: str, paths: list[str]) -> None:
+    """They used to be judged once all else was well."""
+    assert [fault.path for fault in found(routing)] == paths
+
+
+def found(routing: str) -> tuple[Fault, ...]:
+    with pytest.raises(ConfigError) as caught:
+        make(BOXES, routing)
+    return caught.value.faults
 
 
 def test_without_models_there_is_no_plan() -> None:

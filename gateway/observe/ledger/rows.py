@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, cast
 
 import msgspec
 
-from gateway.execution.outcome import Attempt, Outcome, Usage
-from gateway.observe.batch import MOST_TOKENS, Alike, Batch, Column
+from gateway.execution.outcome import MOST_TOKENS, Attempt, Outcome, Usage
+from gateway.observe.batch import Alike, Batch
 from gateway.observe.cost import Cost
 
 Value = str | int | float | bool | None
@@ -61,7 +61,6 @@ _NO_TOKENS: Final = (None, None, None, None)
 MICROSECONDS: Final = 1_000_000
 PER_MICROSECOND: Final = 1024
 """Values of `id` in a microsecond: enough for a batch."""
-_MOST_NANO: Final = 10**15
 _LONGEST: Final = 256
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -120,8 +119,8 @@ def _plain(run: int, seq: int, at: Sequence[float], alike: Alike, first: int) ->
         "completion_tokens": alike.completion,
         "cached_tokens": alike.cached,
         "reasoning_tokens": alike.reasoning,
-        "cost_nusd": _bounded(alike.spent),
-        "avoided_nusd": _bounded(alike.avoided),
+        "cost_nusd": alike.spent,
+        "avoided_nusd": alike.avoided,
     }
     told = {
         name: column for name, column in columns.items() if column[0] is not None or column.count(None) < len(places)
@@ -134,7 +133,6 @@ def _plain(run: int, seq: int, at: Sequence[float], alike: Alike, first: int) ->
 def _own(seq: int, ended: float, outcome: Outcome, cost: Cost | None) -> dict[str, Value]:
     content, usage = outcome.first_content, outcome.usage
     prompt, completion, cached, reasoning = _NO_TOKENS if usage is None else _tokens(usage)
-    spent, avoided = _bounded((cost.spent, cost.avoided) if cost else (None, None))
     own: dict[str, Value] = {
         "seq": seq,
         "time": ended,
@@ -145,16 +143,10 @@ def _own(seq: int, ended: float, outcome: Outcome, cost: Cost | None) -> dict[st
         "completion_tokens": completion,
         "cached_tokens": cached,
         "reasoning_tokens": reasoning,
-        "cost_nusd": spent,
-        "avoided_nusd": avoided,
+        "cost_nusd": cost.spent if cost else None,
+        "avoided_nusd": cost.avoided if cost else None,
     }
     return {name: value for name, value in own.items() if value is not None}
-
-
-def _bounded(costs: Column) -> Column:
-    if max(filter(None, costs), default=0) <= _MOST_NANO:
-        return costs
-    return [cost and min(cost, _MOST_NANO) for cost in costs]
 
 
 def _thousandths(value: float) -> float:
@@ -232,9 +224,14 @@ def _tokens(usage: Usage) -> tuple[int | None, int | None, int | None, int | Non
 
 
 def _text(text: str) -> str:
-    """Cut a client's text, and escape what is not printable: PostgreSQL takes no NUL, no database half a surrogate."""
+    """Cut a client's text, and escape the characters in it that are not printable.
+
+    PostgreSQL takes no NUL, no database half a surrogate, and a terminal obeys what it is told.
+    """
     cut = text[:_LONGEST]
-    return cut if cut.isprintable() else cut.encode("unicode_escape").decode()
+    if cut.isprintable():
+        return cut
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
 
 
 def _count(count: int | None) -> int | None:

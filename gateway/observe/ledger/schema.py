@@ -6,10 +6,10 @@ when it is opened, in one transaction, whatever the version it has. One that is 
 and stays untouched.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
-from gateway.observe.ledger.rows import COLUMNS, MICROSECONDS, NAMES, PER_MICROSECOND
+from gateway.observe.ledger.rows import COLUMNS, MICROSECONDS, PER_MICROSECOND
 from gateway.observe.ledger.store import UnavailableError
 
 Dialect = Literal["sqlite", "postgresql"]
@@ -42,9 +42,9 @@ _TYPED: Final = tuple(
     f"  {name} {{{kind}}}{'' if name in _MAY_LACK or name.endswith(_COUNTED) else ' NOT NULL'}"
     for name, kind in COLUMNS
 )
-_NAMES: Final = ", ".join(NAMES)
+_PRIMARY_KEY: Final = ",\n  PRIMARY KEY (run, seq)"
 _FIRST: Final = (
-    "CREATE TABLE gateway_requests (\n" + ",\n".join(_TYPED) + ",\n  PRIMARY KEY (run, seq)\n)",
+    "CREATE TABLE gateway_requests (\n" + ",\n".join(_TYPED) + _PRIMARY_KEY + "\n)",
     "CREATE INDEX gateway_requests_time ON gateway_requests (time)",
     "CREATE INDEX gateway_requests_model ON gateway_requests (model_id, time)",
     "CREATE INDEX gateway_requests_deployment ON gateway_requests (deployment, time)",
@@ -60,17 +60,13 @@ _MICROSECOND: Final = f"CAST(time * {MICROSECONDS} AS INTEGER)"
 _ID: Final = (
     f"{_MICROSECOND} * {PER_MICROSECOND} - 1 + row_number() OVER (PARTITION BY {_MICROSECOND} ORDER BY time, run, seq)"
 )
-_BY_TIME: Final = (
-    "ALTER TABLE gateway_requests RENAME TO gateway_older",
-    "CREATE TABLE gateway_requests (\n  id INTEGER PRIMARY KEY,\n" + ",\n".join(_TYPED) + "\n)",
-    f"INSERT INTO gateway_requests (id, {_NAMES}) SELECT {_ID}, {_NAMES} FROM gateway_older",  # noqa: S608 - our own
-    "DROP TABLE gateway_older",
+_WRITTEN: Final = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'gateway_requests'"
+_GIVEN: Final = "SELECT name FROM pragma_table_xinfo('gateway_requests') WHERE hidden = 0"
+_ADDED: Final = (
+    "SELECT sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND tbl_name = 'gateway_requests' COLLATE NOCASE"
+    " AND sql IS NOT NULL AND name <> 'gateway_requests_time' ORDER BY rowid"
 )
-"""In SQLite an index costs a row as much as the row itself; `id` is of the time, so that a table does without any."""
-
-Migration = Sequence[str] | Mapping[Dialect, Sequence[str]]
-Migrations = Sequence[Migration]
-MIGRATIONS: Final[Migrations] = (_FIRST, _FEWER_INDEXES, {"sqlite": _BY_TIME, "postgresql": ()})
+"""What others added: all but our own index. In SQLite one costs a row as much as the row itself."""
 
 
 class Connection(Protocol):
@@ -79,6 +75,36 @@ class Connection(Protocol):
     def execute(self, query: Any, /) -> Any:  # noqa: ANN401 - each driver has its own types
         """Run a statement; what comes back is a cursor."""
         ...
+
+
+def _lay_by_time(connection: Connection) -> None:
+    """Lay SQLite's table out anew: `id` is of the time, so that it does without an index. What others added stays.
+
+    The steps are SQLite's (https://www.sqlite.org/lang_altertable.html#otheralter): a new table takes the old one's
+    name. Indexes and triggers go with the old one, and are made again. Views that name the table stay as they are; a
+    rename would look into them and not find it.
+    """
+    ((written,),) = connection.execute(_WRITTEN).fetchall()
+    added = connection.execute(_ADDED).fetchall()
+    given = connection.execute(_GIVEN).fetchall()
+    columns = ", ".join('"{}"'.format(name.replace('"', '""')) for (name,) in given)
+    ((legacy,),) = connection.execute("PRAGMA legacy_alter_table").fetchall()
+    for statement in (
+        f"CREATE TABLE gateway_newer (\n  id INTEGER PRIMARY KEY,{written.partition('(')[2].replace(_PRIMARY_KEY, '')}",
+        f"INSERT INTO gateway_newer (id, {columns}) SELECT {_ID}, {columns} FROM gateway_requests",  # noqa: S608 - their names, quoted
+        "DROP TABLE gateway_requests",
+        "PRAGMA legacy_alter_table = ON",
+        "ALTER TABLE gateway_newer RENAME TO gateway_requests",
+        f"PRAGMA legacy_alter_table = {legacy}",
+        *(sql for (sql,) in added),
+    ):
+        connection.execute(statement)
+
+
+Step = str | Callable[[Connection], None]
+Migration = Sequence[Step] | Mapping[Dialect, Sequence[Step]]
+Migrations = Sequence[Migration]
+MIGRATIONS: Final[Migrations] = (_FIRST, _FEWER_INDEXES, {"sqlite": (_lay_by_time,), "postgresql": ()})
 
 
 def migrate(connection: Connection, dialect: Dialect, migrations: Migrations) -> None:
@@ -97,6 +123,9 @@ def migrate(connection: Connection, dialect: Dialect, migrations: Migrations) ->
         told = f"its schema has version {version} and this gateway knows {len(migrations)}"
         raise UnavailableError(f"{told}: use a newer gateway, or another ledger")
     for migration in migrations[version:]:
-        for statement in migration[dialect] if isinstance(migration, Mapping) else migration:
-            connection.execute(statement.format_map(TYPES[dialect]))
+        for step in migration[dialect] if isinstance(migration, Mapping) else migration:
+            if isinstance(step, str):
+                connection.execute(step.format_map(TYPES[dialect]))
+            else:
+                step(connection)
         connection.execute("UPDATE gateway_ledger SET version = version + 1")

@@ -16,6 +16,7 @@ the last hours nor the deletion of old rows needs an index, which would cost a r
 processes may write to a file: a row whose `id` another's row has takes one that is free.
 """
 
+import errno
 import os
 import sqlite3
 import time
@@ -142,6 +143,8 @@ class SqliteReader:
 @contextmanager
 def read_sqlite(path: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[Reader]:
     """Open a file for reading, for at most so many seconds."""
+    if Path(path).is_dir():  # of which SQLite says "disk I/O error"
+        raise UnavailableError(os.strerror(errno.EISDIR).lower())
     connection = None
     ends = clock() + seconds
     try:

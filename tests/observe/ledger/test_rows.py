@@ -36,6 +36,7 @@ def made_of(count: int, cost: Cost | None, **fields: object) -> dict[str, Value]
         ("a\x00b", "a\\x00b"),
         ("a\nb", "a\\nb"),
         ("\ud800", "\\ud800"),
+        ("ünïcode\x00\u2028\\…", "ünïcode\\x00\\u2028\\…"),
         ("x" * 1_000, "x" * 256),
     ],
 )
@@ -44,15 +45,9 @@ def test_names_are_printable_and_short(asked: str, kept: str) -> None:
     assert kept.encode()
 
 
-def test_counts_and_costs_are_within_bounds() -> None:
-    found = made(Cost(10**30, 10**30), usage=Usage(10**30, -5, None, 0), lost=Usage(10**30, 1))
+def test_counts_are_within_bounds() -> None:
+    found = made(usage=Usage(10**30, -5, None, 0), lost=Usage(10**30, 1))
     assert [found[name] for name in NAMES if name.endswith("_tokens")] == [10**10, 0, None, 0, 10**10, 1]
-    assert (found["cost_nusd"], found["avoided_nusd"]) == (10**15, 10**15)
-
-
-def test_costs_of_what_is_alike_are_within_bounds() -> None:
-    found = made(Cost(10**30, 10**30), usage=Usage(1, 2, 0, None))
-    assert (found["cost_nusd"], found["avoided_nusd"], found["cached_tokens"]) == (10**15, 10**15, 0)
 
 
 def test_an_unknown_cost_is_none_and_no_cost_is_zero() -> None:

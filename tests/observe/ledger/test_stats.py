@@ -99,18 +99,17 @@ def test_an_empty_ledger_has_nothing_to_tell(place: Place) -> None:
 
 def test_every_number_of_a_few_requests(place: Place) -> None:
     rescued = Attempt("other", "far", "remote", 1.0, 200, rescue="continue")
+    broken = replace(PLAIN.attempts[0], failure="cut_answer"), replace(rescued, failure="stalled")
     write(
         place,
         (NOW - 10, answered("near", "local", duration=4.0, first_content=1.0), Cost(0, 37_500)),
         (NOW - 9, answered("near", "local", duration=8.0, stream=True, usage=Usage(1, 2, 3, 4)), Cost(0, 0)),
         (
             NOW - 8,
-            replace(
-                PLAIN, attempts=(PLAIN.attempts[0], rescued), served_model="other", fallback=True, lost=Usage(5, 6)
-            ),
+            replace(PLAIN, attempts=(broken[0], rescued), served_model="other", fallback=True, lost=Usage(5, 6)),
             Cost(1_500_000_001, 0),
         ),
-        (NOW - 7, answered("near", "local", failure="cut_answer", duration=16.0), None),
+        (NOW - 7, replace(PLAIN, attempts=broken, failure="cut_answer", duration=16.0), None),
         (NOW - 6, answered("near", "local", failure="client_left", status=499), Cost()),
         (NOW - 5, replace(PLAIN, served_model=None, attempts=(), status=503, first_content=None, usage=None), Cost()),
         (NOW - 4, replace(PLAIN, model_id=None, served_model=None, attempts=(), status=404, usage=None), Cost()),

@@ -165,6 +165,51 @@ def test_rows_of_the_second_version_keep_what_they_are_and_lie_in_the_order_of_t
     assert late == [("a",), ("b",), ("r-4",)]
 
 
+def test_what_others_added_to_the_second_version_stays(tmp_path: Path) -> None:
+    """Indexes, triggers and columns used to go, and views read a table that was gone."""
+    path = tmp_path / "ledger.db"
+    connection = sqlite3.connect(path)
+    migrate(connection, "sqlite", MIGRATIONS[:2])
+    names = "run, seq, time, request_id, operation, model, generation, status, attempts, fallback, stream, duration_ms"
+    connection.executescript(
+        f"""
+        ALTER TABLE gateway_requests ADD COLUMN "the team" TEXT DEFAULT 'none';
+        ALTER TABLE gateway_requests ADD COLUMN seconds REAL AS (duration_ms / 1000);
+        INSERT INTO gateway_requests ({names}, "the team") VALUES (1, 1, 5, 'a', 'c', 'm', 1, 200, 1, 0, 0, 2.5, 'us');
+        CREATE UNIQUE INDEX IF NOT EXISTS mine ON gateway_requests (request_id) WHERE status = 200;
+        CREATE INDEX by_team ON gateway_requests ("the team", seconds);
+        CREATE TABLE heard (id TEXT);
+        CREATE TRIGGER hear AFTER INSERT ON Gateway_Requests BEGIN INSERT INTO heard VALUES (new.request_id); END;
+        CREATE VIEW teams AS SELECT request_id, "the team", seconds FROM gateway_requests;
+        CREATE VIEW broken AS SELECT * FROM nowhere;
+        CREATE TRIGGER forget INSTEAD OF DELETE ON teams BEGIN
+          DELETE FROM gateway_requests WHERE request_id = old.request_id;
+        END;
+        """  # noqa: S608 - our own
+    )
+    connection.close()
+    store = SqliteStore(str(path))
+    store.write(rows(4, at=1_001.0))
+    store.close()
+    connection = sqlite3.connect(path)
+
+    def ask(query: str) -> list[tuple[Any, ...]]:
+        return connection.execute(query).fetchall()
+
+    assert ask("SELECT * FROM teams ORDER BY 1") == [("a", "us", 0.0025), ("r-4", "none", 0.0125)]
+    assert ask("SELECT id FROM heard") == [("r-4",)]
+    found = ask("SELECT type, name FROM sqlite_master ORDER BY type, name")
+    assert found == [
+        *[("index", "by_team"), ("index", "mine"), ("table", "gateway_ledger"), ("table", "gateway_requests")],
+        *[("table", "heard"), ("trigger", "forget"), ("trigger", "hear"), ("view", "broken"), ("view", "teams")],
+    ]
+    with pytest.raises(sqlite3.IntegrityError, match=r"gateway_requests\.request_id"):
+        ask("UPDATE gateway_requests SET request_id = 'one'")
+    ask("DELETE FROM teams WHERE request_id = 'a'")
+    assert ask("SELECT seq FROM gateway_requests") == [(4,)]
+    connection.close()
+
+
 def test_two_processes_may_want_the_same_place(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     one, other = SqliteStore(str(path)), SqliteStore(str(path))
@@ -289,6 +334,8 @@ def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
         SqliteStore(str(tmp_path / "text")).write(rows(1))
     with pytest.raises(UnavailableError, match="is a directory"):
         SqliteStore(str(tmp_path)).write(rows(1))
+    with pytest.raises(UnavailableError, match="is a directory"), reader_at(Place.of(f"sqlite:///{tmp_path}"), 1):
+        pass
     with pytest.raises(UnavailableError, match="a part of its path is not a folder"):
         SqliteStore(str(tmp_path / "text" / "ledger.db")).write(rows(1))
     with pytest.raises(UnavailableError, match="unable to open"), reader_at(Place.of(f"sqlite:///{tmp_path}/none"), 1):

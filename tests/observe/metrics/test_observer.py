@@ -89,12 +89,16 @@ def test_a_fallback_tells_from_where_to_where_and_why(metrics: Metrics) -> None:
 
 def test_rescues_are_counted_by_kind_and_result(metrics: Metrics) -> None:
     broken, cut = tried("a", "cut_answer"), tried("b", "stalled", rescue="continue")
-    metrics(outcome(broken, cut, tried("c", rescue="replay"), stream=True, lost=Usage(10, 5)))
-    metrics(outcome(broken, tried("c", rescue="replay"), stream=True, lost=Usage(1, None)))
+    saved = outcome(broken, cut, tried("c", rescue="replay"), stream=True, lost=Usage(10, 5))
+    soon = outcome(broken, tried("c", rescue="replay"), stream=True, lost=Usage(1, None))
+    lost = outcome(broken, cut, stream=True, failure="cut_answer")
+    for each in (saved, soon, lost):
+        metrics(each)
     assert read(metrics, "gateway_rescues") == {
-        of("b", "rescues_total", kind="continue", result="stalled"): 1,
+        of("b", "rescues_total", kind="continue", result="stalled"): 2,
         of("c", "rescues_total", kind="replay", result="rescued"): 2,
     }
+    assert [each.rescue for each in (saved, soon, lost)] == ["replay", "replay", None]
     assert read(metrics, "gateway_lost") == {
         key("gateway_lost_tokens_total", model="m", kind="prompt"): 11,
         key("gateway_lost_tokens_total", model="m", kind="completion"): 5,
