@@ -56,13 +56,13 @@ class Connector(aiohttp.TCPConnector):
 class _Protocol(ResponseHandler):
     """Aiohttp's protocol, which knows the head that is awaited, and the flow of the answer that comes.
 
-    Mutable: those; the last head of the place that was asked; and what is still `due` of a body whose head that
-    repeated, which is then not aiohttp's parser's.
+    Mutable: those; the last heads of the place that was asked; and what is still `due` of a body whose head repeated
+    one that told a length, which is then not aiohttp's parser's.
     """
 
     flow: Flow | None = None
     _awaited: "asyncio.Future[_Said] | None" = None
-    _last: LastHead[Facts]
+    _last: "LastHeads"
     _due = 0
 
     @property
@@ -79,7 +79,7 @@ class _Protocol(ResponseHandler):
             or transport.is_closing()
         )
 
-    def ask(self, data: bytes, last: LastHead[Facts]) -> "asyncio.Future[_Said]":
+    def ask(self, data: bytes, last: "LastHeads") -> "asyncio.Future[_Said]":
         """Send a request; give what comes to what the head of its answer says."""
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -109,7 +109,7 @@ class _Protocol(ResponseHandler):
 
     def _repeats(self, awaited: "asyncio.Future[_Said]", data: bytes) -> bool:
         """Take an answer whose head says what the last one said; tell whether it is one."""
-        last = self._last
+        last = self._last.whole
         found = last.repeated(data)
         transport = self.transport
         if found is None or last.meaning is None or transport is None:
@@ -162,9 +162,14 @@ class _Protocol(ResponseHandler):
             if message.should_close:
                 self.force_close()
             self._awaited = None
-            said = _Said(facts(message.code, message.headers), length_of(message.headers), _flow(self, body))
-            if is_first and not message.should_close and said.length is not None and message.code == _FINAL:
-                self._last.learn(data, said.length, said.facts)
+            length, known = length_of(message.headers), None
+            is_first = is_first and not message.should_close and message.code == _FINAL
+            last = self._last.chunked if length is None else self._last.whole
+            if is_first and length is None and last.repeated(data):
+                known = last.meaning
+            said = _Said(known or facts(message.code, message.headers), length, _flow(self, body))
+            if is_first and known is None:
+                last.learn(data, length, said.facts)
             if not awaited.done():
                 awaited.set_result(said)
 
@@ -252,6 +257,17 @@ def _flow(protocol: _Protocol, body: StreamReader) -> Flow:
 def _was_used(connection: Connection) -> bool:
     """Tell whether a connection has carried an answer: a parser is made for each."""
     return connection.protocol is not None and connection.protocol._parser is not None  # noqa: SLF001 - aiohttp's own
+
+
+class LastHeads:
+    """The last heads of a place's answers: of those whose body is of a known length, and of those in chunks."""
+
+    __slots__ = ("chunked", "whole")
+
+    def __init__(self) -> None:
+        """Know none."""
+        self.whole: LastHead[Facts] = LastHead()
+        self.chunked: LastHead[Facts] = LastHead()
 
 
 class _Said(NamedTuple):
@@ -392,7 +408,7 @@ class Place:
     """Where a URL leads.
 
     Mutable: the heads of the requests, as far as they are the same each time, by the deployment's header fields; and
-    the last head of an answer.
+    the last heads of answers.
     """
 
     __slots__ = ("_heads", "_last", "_lines", "_origin")
@@ -402,7 +418,7 @@ class Place:
         self._origin = origin
         self._lines = lines
         self._heads: dict[int, tuple[Mapping[str, str], str]] = {}
-        self._last: LastHead[Facts] = LastHead()
+        self._last = LastHeads()
 
     async def post(
         self,

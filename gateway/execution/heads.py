@@ -13,6 +13,7 @@ _DATE: Final = b" ,:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 _END: Final = b"\r\n\r\n"
 _MOST_DIGITS: Final = 9
 _CREDIT: Final = 8
+_LONGEST: Final = 64
 _Meaning = TypeVar("_Meaning")
 
 
@@ -34,14 +35,17 @@ class LastHead(Generic[_Meaning]):
         self.meaning: _Meaning | None = None
 
     def repeated(self, data: bytes) -> tuple[int, int] | None:
-        """Tell where a repetition of the head, with which `data` begins, ends, and how long its body is, in bytes."""
+        """Tell where a repetition of the head, with which `data` begins, ends, and how long its body is, in bytes.
+
+        It is 0 where the head tells no length.
+        """
         begins = self._begins
         if begins is None or not data.startswith(begins):
             return None
-        at, digits = self._start, b""
+        at, digits = self._start, b"0"
         for is_length, known in self._rest:
-            end = data.find(b"\r", at, at + 64)
-            if end < 0 or not data.startswith(known, end):
+            end = data.find(b"\r", at, at + _LONGEST)
+            if not data.startswith(known, end):
                 return None
             if is_length:
                 digits = data[at:end]
@@ -53,10 +57,11 @@ class LastHead(Generic[_Meaning]):
         self._credit = _CREDIT
         return at, int(digits)
 
-    def learn(self, data: bytes, length: int, meaning: _Meaning) -> bool:
+    def learn(self, data: bytes, length: int | None, meaning: _Meaning) -> bool:
         """Remember the head that `data` begins with, if it is one that may be repeated.
 
-        A parser has read it, and found this meaning and the length of the body. False: it is not all there.
+        A parser has read it, and found this meaning and the length of the body, None where it told none. False: it is
+        not all there.
         """
         head = data[: data.find(_END) + len(_END)]
         lines = head.count(b"\r\n")
@@ -67,13 +72,13 @@ class LastHead(Generic[_Meaning]):
             self._remember(head, length, meaning)
         return True
 
-    def _remember(self, head: bytes, length: int, meaning: _Meaning) -> None:
+    def _remember(self, head: bytes, length: int | None, meaning: _Meaning) -> None:
         holes = list(_HOLES.finditer(head))
-        lengths = [hole[2] for hole in holes if hole[1][:1] in b"cC"]
-        if len(lengths) != 1 or not lengths[0].isdigit() or int(lengths[0]) != length:
+        lengths = [int(hole[2]) if hole[2].isdigit() else None for hole in holes if hole[1][:1] in b"cC"]
+        if lengths != [length] * (length is not None):
             return
-        ends = [*(hole.start(2) for hole in holes[1:]), len(head)]
-        self._begins = head[: holes[0].start(2)]
+        starts = [*(hole.start(2) for hole in holes), len(head)]
+        self._begins, ends = head[: starts[0]], starts[1:]
         self._start = len(self._begins)
         self._rest = tuple(
             (hole[1][:1] in b"cC", head[hole.end(2) : end]) for hole, end in zip(holes, ends, strict=True)

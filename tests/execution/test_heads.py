@@ -117,6 +117,18 @@ def test_a_head_that_is_not_seen_whole_is_not_kept(odd: bytes) -> None:
     assert last.repeated(odd) is None
 
 
+@pytest.mark.parametrize("date", [b"Sun, 29 Nov 2026 10:00:00 GMT", b""])
+def test_a_head_may_tell_no_length(date: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\n%btransfer-encoding: chunked\r\n\r\n" % (b"date: %b\r\n" % date if date else b"")
+    last: LastHead[str] = LastHead()
+    assert last.learn(head, None, "chunked")
+    assert last.repeated(head + b"0\r\n\r\n") == (len(head), 0)
+    assert last.repeated(head.replace(b"Sun, 29", b"Mon, 30")) == (len(head), 0)
+    assert last.repeated(head.replace(b"chunked", b"gzip")) is None
+    assert last.learn(REQUEST, None, "whole")
+    assert last.meaning == "chunked"
+
+
 def test_who_never_says_the_same_is_not_listened_to_for_ever() -> None:
     last: LastHead[int] = LastHead()
     for number in range(20):
