@@ -27,7 +27,7 @@ from gateway.execution.outcome import Observer, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.record import CLIENT_LEFT, Ask, Record, Try, Unanswered
 from gateway.execution.refusal import Refusal, safe_fields
-from gateway.execution.relay import Body, Passing, Whole, relay
+from gateway.execution.relay import Body, Whole, relay
 from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import new_span_id
@@ -103,7 +103,7 @@ class Executor:
         watch = self._watch
         if watch is None:
             watch = self._watch = Watch(asyncio.get_running_loop())
-        record = Record(ask, snapshot, route, self._clock(), Deadline(watch))
+        record = Record(ask, snapshot, route, self._clock(), Deadline(watch), self._clock)
         self._manager.requested(route.model, record.began)
         try:
             if route.clocks.total:
@@ -298,28 +298,21 @@ class Executor:
     async def _deliver(self, record: Record, this: Try, answer: Answer, first: bytes, client: Client) -> None:
         deployment = this.deployment
         if this.rescue is None:
-            passing: Passing = self._passing(record, answer)
+            passing = record.passing
+            if not isinstance(passing, Passage):
+                passing = record.passing = Body(self._clock, is_object=answer.is_json, length=answer.length)
             record.status, record.served = answer.status, deployment
             await client.begin(
                 answer.status, _fields(record, deployment, answer), None if answer.has_events else answer.length
             )
         else:
-            assert isinstance(record.passing, Passage)  # noqa: S101 - nothing else is rescued
             passing = record.passing
+            assert isinstance(passing, Passage)  # noqa: S101 - nothing else is rescued
             passing.taken_over(this.rescue)
-        await relay(answer, first, client, passing, this.clocks.idle, record.deadline)
+        is_fed = this.rescue is None and isinstance(passing, Passage)
+        await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed)
         record.served = deployment
         await client.finish(_trailer(record, this))
-
-    def _passing(self, record: Record, answer: Answer) -> Passage | Body:
-        passing: Passage | Body
-        if answer.has_events:
-            keeps = record.route.rescue != "off" and record.ask.call.operation != "embeddings"
-            passing = Passage(self._clock, hides_usage=record.ask.adds_usage, keeps=keeps)
-        else:
-            passing = Body(self._clock, is_object=answer.is_json, length=answer.length)
-        record.passing = passing
-        return passing
 
     def _unanswered(self, record: Record) -> Unanswered:
         """Choose what the client is told: the most telling failure, and the upstream's own words where it is a 4xx."""

@@ -10,14 +10,14 @@ Until then nothing goes to the client, so that failing over is still possible:
 Each of the failures found here is one that another deployment may not have.
 """
 
+import time
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from gateway.execution.answer import BODILESS, Answer, AttemptFailedError
-from gateway.execution.chunks import MalformedError, is_done, read
-from gateway.execution.sse import EventScanner
+from gateway.execution.passage import Passage
 from gateway.routing.failures import Cause, Failure, error_failure
 
 LARGEST: Final = 1 << 20
@@ -33,11 +33,12 @@ class _Answer(msgspec.Struct):
 _answer: Final = msgspec.json.Decoder(_Answer)
 
 
-async def hold(answer: Answer, came: Callable[[], None]) -> bytes:
+async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], Passage] | None = None) -> bytes:
     """Read an answer's beginning until it is worth committing to, and give it; nothing else has been read then.
 
     `came` is called with each part of a JSON body but the last: its first byte is its content, and what follows is only
-    slow.
+    slow. `passage` is called for an event stream: what comes of that is fed to it, and given as it may pass. Without,
+    it is given as it came.
 
     Raises:
         AttemptFailedError: it is not an answer.
@@ -52,7 +53,7 @@ async def hold(answer: Answer, came: Callable[[], None]) -> bytes:
     if answer.facts.encoded:
         return await _something(answer)
     if answer.has_events:
-        return await _first_content(answer)
+        return await _first_content(answer, passage() if passage else None)
     raise AttemptFailedError(Failure(Cause.WRONG_TYPE, f"content-type {answer.facts.content_type[:100]}"))
 
 
@@ -63,30 +64,20 @@ async def _something(answer: Answer) -> bytes:
     return first
 
 
-async def _first_content(answer: Answer) -> bytes:
+async def _first_content(answer: Answer, passage: Passage | None) -> bytes:
     held = bytearray()
-    scanner = EventScanner()
+    size = 0
+    looked = passage or Passage(time.monotonic, keeps=False, learns=False)
     while chunk := await answer.chunk():
-        held += chunk
-        if any(_is_worth_it(event.data) for event in scanner.feed(chunk) if event.data):
+        passed, content = looked.feed(chunk)
+        held += chunk if passage is None else passed
+        size += len(chunk)
+        if content or looked.complete or size > LARGEST:
             return bytes(held)
-        if len(held) > LARGEST:
-            return bytes(held)
-    cause = Cause.CUT_ANSWER if held else Cause.EMPTY_ANSWER
+        if looked.failed:
+            raise AttemptFailedError(error_failure(looked.error))
+    cause = Cause.CUT_ANSWER if size else Cause.EMPTY_ANSWER
     raise AttemptFailedError(Failure(cause, "the stream ended before its first content"))
-
-
-def _is_worth_it(data: bytes) -> bool:
-    """Tell whether an event is content, or the end of an answer."""
-    if is_done(data):
-        return True
-    try:
-        chunk = read(data)
-    except MalformedError:
-        return False
-    if chunk is not None and chunk.error is not None:
-        raise AttemptFailedError(error_failure(data))
-    return chunk is not None and (chunk.content or chunk.finished)
 
 
 def _looked_at(held: bytes) -> bytes:

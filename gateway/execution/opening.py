@@ -25,7 +25,7 @@ _SERVER_ERROR: Final = 500
 class Opening:
     """One attempt before anything of its answer has gone out."""
 
-    __slots__ = ("_came_some", "_clock", "_now", "_record", "_try", "_upstream")
+    __slots__ = ("_came_some", "_clock", "_now", "_passage", "_record", "_try", "_upstream")
 
     def __init__(self, upstream: Upstream, record: Record, this: Try) -> None:
         """Begin the attempt `this` of a request."""
@@ -34,6 +34,7 @@ class Opening:
         self._try = this
         self._clock = record.deadline
         self._now = asyncio.get_running_loop().time
+        self._passage = record.passes if this.rescue is None else None
         self._came_some = False
 
     async def begun(self, call: Call) -> tuple[Answer, bytes | Refusal]:
@@ -52,14 +53,21 @@ class Opening:
                     answer = await self._opened_again(error, call)
                 self._try.status = status = answer.status
                 if status < _REDIRECTION:
-                    return answer, await hold(answer, self._came)
+                    return answer, await hold(answer, self._came, self._passage)
                 return answer, await self._refused(answer)
         except ExpiredError:
-            _close(answer)
+            self._closed(answer)
             raise AttemptFailedError(self._silence()) from None
         except BaseException:
-            _close(answer)
+            self._closed(answer)
             raise
+
+    def _closed(self, answer: Answer | None) -> None:
+        """Forget what has come: none of it has gone out."""
+        if answer is not None:
+            answer.close()
+        if self._passage is not None:
+            self._record.passing = None
 
     def _sent(self) -> None:
         seconds = self._try.clocks.first_token
@@ -94,7 +102,7 @@ class Opening:
             failure = status_failure(answer.status)
             if failure is not None:
                 raise AttemptFailedError(failure)
-            return await hold(answer, self._came)
+            return await hold(answer, self._came, self._passage)
         refusal: Refusal | None = None
         spare = status_failure(answer.status) is not None
         seconds = _SPARE_REFUSAL_SECONDS if spare else _REFUSAL_SECONDS
@@ -110,8 +118,3 @@ class Opening:
         if refusal is not None and answer.status < _SERVER_ERROR:
             self._record.refusals.setdefault(failure.cause, refusal)
         raise AttemptFailedError(failure)
-
-
-def _close(answer: Answer | None) -> None:
-    if answer is not None:
-        answer.close()

@@ -38,8 +38,8 @@ class Passage:
     """One client's event stream; it lives through the streams that it is made of.
 
     Mutable. Of the stream that passes now: `finished` (a finish reason came), `done` (`[DONE]` came), `failed` (an
-    error came). Of the whole: `size` (bytes passed), `first_content` (when it came), `malformed` (events left out),
-    `opaque` (something passed that nobody can go on from, or too much).
+    error came: `error`). Of the whole: `size` (bytes passed), `first_content` (when it came), `malformed` (events left
+    out), `opaque` (something passed that nobody can go on from, or too much).
     """
 
     __slots__ = (
@@ -56,6 +56,7 @@ class Passage:
         "_template",
         "_transcript",
         "done",
+        "error",
         "failed",
         "finished",
         "first_content",
@@ -76,6 +77,7 @@ class Passage:
         self.malformed = 0
         self.opaque = not keeps
         self.finished = self.done = self.failed = False
+        self.error = _NOTHING
         self._clock = clock
         self._hides_usage = hides_usage
         self._scanner = EventScanner()
@@ -264,6 +266,7 @@ class Passage:
             return raw, False
         if chunk.error is not None:
             self.failed = True
+            self.error = data
             self._template = None
             return _NOTHING, False
         if self._takeover is None and (said := plain(chunk)) is not None:

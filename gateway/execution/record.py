@@ -1,6 +1,7 @@
 """A request under way: what was asked, what has come of it so far, and what to say when nothing answers."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,7 +87,7 @@ class Try(msgspec.Struct):
 class Record(msgspec.Struct):
     """A request under way: what its Outcome will say. Filled by the executor, read once.
 
-    `deadline` is the one by which its attempts are bounded, one after the other.
+    `deadline` is the one by which its attempts are bounded, one after the other; `clock` is monotonic, in seconds.
     """
 
     ask: Ask
@@ -94,6 +95,7 @@ class Record(msgspec.Struct):
     route: Route
     began: float
     deadline: Deadline
+    clock: Callable[[], float]
     attempts: list[Attempt] = []
     failures: list[Failure] = []
     refusals: dict[Cause, Refusal] = {}
@@ -121,6 +123,12 @@ class Record(msgspec.Struct):
         """Note the next step."""
         self.drawn = self.drawn or step.deployment
         self.all_out = self.all_out or (step.anyway and not self.attempts)
+
+    def passes(self) -> Passage:
+        """Begin with an event stream, which nobody has seen anything of."""
+        keeps = self.route.rescue != "off" and self.ask.call.operation != "embeddings"
+        passage = self.passing = Passage(self.clock, hides_usage=self.ask.adds_usage, keeps=keeps)
+        return passage
 
     def breaks(self, failure: Failure) -> bool:
         """Note that what was begun broke off; tells whether it can be carried on."""

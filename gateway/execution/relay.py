@@ -147,9 +147,17 @@ class Whole:
 
 
 async def relay(  # noqa: PLR0917 - once a request: names would cost
-    answer: Answer, first: bytes, client: Client, passing: Passing, idle: float, clock: Deadline
+    answer: Answer,
+    first: bytes,
+    client: Client,
+    passing: Passing,
+    idle: float,
+    clock: Deadline,
+    is_fed: bool,  # noqa: FBT001 - as above
 ) -> None:
     """Pass a whole body on, `first` being its beginning; the client is left to be told of the end.
+
+    If it `is_fed`, the beginning has been fed to `passing` already, which let this much of it pass.
 
     `clock` is the request's own. The upstream may be silent for `idle` seconds (0: without limit). What breaks its
     silence is content; comments do not. The time that a slow client takes is not counted. A complete stream is given a
@@ -162,7 +170,7 @@ async def relay(  # noqa: PLR0917 - once a request: names would cost
 
     """
     try:
-        await _pass_on(answer, first, client, passing, idle, clock)
+        await _pass_on(answer, first, client, passing, idle, clock, is_fed)
         last = passing.end()
     except DiffersError:
         raise AttemptFailedError(Failure(Cause.REPLAY_DIFFERS, "the same request had another answer")) from None
@@ -175,16 +183,22 @@ async def relay(  # noqa: PLR0917 - once a request: names would cost
 
 
 async def _pass_on(  # noqa: PLR0917 - as above
-    answer: Answer, first: bytes, client: Client, passing: Passing, idle: float, clock: Deadline
+    answer: Answer,
+    first: bytes,
+    client: Client,
+    passing: Passing,
+    idle: float,
+    clock: Deadline,
+    is_fed: bool,  # noqa: FBT001 - as above
 ) -> None:
     try:
         with clock:
             course = _Course(passing, idle, clock)
             flow = answer.flow
             if flow is not None and isinstance(client, WireClient):
-                await _Pouring(course, flow, client).run(answer, first)
+                await _Pouring(course, flow, client).run(answer, first, is_fed=is_fed)
             else:
-                await _pass_each(answer, first, client, course)
+                await _pass_each(answer, first, client, course, is_fed=is_fed)
     except ExpiredError:
         if not passing.complete:
             raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {idle:g} s")) from None
@@ -220,10 +234,12 @@ class _Course:
         self._clock.at(None)
 
 
-async def _pass_each(answer: Answer, chunk: bytes, client: Client, course: _Course) -> None:
+async def _pass_each(answer: Answer, first: bytes, client: Client, course: _Course, *, is_fed: bool) -> None:
     """Pass on part by part, each when the client has room for it."""
-    while chunk:
-        data, content = course.passing.feed(chunk)
+    chunk = first
+    while chunk or is_fed:
+        data, content = (chunk, True) if is_fed else course.passing.feed(chunk)
+        is_fed = False
         if data:
             course.rests()
             await client.send(data)
@@ -245,9 +261,9 @@ class _Pouring:
         self._client = client
         self._full = False
 
-    async def run(self, answer: Answer, first: bytes) -> None:
+    async def run(self, answer: Answer, first: bytes, *, is_fed: bool) -> None:
         """Pour, `first` and then the rest, until the end or until it is enough."""
-        if first and self._take(first):
+        if self._gave(first, content=True) if is_fed else first and self._take(first):
             return
         self._client.flush()
         self._client.pourer = self
@@ -276,6 +292,15 @@ class _Pouring:
         if data:
             self._client.write(data)
         if passing.failed:
+            return True
+        self._course.came(content, not self._full)
+        return False
+
+    def _gave(self, data: bytes, *, content: bool) -> bool:
+        """Write what `passing` gave; tell whether it is enough."""
+        if data:
+            self._client.write(data)
+        if self._passing.failed:
             return True
         self._course.came(content, not self._full)
         return False

@@ -1,5 +1,6 @@
 """What the executor leaves behind when we err ourselves."""
 
+import asyncio
 import itertools
 from collections.abc import Callable
 
@@ -7,8 +8,9 @@ import pytest
 
 from gateway.execution.outcome import Outcome, Usage
 from gateway.execution.passage import Passage
-from tests.execution.support import CONTENT, DONE, ask, chain, error_of, read_broken, running
-from tests.fakes.upstream import Hang, ScriptedUpstream, Send, chunk, json_answer, sse_head
+from tests.execution.support import CONTENT, DONE, ask, chain, error_of, running
+from tests.fakes.connection import Cut
+from tests.fakes.upstream import Hang, Pause, ScriptedUpstream, Send, chunk, json_answer, sse_head
 from tests.running import Config
 
 
@@ -53,15 +55,27 @@ async def test_an_error_of_ours_before_the_answer_is_a_500(config: Config) -> No
         assert "no time" not in answer.body.decode()
 
 
-async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config) -> None:
+async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed, feed, more = itertools.count(1), Passage.feed, asyncio.Event()
+
+    def failing(self: Passage, data: bytes) -> tuple[bytes, bool]:
+        if next(fed) > 1:
+            raise ValueError("the passage is closed")
+        return feed(self, data)
+
+    monkeypatch.setattr(Passage, "feed", failing)
     async with (
-        ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Hang()]) as a,
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Pause(more), Send(chunk(CONTENT)), Hang()]) as a,
         running(config, {"m": chain(a.url)}) as gate,
         gate.client() as client,
     ):
-        gate.gateway.executor._clock = failing_at(4)
         await client.send(ask(stream=True))
-        assert await read_broken(client) == (b"", "fin")
+        await client.read_head()
+        assert await client.read_chunk() == CONTENT
+        more.set()
+        with pytest.raises(Cut):
+            await client.read_chunk()
+        assert client.ended == "fin"
         outcome = await gate.outcome()
         assert (outcome.status, outcome.failure) == (200, "internal_error")
         await a.closed_by_peer()
