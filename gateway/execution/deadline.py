@@ -71,6 +71,10 @@ class Deadline:
             if when < self._watch.due:
                 self._watch.set(when)
 
+    def put_off(self, when: float) -> None:
+        """Set the deadline again, later than it is."""
+        self._when = when
+
     def __enter__(self) -> Self:
         """Begin the block."""
         self._cancelling = self._task.cancelling()

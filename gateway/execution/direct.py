@@ -19,7 +19,6 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.helpers import TimerNoop
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpParser, RawResponseMessage
 from aiohttp.streams import EmptyStreamReader, StreamReader
 from yarl import URL
 
@@ -92,20 +91,26 @@ class _Protocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Let what the bytes bring of a body go on at once: one write a read, however many chunks that holds."""
-        flow = self.flow
+        flow, parser = self.flow, self._parser
         if flow is None:
             if self._awaited is None:
                 super().data_received(data)
-            elif self._parser is not None or not self._repeats(self._awaited, data):
+            elif parser is not None or not self._repeats(self._awaited, data):
                 self._parse(self._awaited, data)
-        elif self._due:
+            return
+        if self._due:
             self._fill(flow, data)
-            flow.give()
-        elif self._parser is None:
+        elif parser is None:
             super().data_received(data)
         else:
-            self._feed(self._parser, data)
-            flow.give()
+            try:
+                messages, _, _ = parser.feed_data(data)
+            except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does, but for a flow in its end
+                self._broken(error)
+            else:
+                if messages:  # nobody asked for them: what comes next on this connection is not to be trusted
+                    self.force_close()
+        flow.give()
 
     def _repeats(self, awaited: "asyncio.Future[_Said]", data: bytes) -> bool:
         """Take an answer whose head says what the last one said; tell whether it is one."""
@@ -172,15 +177,6 @@ class _Protocol(ResponseHandler):
                 last.learn(data, length, said.facts)
             if not awaited.done():
                 awaited.set_result(said)
-
-    def _feed(self, parser: HttpParser[RawResponseMessage], data: bytes) -> None:
-        try:
-            messages, _, _ = parser.feed_data(data)
-        except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does, but for a flow in its end
-            self._broken(error)
-        else:
-            if messages:  # nobody asked for them: what comes next on this connection is not to be trusted
-                self.force_close()
 
     def _broken(self, error: Exception) -> None:
         """Give up a connection whose answer is not HTTP."""

@@ -35,6 +35,13 @@ class Flow:
     def give(self) -> None:
         """Hand on what has come (`parts`), and the end if there is one: pour it, or wake who waits for it."""
         take = self._take
+        if take is not None and len(self.parts) == 1 and not self.over and self._error is None:
+            try:
+                if take(self.parts.pop()):
+                    self._finish(None)
+            except Exception as error:  # noqa: BLE001 - as below
+                self._finish(error)
+            return
         if take is None:
             self._wake()
             if sum(map(len, self.parts)) > _MOST_WAITING:

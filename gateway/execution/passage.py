@@ -99,12 +99,23 @@ class Passage:
             DiffersError: the stream does not go on from what the client has.
 
         """
+        return (chunk, True) if self.repeats(chunk) else self.feed_new(chunk)
+
+    def repeats(self, chunk: bytes) -> bool:
+        """Take the next bytes if they are one event that the template knows: content, which may go to the client.
+
+        Nearly all bytes go this way and no further.
+        """
         template = self._template
-        if (
-            template is not None
-            and not self._scanner.waiting
-            and (self._repeats(chunk, template) or self._repeats_each(chunk, template))
-        ):
+        if template is None or self._scanner.waiting or not self._repeats(chunk, template):
+            return False
+        self.size += len(chunk)
+        return True
+
+    def feed_new(self, chunk: bytes) -> tuple[bytes, bool]:
+        """Do as `feed` with bytes that `repeats` did not take."""
+        template = self._template
+        if template is not None and not self._scanner.waiting and self._repeats_each(chunk, template):
             self.size += len(chunk)
             return chunk, True
         content = False

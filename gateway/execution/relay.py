@@ -63,6 +63,14 @@ class Passing(Protocol):
         """Take the next bytes; give what may go to the client, and whether content came."""
         ...
 
+    def repeats(self, chunk: bytes) -> bool:
+        """Take the next bytes if they are content and pass as they are, and nothing else is to be told of them."""
+        ...
+
+    def feed_new(self, chunk: bytes) -> tuple[bytes, bool]:
+        """Do as `feed` with bytes that `repeats` did not take."""
+        ...
+
     def end(self) -> bytes:
         """Note that the answer is over, and give what may still pass."""
         ...
@@ -102,6 +110,12 @@ class Body:
         if self.first_content is None:
             self.first_content = self._clock()
         return chunk, True
+
+    feed_new = feed
+
+    def repeats(self, _: bytes) -> bool:
+        """Take nothing: there is something to be told of all."""
+        return False
 
     @property
     def truncated(self) -> bool:
@@ -229,6 +243,12 @@ class _Course:
             self._deadline = self._now() + self._idle
         self._clock.at(self._deadline if runs else None)
 
+    def goes_on(self) -> None:
+        """Note that content came of a stream that is not complete, and that it is not the client that is slow."""
+        if self._idle:
+            self._deadline = when = self._now() + self._idle
+            self._clock.put_off(when)
+
     def rests(self) -> None:
         """Stop the clock: it is the client that is slow."""
         self._clock.at(None)
@@ -288,13 +308,13 @@ class _Pouring:
 
     def _take(self, chunk: bytes) -> bool:
         passing = self._passing
-        data, content = passing.feed(chunk)
-        if data:
-            self._client.write(data)
-        if passing.failed:
-            return True
-        self._course.came(content, not self._full)
-        return False
+        if passing.repeats(chunk):
+            self._client.write(chunk)
+            if not self._full:
+                self._course.goes_on()
+            return False
+        data, content = passing.feed_new(chunk)
+        return self._gave(data, content=content)
 
     def _gave(self, data: bytes, *, content: bool) -> bool:
         """Write what `passing` gave; tell whether it is enough."""

@@ -56,14 +56,14 @@ async def test_an_error_of_ours_before_the_answer_is_a_500(config: Config) -> No
 
 
 async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    fed, feed, more = itertools.count(1), Passage.feed, asyncio.Event()
+    asked, repeats, more = itertools.count(1), Passage.repeats, asyncio.Event()
 
-    def failing(self: Passage, data: bytes) -> tuple[bytes, bool]:
-        if next(fed) > 1:
+    def failing(self: Passage, data: bytes) -> bool:
+        if next(asked) > 1:
             raise ValueError("the passage is closed")
-        return feed(self, data)
+        return repeats(self, data)
 
-    monkeypatch.setattr(Passage, "feed", failing)
+    monkeypatch.setattr(Passage, "repeats", failing)
     async with (
         ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Pause(more), Send(chunk(CONTENT)), Hang()]) as a,
         running(config, {"m": chain(a.url)}) as gate,
