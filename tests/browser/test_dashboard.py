@@ -13,6 +13,7 @@ from tests.browser.conftest import Complaints, Look, Theme
 from tests.conftest import MakeBox, OpenDoor
 from tests.execution.support import ask
 from tests.fakes.client import RawClient
+from tests.fakes.upstream import Pause, ScriptedUpstream, Send, json_answer
 from tests.running import Config, split
 
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
@@ -158,6 +159,29 @@ async def test_a_box_that_is_killed_is_down_and_its_share_moves(
     await expect(rows["far"].locator(".why")).to_have_text("covers for near")
     await post(url, 4)
     await expect(share(page, "far", "delivered")).to_have_text("62.5 %")
+
+
+async def test_an_answer_drawn_before_a_save_is_no_fallback(
+    config: Config, make_box: MakeBox, door: OpenDoor, look: Look
+) -> None:
+    answered = asyncio.Event()
+    answer = json_answer({"choices": [{"message": {"content": "hi"}}]})
+    async with ScriptedUpstream([Pause(answered), Send(answer)]) as upstream:
+        boxes = {"near": await make_box(Box("near", (MODEL,))), "far": upstream.url}
+        config.models(**{MODEL: boxes})
+        save(config, boxes, {"local_fraction": 0})
+        url = await serve(door, config)
+        page = await look(url)
+        asked = asyncio.create_task(post(url))
+        far = page.locator('tr[data-deployment="far"]')
+        await expect(far.locator(".flight")).to_have_text("1")
+        save(config, boxes, {"local_fraction": 1.0})
+        await expect(share(page, "far", "planned")).to_have_text("0 %")
+        await expect(far.locator(".why")).to_have_text("fallback")
+        answered.set()
+        await asked
+        await expect(share(page, "far", "delivered")).to_have_text("100 %")
+        await expect(far.locator(".why")).to_have_text("drawn before the save")
 
 
 async def test_the_attempts_of_a_rescue_say_who_broke_off_and_who_carried_on(

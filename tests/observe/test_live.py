@@ -1,7 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from gateway.observe.batch import Batch
 from gateway.observe.live import KEPT, REQUESTS, Live, is_error, percentiles
 from tests.config.loading import unhurried
 from tests.observe.outcomes import attempt, ended
@@ -73,9 +75,23 @@ def test_a_name_as_long_as_a_body_is_not_kept() -> None:
 def test_another_configuration_begins_the_shares_anew_and_keeps_the_rest() -> None:
     live = Live(Clock())
     live(ended(attempt("a", "server_error"), attempt("b")))
-    live.rebase()
-    assert (live.rebased, live.seconds[0].answers, live.seconds[0].failures) == (1, {}, {})
-    assert live.seconds[0].requests == 1
+    live.rebase(2)
+    [second] = live.seconds
+    assert (live.generation, second.answers, second.failures, second.stood_in, second.late) == (2, {}, {}, {}, {})
+    assert second.requests == 1
+
+
+def test_who_stood_in_and_who_was_drawn_by_an_earlier_configuration_is_counted() -> None:
+    live = Live(Clock())
+    live.rebase(2)
+    drawn, early = ended(attempt("a")), replace(ended(attempt("b")), generation=1)
+    again = replace(drawn, generation=2)
+    stood_in = replace(ended(attempt("a", "server_error"), attempt("b")), generation=2)
+    live.take(Batch([1000.5] * 8, [early] * 3 + [drawn] + [again] * 3 + [stood_in]))
+    [second] = live.seconds
+    assert second.answers == {("m", "a"): 4, ("m", "b"): 4}
+    assert second.late == {("m", "a"): 1, ("m", "b"): 3}
+    assert second.stood_in == {("m", "b"): 1}
 
 
 @pytest.mark.parametrize(
