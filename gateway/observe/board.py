@@ -135,6 +135,7 @@ class Board:
             "probed": bool(snapshot and snapshot.settings.health_interval),
             "in_flight": sum(self._busy.values()),
             "ended": self._live.number,
+            "since": self._live.since,
             "money": self._money(),
         }
 

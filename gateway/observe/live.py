@@ -61,7 +61,7 @@ class Live:
 
     Mutable: `seconds`, oldest first, the last one being counted; `requests`, each with its number, its end in seconds
     since the epoch, and its Outcome; `generation`, the configuration whose answers are counted by deployment, 0 before
-    the first.
+    the first; `since`, when that began: with the first configuration, which nothing came before, at the start.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, settle: Callable[[], None] = lambda: None) -> None:
@@ -70,7 +70,8 @@ class Live:
         self.settle = settle
         self._number = 0
         self._second = Second(0)
-        self.began = int(clock())
+        self.since = clock()
+        self.began = int(self.since)
         self.seconds: deque[Second] = deque(maxlen=KEPT)
         self.requests: deque[tuple[int, float, Outcome]] = deque(maxlen=REQUESTS)
         self.generation = 0
@@ -146,6 +147,8 @@ class Live:
 
     def rebase(self, generation: int) -> None:
         """Begin to count who answers anew: another configuration is in force."""
+        if self.generation:
+            self.since = self._clock()
         self.generation = generation
         for second in self.seconds:
             second.forget()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.lifecycle import Listen, open_door
+from gateway.lifecycle import Door, Listen, open_door
 from gateway.server import Options
 from gateway.simulator import Box
 from tests.browser.conftest import Complaints, Look, Theme
@@ -56,11 +56,16 @@ def share(page: Page, deployment: str, column: str) -> Locator:
     return page.locator(f'tr[data-deployment="{deployment}"] td.{column} .number').first
 
 
-async def serve(door: OpenDoor, config: Config) -> str:
-    """Serve, and tell the page ten states a second; give the address."""
+async def opened_by(door: OpenDoor, config: Config) -> Door:
+    """Serve, and tell the page ten states a second."""
     opened = await door(Options(config.path, environ={}))
     opened.gateway.events._interval = 0.1
-    return opened.urls[0]
+    return opened
+
+
+async def serve(door: OpenDoor, config: Config) -> str:
+    """Likewise; give the address."""
+    return (await opened_by(door, config)).urls[0]
 
 
 async def post(url: str, times: int = 1) -> None:
@@ -170,18 +175,28 @@ async def test_an_answer_drawn_before_a_save_is_no_fallback(
         boxes = {"near": await make_box(Box("near", (MODEL,))), "far": upstream.url}
         config.models(**{MODEL: boxes})
         save(config, boxes, {"local_fraction": 0})
-        url = await serve(door, config)
+        opened = await opened_by(door, config)
+        url = opened.urls[0]
         page = await look(url)
+        heading, lately = page.locator(".shares thead th").nth(3), page.locator(".lately")
+        await expect(heading).to_have_text("Delivered since the start")
+        await expect(lately).to_contain_text("no answers since the start, ")
         asked = asyncio.create_task(post(url))
         far = page.locator('tr[data-deployment="far"]')
         await expect(far.locator(".flight")).to_have_text("1")
         save(config, boxes, {"local_fraction": 1.0})
         await expect(share(page, "far", "planned")).to_have_text("0 %")
         await expect(far.locator(".why")).to_have_text("fallback")
+        await expect(heading).to_have_text("Delivered since the save")
+        await expect(lately).to_contain_text("no answers since the save, ")
         answered.set()
         await asked
         await expect(share(page, "far", "delivered")).to_have_text("100 %")
         await expect(far.locator(".why")).to_have_text("drawn before the save")
+        await expect(lately).to_contain_text("1 answer since the save, ")
+        opened.gateway.live.since -= 300
+        await expect(lately).to_have_text("1 answer in 5 min")
+        await expect(heading).to_have_text("Delivered in 5 min")
 
 
 async def test_the_attempts_of_a_rescue_say_who_broke_off_and_who_carried_on(

@@ -81,6 +81,17 @@ def test_another_configuration_begins_the_shares_anew_and_keeps_the_rest() -> No
     assert second.requests == 1
 
 
+def test_the_shares_are_those_since_the_start_until_another_configuration_is_in_force() -> None:
+    clock = Clock()
+    live = Live(clock)
+    clock.now += 5
+    live.rebase(1)
+    assert live.since == clock.now - 5
+    clock.now += 5
+    live.rebase(2)
+    assert live.since == clock.now
+
+
 def test_who_stood_in_and_who_was_drawn_by_an_earlier_configuration_is_counted() -> None:
     live = Live(Clock())
     live.rebase(2)
