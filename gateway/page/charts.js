@@ -84,7 +84,7 @@ function card(chart) {
   }));
   const note = h("span", { class: "hint" }, chart.note);
   const plot = h("div", { class: "plot", role: "img" });
-  const blank = h("p", { class: "blank" });
+  const blank = h("p", { class: "blank unknown" }, "Waiting for the first state.");
   const element = h("article", { class: "card chart", id: `chart-${chart.id}` }, h("div", { class: "card-head" }, h("h3", {}, chart.title), note), reading, h("div", { class: "stage" }, plot, blank));
   return { element, plot, blank, note, values };
 }
@@ -150,13 +150,13 @@ function live(chart) {
 
   function update(state) {
     rows = state.seconds;
+    const blank = chart.empty(rows);
+    setText(view.blank, blank || "");
+    view.blank.hidden = !blank;
     if (!rows.length) return;
     data = chart.data(rows);
     draw();
     if (!(plot.cursor.left >= 0)) read(null);
-    const blank = chart.empty(rows);
-    setText(view.blank, blank || "");
-    view.blank.hidden = !blank;
     const said = view.values.map(({ series, number }) => `${series.name} ${number.textContent} ${chart.unit}`).join(", ");
     if (!(rows.at(-1)[AT] % MEAN)) setAttribute(view.plot, "aria-label", `${chart.title}, a chart of the last ten minutes; now ${said}`);
   }

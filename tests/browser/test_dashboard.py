@@ -9,7 +9,7 @@ import pytest
 from gateway.lifecycle import Door, Listen, open_door
 from gateway.server import Options
 from gateway.simulator import Box
-from tests.browser.conftest import Complaints, Look, Theme
+from tests.browser.conftest import Blank, Complaints, Look, Theme
 from tests.conftest import MakeBox, OpenDoor
 from tests.execution.support import ask
 from tests.fakes.client import RawClient
@@ -43,6 +43,7 @@ LOOKS: tuple[tuple[int, Theme, Theme], ...] = (
     (1440, "light", "dark"),
     (1440, "dark", "light"),
 )
+SECTIONS = ("models", "endpoints", "reloads", "requests")
 
 
 async def is_dark(page: Page) -> bool:
@@ -236,6 +237,33 @@ async def test_it_fits_and_complains_of_nothing(
         await expect(page.locator("html")).to_have_attribute("data-theme", other)
         assert await is_dark(page) == (other == "dark")
     assert complaints == []
+
+
+async def test_every_section_says_that_no_state_has_come(config: Config, door: OpenDoor, blank: Blank) -> None:
+    config.models(m={"a": "http://127.0.0.1:1"})
+    config.routing()
+    url = await serve(door, config)
+    page = await blank()
+    await page.clock.install()
+    await page.route("**/events", lambda _: None)
+    await page.goto(url)
+    sections = [page.locator(f"#{name}") for name in ("chart-rate", "chart-first", "chart-tokens", "chart-trouble")]
+    sections += [page.locator(f"section[aria-labelledby={name}-title]") for name in SECTIONS]
+    for section in sections:
+        await expect(section).to_contain_text("Waiting for the first state.")
+
+    await page.clock.fast_forward(6000)
+    await expect(page.locator("#connection")).to_have_text("Not connected")
+    await expect(page.locator("#notice-lost")).to_contain_text("No state has come since the page was opened")
+    for section in sections:
+        await expect(section).to_contain_text("Not connected: no state has come yet.")
+
+    await page.unroute("**/events")
+    await page.clock.run_for(2000)
+    await expect(page.locator("#connection")).to_have_text("Live")
+    await expect(page.locator("#notices")).to_be_empty()
+    for section in sections:
+        await expect(section).not_to_contain_text("no state has come")
 
 
 async def test_it_says_that_it_is_disconnected_and_goes_on_by_itself(config: Config, look: Look) -> None:
