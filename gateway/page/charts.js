@@ -89,11 +89,12 @@ function card(chart) {
   return { element, plot, blank, note, values };
 }
 
-// Hours and minutes; a label that the right edge would cut is left out.
+// Hours and minutes. A label is left out where the right edge would cut it or the other axis has its lowest one, and
+// before there is any time to tell.
 function clockTicks(plot, ticks) {
   const { min, max } = plot.scales.x;
-  const room = ((max - min) * 14) / Math.max(plot.width, 100);
-  return ticks.map((tick) => (max - tick < room ? "" : time(tick).slice(0, 5)));
+  const room = ((max - min) * 18) / Math.max(plot.width - 62, 60);
+  return ticks.map((tick) => (!plot.span || tick - min < room || max - tick < room ? "" : time(tick).slice(0, 5)));
 }
 
 function options(chart, size, hover) {
