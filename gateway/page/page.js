@@ -68,7 +68,7 @@ function tilesView() {
     const minutes = rows.length < 595 ? duration(rows.length) : "10 min";
     const part = (number) => (asked ? `${percent(number / asked)} in ${minutes}` : `in ${minutes}`);
     flight(count(head.in_flight), "attempts under way");
-    requests(count(asked), `in ${minutes}, ${count(head.ended)} in all`);
+    requests(count(asked), `in ${minutes} · ${count(head.ended)} in all`);
     errors(count(failed), part(failed));
     fallbacks(count(fell), part(fell));
     const priced = head.money !== null;

@@ -212,6 +212,7 @@ async def test_the_attempts_of_a_rescue_say_who_broke_off_and_who_carried_on(
     async with RawClient(url) as client:
         await client.send(ask("m", stream=True, messages=[{"role": "user", "content": "hi"}]))
         await client.read_answer()
+    await expect(page.locator('tr[data-deployment="faulty"] .answers')).to_have_text("0 · 1 failed")
     await expect(page.locator(".request .result")).to_have_text("rescued: continue")
     await page.locator(".opener").click()
     tried = page.locator(".attempts li")
