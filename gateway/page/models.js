@@ -79,7 +79,7 @@ function deploymentRow() {
 function inactiveRow(inactive) {
   const dash = () => h("td", { role: "cell", class: "share none" }, "–");
   const element = h("tr", { role: "row", class: "deployment inactive" },
-    h("th", { role: "rowheader", scope: "row" }, h("span", { class: "line" }, h("span", { class: "dot", "data-state": "waiting", role: "img", "aria-label": "inactive" }), h("span", { class: "name" }, "inactive"), h("span", { class: "tag" }, inactive.group))),
+    h("th", { role: "rowheader", scope: "row" }, h("span", { class: "line" }, h("span", { class: "dot", "data-state": "waiting", role: "img", "aria-label": "inactive" }), h("span", { class: "name" }, inactive.name), h("span", { class: "tag" }, inactive.group))),
     dash(), dash(), dash(), h("td", { role: "cell" }), h("td", { role: "cell" }),
     h("td", { role: "cell", class: "reason" }, h("span", { class: "why", "data-tone": "warn" }, `waiting for \${${inactive.waits_for}}`)));
   return { element, update() {} };
@@ -111,7 +111,7 @@ function modelBody(first) {
       const sorted = model.deployments.toSorted((a, b) => rank(a) - rank(b) || b.configured_weight - a.configured_weight || a.name.localeCompare(b.name));
       rows([
         ...sorted.map((each) => ({ key: `deployment ${each.name}`, ...each })),
-        ...model.inactive.map((inactive, place) => ({ key: `inactive ${place}`, inactive })),
+        ...model.inactive.map((inactive, place) => ({ key: `inactive ${place} ${JSON.stringify(inactive)}`, inactive })),
       ]);
     },
   };
@@ -140,7 +140,7 @@ export function modelsView() {
   // Of many, those in trouble come first, then those that were asked for; each kind in the order written.
   function choose(models) {
     const wanted = input.value.trim().toLowerCase();
-    const found = wanted ? models.filter((model) => [model.id, ...model.deployments.flatMap((each) => [each.name, each.endpoint, each.group])].some((text) => text.toLowerCase().includes(wanted))) : models;
+    const found = wanted ? models.filter((model) => [model.id, ...model.deployments.flatMap((each) => [each.name, each.endpoint, each.group]), ...model.inactive.map((each) => each.name)].some((text) => text.toLowerCase().includes(wanted))) : models;
     if (found.length <= shown) return { found, chosen: found };
     const rank = (model) => (model.deployments.some(isOut) ? 0 : model.deployments.some((each) => each.recent || each.in_flight) ? 1 : 2);
     const first = new Set(found.map((model) => [rank(model), model]).sort((a, b) => a[0] - b[0]).slice(0, shown).map(([, model]) => model));

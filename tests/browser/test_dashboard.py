@@ -113,7 +113,8 @@ async def test_shares_move_with_a_save_and_a_bad_one_shows_its_line(
     page = await look(url)
     await expect(page.locator(".model-name")).to_have_text(MODEL)
     await expect(page.locator("#requests")).to_contain_text("No request has ended yet")
-    await expect(page.locator("tr.inactive")).to_contain_text("waiting for ${LATER}")
+    await expect(page.locator("tr.inactive .name")).to_have_text("later")
+    await expect(page.locator("tr.inactive .why")).to_have_text("waiting for ${LATER}")
     await expect(share(page, "near", "planned")).to_have_text("75 %")
 
     save(config, boxes, {"local_fraction": 0.25})
