@@ -69,10 +69,10 @@ async def serve(door: OpenDoor, config: Config) -> str:
     return (await opened_by(door, config)).urls[0]
 
 
-async def post(url: str, times: int = 1) -> None:
+async def post(url: str, times: int = 1, model: str = MODEL) -> None:
     for _ in range(times):
         async with RawClient(url) as client:
-            await client.send(ask(MODEL))
+            await client.send(ask(model))
             await client.read_answer()
 
 
@@ -166,6 +166,18 @@ async def test_a_box_that_is_killed_is_down_and_its_share_moves(
     await expect(rows["far"].locator(".why")).to_have_text("covers for near")
     await post(url, 4)
     await expect(share(page, "far", "delivered")).to_have_text("62.5 %")
+
+
+@pytest.mark.usefixtures("boxes")
+async def test_a_name_cannot_hide_what_it_is(config: Config, door: OpenDoor, look: Look) -> None:
+    url = await serve(door, config)
+    page = await look(url)
+    await post(url, model="\u202e evil\x07\u3164\U000e0041")
+    asked = page.locator(".request .asked")
+    await expect(asked).to_have_text(r"\u202e evil\u0007\u3164\u{e0041}")
+    await expect(asked).to_have_css("unicode-bidi", "isolate")
+    await post(url, model="\u0645\U0001f600 m")
+    await expect(asked.first).to_have_text("\u0645\U0001f600 m")
 
 
 async def test_an_answer_drawn_before_a_save_is_no_fallback(
