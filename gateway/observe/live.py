@@ -17,7 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.execution.outcome import Outcome
-from gateway.observe.batch import Alike, Batch
+from gateway.observe.batch import MOST_TOKENS, Alike, Batch
 from gateway.routing.snapshot import Identity
 
 KEPT: Final = 600
@@ -111,9 +111,9 @@ class Live:
             second.fallbacks += 1
         if outcome.failure is not None and is_error(outcome):
             second.errors += 1
-        usage = outcome.usage
-        if usage is not None and usage.completion_tokens:
-            second.tokens += usage.completion_tokens
+        tokens = outcome.usage.completion_tokens if outcome.usage is not None else None
+        if tokens is not None and 0 < tokens <= MOST_TOKENS:
+            second.tokens += tokens
         if outcome.stream:
             _count_first(second.first, (outcome.first_content,))
         for attempt in outcome.attempts:

@@ -1,7 +1,7 @@
 // The live charts: ten minutes, a point a second. The pointer reads a moment in all of them at once.
 
 import { byId, h, setAttribute, setText } from "./dom.js";
-import { count, milliseconds, rate, time } from "./format.js";
+import { compact, count, milliseconds, rate, time } from "./format.js";
 
 const SPAN = 600;
 const LEAST = 120;
@@ -30,6 +30,7 @@ function tens(rows, columns) {
   return [[...sums.keys()].map((start) => start + MEAN / 2), ...columns.map((_, place) => [...sums.values()].map((sum) => sum[place]))];
 }
 
+const short = (value) => (value < 10000 ? rate(value) : compact(value));
 const column = (rows, place) => rows.map((row) => row[place]);
 const noneYet = (rows) => (rows.length < SPAN ? "None yet" : "None in ten minutes");
 const none = (rows, ...columns) => !rows.some((row) => columns.some((place) => row[place]));
@@ -110,7 +111,7 @@ function options(chart, size, hover) {
     scales: { x: { time: true, range: (plot) => plot.span ?? [0, 1] }, y: { range: (_, low, high) => [0, Math.max(chart.least, (high ?? 0) * 1.12)] } },
     axes: [
       { stroke: ink, font, grid: { show: false }, ticks: { show: false }, size: 22, gap: 4, space: 52, incrs: [60, 120, 300], values: clockTicks },
-      { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: chart.axis ? 52 : 40, gap: 4, space: 32, values: (_, ticks) => ticks.map((tick) => (chart.axis ?? rate)(tick)) },
+      { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: chart.axis ? 52 : 40, gap: 4, space: 32, values: (_, ticks) => ticks.map((tick) => (chart.axis ?? short)(tick)) },
     ],
     series: [{}, ...chart.series.map((series, place) => {
       const color = resolve(series.color);

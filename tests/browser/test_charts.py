@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from gateway.observe.batch import MOST_TOKENS
 from gateway.observe.board import Board
 from gateway.observe.live import Live
 from gateway.observe.models import Models
@@ -38,11 +39,11 @@ async def page(config: Config, door: OpenDoor, blank: Blank) -> Page:
     return made
 
 
-async def state(end: int) -> bytes:
-    """Give the state of a gateway that began two minutes before this second, and answered once."""
+async def state(end: int, tokens: int = 20) -> bytes:
+    """Give the state of a gateway that began two minutes before this second, and answered once with so many tokens."""
     now = end - SPAN + 0.5
     live, manager = Live(lambda: now), RoutingManager()
-    live(ended(first=250.0, tokens=20))
+    live(ended(first=250.0, tokens=tokens))
     now = end + 1.5
     board = Board(
         manager=manager,
@@ -86,3 +87,18 @@ async def test_the_labels_of_both_axes_keep_apart(page: Page, past: int) -> None
     charts = await show(page, await state(MINUTE + past))
     assert [chart.faults for chart in charts] == [[]] * 4
     assert len(times(charts)) in {1, 2}
+
+
+async def test_numbers_are_no_longer_than_their_room(page: Page) -> None:
+    charts = await show(page, await state(MINUTE + 30, tokens=MOST_TOKENS))
+    assert [chart.faults for chart in charts] == [[]] * 4
+    assert "10G" in charts[2].texts
+
+
+async def test_large_numbers_have_a_letter(page: Page) -> None:
+    told = "async (values) => { const { count, compact } = await import('./assets/format.js'); return values.map("
+    values = [0, 0.5, 999, 12_345, 99_999, 100_000, 999_949, 999_950, 12_500_000, 3e9, 9.999e14, 1e15, 1e30]
+    assert await page.evaluate(f"{told}compact) }}", values) == [
+        *("0", "0.5", "999", "12.3k", "100k", "100k", "999.9k", "1M", "12.5M", "3G", "999.9T", ">999T", ">999T"),
+    ]
+    assert await page.evaluate(f"{told}count) }}", [0, 12_345, 99_999, 100_000]) == ["0", "12,345", "99,999", "100k"]

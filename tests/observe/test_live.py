@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.observe.batch import Batch
+from gateway.observe.batch import MOST_TOKENS, Batch
 from gateway.observe.live import KEPT, REQUESTS, Live, is_error, percentiles
 from tests.config.loading import unhurried
 from tests.observe.outcomes import attempt, ended
@@ -29,6 +29,13 @@ def test_a_second_holds_what_ended_in_it() -> None:
     assert (first.answers, first.failures) == ({("m", "a"): 1, ("m", "b"): 1}, {("m", "a"): 1})
     assert (second.at, second.requests, second.errors, second.fallbacks, second.tokens) == (1001, 1, 1, 0, 0)
     assert (live.began, live.number) == (1000, 3)
+
+
+@pytest.mark.parametrize(("told", "counted"), [(None, 0), (-1, 0), (MOST_TOKENS, MOST_TOKENS), (MOST_TOKENS + 1, 0)])
+def test_tokens_that_no_answer_has_are_not_counted(told: int | None, counted: int) -> None:
+    live = Live(Clock())
+    live(ended(tokens=told))
+    assert live.seconds[0].tokens == counted
 
 
 def test_seconds_without_a_request_take_no_room() -> None:
