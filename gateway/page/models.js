@@ -67,7 +67,7 @@ function deploymentRow() {
       delivered.update(each.recent_share);
       setAttribute(eligible.cell, "data-differs", each.effective_weight === each.configured_weight ? null : "");
       setText(flight, count(each.in_flight));
-      setText(answers, each.failures ? `${count(each.requests)} · ${count(each.failures)} failed` : count(each.requests));
+      setText(answers, each.failures ? `${count(each.requests)} · ${count(each.failures)}\u00a0failed` : count(each.requests));
       setText(why, each.why ?? "");
       why.dataset.tone = tone(each);
       const reason = each.health.reason ?? each.breaker.reason;

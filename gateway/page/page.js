@@ -121,7 +121,7 @@ function connectionView(state, notices) {
     setText(when, kind === "live" || !isKnown ? "" : ` since ${time(since / 1000)}`);
     document.title = kind === "live" ? "Hybrid Inference Gateway" : `${word} · Hybrid Inference Gateway`;
     notices.connection(kind, since, isKnown);
-    if (kind === "lost" && !isKnown) for (const part of document.querySelectorAll(".unknown")) setText(part, "Not connected: no state has come yet.");
+    if (kind === "lost" && !isKnown) for (const part of document.querySelectorAll(".unknown")) setText(part, "Not connected: no state yet.");
   };
 }
 

@@ -234,6 +234,20 @@ async def test_the_attempts_of_a_rescue_say_who_broke_off_and_who_carried_on(
 
 
 @pytest.mark.usefixtures("boxes")
+async def test_large_counts_fit_at_every_width(config: Config, door: OpenDoor, look: Look) -> None:
+    opened = await opened_by(door, config)
+    for name in ("near", "far"):
+        opened.gateway.traffic._answers[MODEL, name] = opened.gateway.traffic._failures[MODEL, name] = 99_999
+    page = await look(opened.urls[0])
+    await expect(page.locator(".answers").first).to_have_text("99,999 · 99,999 failed")
+    for width in (320, 390, 800, 801, 1220, 1221, 1260, 1261, 1440):
+        await page.set_viewport_size({"width": width, "height": 900})
+        sizes = await page.evaluate("""[document.documentElement, document.querySelector(".models-card")].map(
+          (each) => each.scrollWidth - each.clientWidth)""")
+        assert sizes == [0, 0], width
+
+
+@pytest.mark.usefixtures("boxes")
 async def test_it_fits_and_complains_of_nothing(
     config: Config, door: OpenDoor, look: Look, complaints: Complaints
 ) -> None:
@@ -270,14 +284,14 @@ async def test_every_section_says_that_no_state_has_come(config: Config, door: O
     await expect(page.locator("#connection")).to_have_text("Not connected")
     await expect(page.locator("#notice-lost")).to_contain_text("No state has come since the page was opened")
     for section in sections:
-        await expect(section).to_contain_text("Not connected: no state has come yet.")
+        await expect(section).to_contain_text("Not connected: no state yet.")
 
     await page.unroute("**/events")
     await page.clock.run_for(2000)
     await expect(page.locator("#connection")).to_have_text("Live")
     await expect(page.locator("#notices")).to_be_empty()
     for section in sections:
-        await expect(section).not_to_contain_text("no state has come")
+        await expect(section).not_to_contain_text("no state yet")
 
 
 async def test_it_says_that_it_is_disconnected_and_goes_on_by_itself(config: Config, look: Look) -> None:
