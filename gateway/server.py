@@ -274,7 +274,7 @@ class Gateway:
         self.selector.adopt(snapshot)
         self.prober.follow(snapshot)
         self.traffic.rebase()
-        self.live.rebase()
+        self.live.rebase(snapshot.generation)
         self.costs.adopt(snapshot)
         self.metrics.adopted(snapshot)
         self.tracing.adopt(snapshot)

@@ -360,7 +360,8 @@ async def test_warnings_are_logged_and_shown(serve: Serve, config: Config, boxes
     [warning] = (await routing(client))["reload"]["warnings"]
     assert record["message"] == warning["message"]
     assert warning["message"].startswith("CLOUD_URL is not set")
-    assert (await routing(client))["models"][0]["inactive"] == [{"group": "unlisted", "waits_for": "CLOUD_URL"}]
+    [inactive] = (await routing(client))["models"][0]["inactive"]
+    assert inactive == {"name": "cloud", "group": "unlisted", "waits_for": "CLOUD_URL"}
 
 
 async def test_what_the_reloader_notices_is_logged(serve: Serve, config: Config, boxes: dict[str, str]) -> None:

@@ -135,6 +135,7 @@ class Board:
             "probed": bool(snapshot and snapshot.settings.health_interval),
             "in_flight": sum(self._busy.values()),
             "ended": self._live.number,
+            "since": self._live.since,
             "money": self._money(),
         }
 
@@ -221,6 +222,8 @@ class Board:
             eligible=float(route.weights[place]),
             answers=self._recent.answers[deployment.identity],
             failures=self._recent.failures[deployment.identity],
+            stood_in=self._recent.stood_in[deployment.identity],
+            late=self._recent.late[deployment.identity],
             health=self._manager.health(deployment.endpoint.identity).state,
             breaker=breaker.state,
             back=None if breaker.since is None else now - breaker.since,

@@ -17,7 +17,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.execution.outcome import Outcome
-from gateway.observe.batch import Alike, Batch
+from gateway.observe.batch import MOST_TOKENS, Alike, Batch
+from gateway.routing.snapshot import Identity
 
 KEPT: Final = 600
 """Seconds, of those that had a request."""
@@ -27,6 +28,7 @@ _LONGEST_NAME: Final = 200
 _TOO_MANY: Final = 429
 _LEFT: Final = 499
 _BAD: Final = 400
+Counts = dict[Identity, int]
 
 
 class Second:
@@ -34,24 +36,32 @@ class Second:
 
     `at` is in whole seconds since the epoch. `errors` are requests without a whole answer that were not to blame for
     it, `tokens` the completion tokens of the answers that ended. `first` counts times to the first content of streams
-    by bucket; `answers` and `failures` count attempts by deployment.
+    by bucket; `answers` and `failures` count attempts by deployment. Of the answers, `stood_in` are those to requests
+    that were drawn for another deployment, `late` those to requests that an earlier configuration drew.
     """
 
-    __slots__ = ("answers", "at", "errors", "failures", "fallbacks", "first", "requests", "tokens")
+    __slots__ = ("answers", "at", "errors", "failures", "fallbacks", "first", "late", "requests", "stood_in", "tokens")
 
     def __init__(self, at: int) -> None:
         self.at = at
         self.requests = self.errors = self.fallbacks = self.tokens = 0
         self.first: dict[int, int] = {}
-        self.answers: dict[tuple[str, str], int] = {}
-        self.failures: dict[tuple[str, str], int] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin to count anew what is counted by deployment."""
+        self.answers: Counts = {}
+        self.failures: Counts = {}
+        self.stood_in: Counts = {}
+        self.late: Counts = {}
 
 
 class Live:
     """The observer.
 
     Mutable: `seconds`, oldest first, the last one being counted; `requests`, each with its number, its end in seconds
-    since the epoch, and its Outcome; `rebased`, which counts configurations.
+    since the epoch, and its Outcome; `generation`, the configuration whose answers are counted by deployment, 0 before
+    the first; `since`, when that began: with the first configuration, which nothing came before, at the start.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, settle: Callable[[], None] = lambda: None) -> None:
@@ -60,10 +70,11 @@ class Live:
         self.settle = settle
         self._number = 0
         self._second = Second(0)
-        self.began = int(clock())
+        self.since = clock()
+        self.began = int(self.since)
         self.seconds: deque[Second] = deque(maxlen=KEPT)
         self.requests: deque[tuple[int, float, Outcome]] = deque(maxlen=REQUESTS)
-        self.rebased = 0
+        self.generation = 0
 
     @property
     def number(self) -> int:
@@ -80,7 +91,7 @@ class Live:
         """Count requests that ended within one second."""
         second = self._second_of(batch.at[0])
         for alike in batch.alike:
-            _count_alike(second, alike)
+            self._count_alike(second, alike)
         for _, outcome in batch.odd:
             self._count(second, outcome)
         left_out = max(len(batch.at) - REQUESTS, 0)
@@ -94,22 +105,39 @@ class Live:
             self.seconds.append(self._second)
         return self._second
 
-    @staticmethod
-    def _count(second: Second, outcome: Outcome) -> None:
+    def _count(self, second: Second, outcome: Outcome) -> None:
         second.requests += 1
         if outcome.fallback:
             second.fallbacks += 1
         if outcome.failure is not None and is_error(outcome):
             second.errors += 1
-        usage = outcome.usage
-        if usage is not None and usage.completion_tokens:
-            second.tokens += usage.completion_tokens
+        tokens = outcome.usage.completion_tokens if outcome.usage is not None else None
+        if tokens is not None and 0 < tokens <= MOST_TOKENS:
+            second.tokens += tokens
         if outcome.stream:
             _count_first(second.first, (outcome.first_content,))
         for attempt in outcome.attempts:
-            counted = second.answers if attempt.failure is None else second.failures
             identity = (attempt.model, attempt.deployment)
-            counted[identity] = counted.get(identity, 0) + 1
+            if attempt.failure is None:
+                self._count_answers(second, identity, 1, outcome)
+            else:
+                _add(second.failures, identity, 1)
+
+    def _count_alike(self, second: Second, alike: Alike) -> None:
+        number = len(alike.places)
+        second.requests += number
+        self._count_answers(second, (alike.model, alike.deployment), number, alike.first)
+        second.tokens += sum(filter(None, alike.completion))
+        if alike.stream:
+            _count_first(second.first, alike.contents)
+
+    def _count_answers(self, second: Second, identity: Identity, number: int, outcome: Outcome) -> None:
+        """Count a deployment's answers to requests that are like this one."""
+        _add(second.answers, identity, number)
+        if outcome.fallback:
+            _add(second.stood_in, identity, number)
+        if outcome.generation < self.generation:
+            _add(second.late, identity, number)
 
     def _keep(self, now: float, outcome: Outcome) -> None:
         if len(outcome.model) > _LONGEST_NAME:  # the client's word, as long as it likes
@@ -117,21 +145,17 @@ class Live:
         self._number += 1
         self.requests.append((self._number, now, outcome))
 
-    def rebase(self) -> None:
+    def rebase(self, generation: int) -> None:
         """Begin to count who answers anew: another configuration is in force."""
-        self.rebased += 1
+        if self.generation:
+            self.since = self._clock()
+        self.generation = generation
         for second in self.seconds:
-            second.answers, second.failures = {}, {}
+            second.forget()
 
 
-def _count_alike(second: Second, alike: Alike) -> None:
-    number = len(alike.places)
-    second.requests += number
-    identity = (alike.model, alike.deployment)
-    second.answers[identity] = second.answers.get(identity, 0) + number
-    second.tokens += sum(filter(None, alike.completion))
-    if alike.stream:
-        _count_first(second.first, alike.contents)
+def _add(counts: Counts, identity: Identity, number: int) -> None:
+    counts[identity] = counts.get(identity, 0) + number
 
 
 def _count_first(counts: dict[int, int], times: Iterable[float | None]) -> None:

@@ -30,7 +30,7 @@ class Models:
                 for place, deployment in enumerate(route.chain)
             ],
             "inactive": [
-                {"group": inactive.group, "waits_for": inactive.variable}
+                {"name": inactive.name, "group": inactive.group, "waits_for": inactive.variable}
                 for inactive in snapshot.inactive
                 if inactive.model == model
             ],

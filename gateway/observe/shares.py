@@ -5,7 +5,7 @@ A deployment has three shares of its model. *Planned* is what the configuration 
 Where they differ, one word says why; of several reasons, the first to be known stands:
 
     its endpoint is down or loads; its breaker is not closed; it is back and on its slow start;
-    it covers for siblings, or makes room for them; it is a fallback;
+    it covers for siblings, or makes room for them; it is a fallback, and this is how it came to answer all the same;
     attempts on it failed, or it answered what failed elsewhere, and that is half of the difference at least;
     so few requests came that chance alone explains it; the answers of before a change still count.
 """
@@ -29,28 +29,30 @@ _NAMED: Final = 2
 
 
 class Recent:
-    """Answers and failures of the last minutes, by deployment.
+    """What a `Second` counts by deployment, of the last minutes, or since the configuration in force was accepted.
 
-    Mutable: both counts, and the seconds that they are made of. A second is taken in when it is over.
+    Mutable: the counts, and the seconds that they are made of. A second is taken in when it is over.
     """
 
     def __init__(self, live: Live) -> None:
         """Count what this one counts."""
         self._live = live
-        self._rebased = live.rebased
+        self._generation = live.generation
         self._counted: deque[Second] = deque()
         self.answers: Counter[Identity] = Counter()
         self.failures: Counter[Identity] = Counter()
+        self.stood_in: Counter[Identity] = Counter()
+        self.late: Counter[Identity] = Counter()
 
     def advance(self, now: float) -> set[Identity]:
         """Take in the seconds that are over and let the oldest go; give the deployments whose counts changed."""
         changed: set[Identity] = set()
-        if self._rebased != self._live.rebased:
-            self._rebased = self._live.rebased
+        if self._generation != self._live.generation:
+            self._generation = self._live.generation
             changed = {*self.answers, *self.failures}
             self._counted.clear()
-            self.answers.clear()
-            self.failures.clear()
+            for counts in (self.answers, self.failures, self.stood_in, self.late):
+                counts.clear()
         for second in reversed([*self._new(int(now))]):
             self._counted.append(second)
             changed |= self._add(second, 1)
@@ -67,7 +69,12 @@ class Recent:
                 yield second
 
     def _add(self, second: Second, sign: int) -> set[Identity]:
-        for counts, more in ((self.answers, second.answers), (self.failures, second.failures)):
+        for counts, more in (
+            (self.answers, second.answers),
+            (self.failures, second.failures),
+            (self.stood_in, second.stood_in),
+            (self.late, second.late),
+        ):
             for identity, number in more.items():
                 counts[identity] += sign * number
                 if not counts[identity]:
@@ -79,8 +86,9 @@ class Recent:
 class Share:
     """A deployment's shares and what may explain them.
 
-    `answers` and `failures` are of the last minutes; `health` and `breaker` are states; `back` is how many seconds ago
-    its breaker closed, where it ever did.
+    `answers` and `failures` are of the last minutes; of the answers, `stood_in` were to requests drawn for another
+    deployment, `late` to requests that an earlier configuration drew. `health` and `breaker` are states; `back` is how
+    many seconds ago its breaker closed, where it ever did.
     """
 
     name: str
@@ -88,6 +96,8 @@ class Share:
     eligible: float
     answers: int = 0
     failures: int = 0
+    stood_in: int = 0
+    late: int = 0
     health: str = "unknown"
     breaker: str = "closed"
     back: float | None = None
@@ -137,7 +147,7 @@ def _delivery(share: Share, total: int, failed: int) -> str | None:
     """Say why the delivered share is not the eligible one, with `total` answers and `failed` attempts at the model."""
     expected = share.eligible
     if not expected:
-        return "stood in as fallback" if share.answers else "fallback"
+        return _standing_in(share)
     if not total:
         return f"{share.failures} failed" if share.failures else None
     off = share.answers / total - expected
@@ -149,3 +159,12 @@ def _delivery(share: Share, total: int, failed: int) -> str | None:
     if off > 0 and failed - share.failures >= off * total * _ENOUGH:
         return "took over what failed"
     return "few requests so far" if abs(off) <= chance else "catching up"
+
+
+def _standing_in(share: Share) -> str:
+    """Say how one that is drawn for nothing came to answer."""
+    if not share.answers:
+        return "fallback"
+    if share.stood_in:
+        return "stood in as fallback"
+    return "drawn before the save" if share.late == share.answers else "covered for others"

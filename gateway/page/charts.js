@@ -1,7 +1,7 @@
 // The live charts: ten minutes, a point a second. The pointer reads a moment in all of them at once.
 
 import { byId, h, setAttribute, setText } from "./dom.js";
-import { count, milliseconds, rate, time } from "./format.js";
+import { compact, count, milliseconds, rate, time } from "./format.js";
 
 const SPAN = 600;
 const LEAST = 120;
@@ -30,6 +30,7 @@ function tens(rows, columns) {
   return [[...sums.keys()].map((start) => start + MEAN / 2), ...columns.map((_, place) => [...sums.values()].map((sum) => sum[place]))];
 }
 
+const short = (value) => (value < 10000 ? rate(value) : compact(value));
 const column = (rows, place) => rows.map((row) => row[place]);
 const noneYet = (rows) => (rows.length < SPAN ? "None yet" : "None in ten minutes");
 const none = (rows, ...columns) => !rows.some((row) => columns.some((place) => row[place]));
@@ -84,16 +85,17 @@ function card(chart) {
   }));
   const note = h("span", { class: "hint" }, chart.note);
   const plot = h("div", { class: "plot", role: "img" });
-  const blank = h("p", { class: "blank" });
+  const blank = h("p", { class: "blank unknown" }, "Waiting for the first state.");
   const element = h("article", { class: "card chart", id: `chart-${chart.id}` }, h("div", { class: "card-head" }, h("h3", {}, chart.title), note), reading, h("div", { class: "stage" }, plot, blank));
   return { element, plot, blank, note, values };
 }
 
-// Hours and minutes; a label that the right edge would cut is left out.
+// Hours and minutes. A label is left out where the right edge would cut it or the other axis has its lowest one, and
+// before there is any time to tell.
 function clockTicks(plot, ticks) {
   const { min, max } = plot.scales.x;
-  const room = ((max - min) * 14) / Math.max(plot.width, 100);
-  return ticks.map((tick) => (max - tick < room ? "" : time(tick).slice(0, 5)));
+  const room = ((max - min) * 18) / Math.max(plot.width - 62, 60);
+  return ticks.map((tick) => (!plot.span || tick - min < room || max - tick < room ? "" : time(tick).slice(0, 5)));
 }
 
 function options(chart, size, hover) {
@@ -109,7 +111,7 @@ function options(chart, size, hover) {
     scales: { x: { time: true, range: (plot) => plot.span ?? [0, 1] }, y: { range: (_, low, high) => [0, Math.max(chart.least, (high ?? 0) * 1.12)] } },
     axes: [
       { stroke: ink, font, grid: { show: false }, ticks: { show: false }, size: 22, gap: 4, space: 52, incrs: [60, 120, 300], values: clockTicks },
-      { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: chart.axis ? 52 : 40, gap: 4, space: 32, values: (_, ticks) => ticks.map((tick) => (chart.axis ?? rate)(tick)) },
+      { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: chart.axis ? 52 : 40, gap: 4, space: 32, values: (_, ticks) => ticks.map((tick) => (chart.axis ?? short)(tick)) },
     ],
     series: [{}, ...chart.series.map((series, place) => {
       const color = resolve(series.color);
@@ -150,13 +152,13 @@ function live(chart) {
 
   function update(state) {
     rows = state.seconds;
+    const blank = chart.empty(rows);
+    setText(view.blank, blank || "");
+    view.blank.hidden = !blank;
     if (!rows.length) return;
     data = chart.data(rows);
     draw();
     if (!(plot.cursor.left >= 0)) read(null);
-    const blank = chart.empty(rows);
-    setText(view.blank, blank || "");
-    view.blank.hidden = !blank;
     const said = view.values.map(({ series, number }) => `${series.name} ${number.textContent} ${chart.unit}`).join(", ");
     if (!(rows.at(-1)[AT] % MEAN)) setAttribute(view.plot, "aria-label", `${chart.title}, a chart of the last ten minutes; now ${said}`);
   }

@@ -3,11 +3,19 @@
 const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 const one = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const two = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
-const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long", hourCycle: "h23" });
 
-export const count = (value) => (Math.abs(value) < 100000 ? whole.format(value) : compact.format(value));
+const SIZES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
+
+// At most six characters: 12.3k, 4M, >999T.
+export function compact(value) {
+  if (value >= 999.95e12) return ">999T";
+  const [size, letter] = SIZES.find(([size]) => value >= size * 0.99995) ?? [1, ""];
+  return `${one.format(value / size)}${letter}`;
+}
+
+export const count = (value) => (value < 100000 ? whole.format(value) : compact(value));
 
 export function rate(value) {
   if (value === 0) return "0";

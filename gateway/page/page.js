@@ -68,7 +68,7 @@ function tilesView() {
     const minutes = rows.length < 595 ? duration(rows.length) : "10 min";
     const part = (number) => (asked ? `${percent(number / asked)} in ${minutes}` : `in ${minutes}`);
     flight(count(head.in_flight), "attempts under way");
-    requests(count(asked), `in ${minutes}, ${count(head.ended)} in all`);
+    requests(count(asked), `in ${minutes} · ${count(head.ended)} in all`);
     errors(count(failed), part(failed));
     fallbacks(count(fell), part(fell));
     const priced = head.money !== null;
@@ -90,8 +90,9 @@ function noticesView() {
     if (!wanted) notice.remove();
   };
   return {
-    connection(kind, since) {
-      if (kind === "lost") lost.replaceChildren(h("strong", {}, `Disconnected since ${time(since / 1000)}.`), " What is shown is as of then. The page goes on by itself when the gateway answers.");
+    connection(kind, since, isKnown) {
+      const [what, shown] = isKnown ? [`Disconnected since ${time(since / 1000)}.`, "What is shown is as of then."] : ["Not connected.", "No state has come since the page was opened."];
+      if (kind === "lost") lost.replaceChildren(h("strong", {}, what), ` ${shown} The page goes on by itself when the gateway answers.`);
       place(lost, kind === "lost");
     },
     update(state) {
@@ -110,14 +111,17 @@ function noticesView() {
   };
 }
 
-function connectionView(notices) {
+function connectionView(state, notices) {
   const [text, when] = [byId("connection-text"), byId("connection-since")];
   return (kind, since) => {
+    const isKnown = state.head !== null;
+    const word = kind === "live" ? "Live" : isKnown ? "Disconnected" : "Not connected";
     document.body.dataset.connection = kind;
-    setText(text, kind === "live" ? "Live" : "Disconnected");
-    setText(when, kind === "live" ? "" : ` since ${time(since / 1000)}`);
-    document.title = kind === "live" ? "Hybrid Inference Gateway" : "Disconnected · Hybrid Inference Gateway";
-    notices.connection(kind, since);
+    setText(text, word);
+    setText(when, kind === "live" || !isKnown ? "" : ` since ${time(since / 1000)}`);
+    document.title = kind === "live" ? "Hybrid Inference Gateway" : `${word} · Hybrid Inference Gateway`;
+    notices.connection(kind, since, isKnown);
+    if (kind === "lost" && !isKnown) for (const part of document.querySelectorAll(".unknown")) setText(part, "Not connected: no state yet.");
   };
 }
 
@@ -133,7 +137,7 @@ function main() {
       state.take(message);
       for (const update of parts) update(state);
     },
-    connection: connectionView(notices),
+    connection: connectionView(state, notices),
   });
 }
 

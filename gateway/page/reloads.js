@@ -83,6 +83,7 @@ export function reloadsView() {
     items(history.map((entry, at) => ({ entry, now: state.now, open: isNew ? at === 0 && history.length > 1 : undefined })));
     setText(hint, state.head.hash ? `content ${state.head.hash}` : "");
     setAttribute(hint, "title", "the first 12 digits of the SHA-256 of both files");
+    setText(empty, "Nothing has been read yet.");
     empty.hidden = history.length > 0;
     warnings.hidden = reload.warnings.length === 0;
     notes(reload.warnings);

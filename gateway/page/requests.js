@@ -32,14 +32,14 @@ function attemptItem(attempt, request, place) {
   bar.style.marginLeft = `${Math.min(98, (attempt.offset / total) * 100).toFixed(2)}%`;
   bar.style.width = `${Math.max(1, Math.min(100, (attempt.ms / total) * 100)).toFixed(2)}%`;
   bar.dataset.tone = attempt.failure ? "bad" : "good";
-  const where = attempt.model === request.model_id ? attempt.deployment : `${attempt.model} / ${attempt.deployment}`;
+  const elsewhere = attempt.model === request.model_id ? [] : [h("bdi", {}, attempt.model), " / "];
   const failure = attempt.failure?.replaceAll("_", " ");
   const words = failure ? (brokeOff(attempt, next, request) ? `broke off: ${failure}` : failure) : attempt.rescue ? "carried on" : "answered";
   const status = attempt.status ? `status ${attempt.status}` : "";
   const more = [status, attempt.detail === status ? "" : attempt.detail, RESCUES[attempt.rescue]].filter(Boolean).join(" · ");
   return h("li", {},
     h("span", { class: "no" }, String(place + 1)),
-    h("span", { class: "where" }, where, " ", h("span", { class: "tag" }, attempt.group)),
+    h("span", { class: "where" }, ...elsewhere, h("bdi", {}, attempt.deployment), " ", h("span", { class: "tag" }, attempt.group)),
     h("span", { class: "result", "data-tone": attempt.failure ? "bad" : "good" }, words),
     h("span", { class: "more" }, more),
     h("span", { class: "ms" }, milliseconds(attempt.ms)),
@@ -61,7 +61,7 @@ function requestBody(request) {
   const row = h("tr", { role: "row", class: "request" },
     h("th", { role: "rowheader", scope: "row" }, button),
     h("td", { role: "cell", class: "asked", title: request.model }, request.model || "–"),
-    h("td", { role: "cell", class: "who" }, request.deployment ?? "–", elsewhere ? h("small", {}, ` of ${request.served_model}`) : null),
+    h("td", { role: "cell", class: "who" }, h("bdi", {}, request.deployment ?? "–"), elsewhere ? h("small", {}, " of ", h("bdi", {}, request.served_model)) : null),
     h("td", { role: "cell", class: "came" }, h("span", { class: "code" }, String(request.status)), " ", h("span", { class: "result", "data-tone": tone }, words)),
     cell("attempts", String(request.attempts.length), "num tries"),
     cell("first token", request.stream ? milliseconds(request.first_content) : "–", "num first"),

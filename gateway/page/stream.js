@@ -4,6 +4,8 @@
 // our own 503. Then, and when nothing has come for a while, it is made anew. While the page is hidden for long, nothing
 // is asked for.
 
+import { parse } from "./visible.js";
+
 const SILENCE = 5000;
 const AGAIN = [1000, 1000, 2000, 3000, 5000];
 const HIDDEN = 60000;
@@ -44,7 +46,7 @@ export function follow(url, { state, connection }) {
       tries = 0;
       lostAt = null;
       connection("live", null);
-      state(JSON.parse(event.data));
+      state(parse(event.data));
     };
     source.onerror = () => {
       heard();

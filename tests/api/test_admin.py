@@ -111,7 +111,7 @@ async def test_routing_tells_how_requests_are_routed(config: Config) -> None:
             }
             assert (reload["faults"], reload["rejected_at"], len(reload["warnings"])) == ([], None, 1)
             assert (model["id"], model["selection"]) == ("m", "smooth")
-            assert model["inactive"] == [{"group": "unlisted", "waits_for": "LATER_URL"}]
+            assert model["inactive"] == [{"name": "later", "group": "unlisted", "waits_for": "LATER_URL"}]
             near, far = model["deployments"]
             assert near == {
                 "name": "near",

@@ -23,6 +23,12 @@ ARGUMENTS = (
 Theme = Literal["light", "dark"]
 
 
+class Blank(Protocol):
+    """Gives a page that is nowhere yet."""
+
+    async def __call__(self, width: int = 1440, theme: Theme = "light") -> "Page": ...
+
+
 class Look(Protocol):
     """Opens a page and waits until it is live."""
 
@@ -47,21 +53,32 @@ def complaints() -> Complaints:
 
 
 @pytest.fixture
-async def look(complaints: Complaints) -> AsyncIterator[Look]:
-    """Open a page and wait until it is live: `await look(url, width=390, theme="dark")`."""
+async def blank(complaints: Complaints) -> AsyncIterator[Blank]:
+    """Give a page: `await blank(width=390, theme="dark")`."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     api = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
     async with api.async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
 
-        async def opened(url: str, width: int = 1440, theme: Theme = "light") -> "Page":
+        async def made(width: int = 1440, theme: Theme = "light") -> "Page":
             context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
             page: Page = await context.new_page()
             complaints.watch(page)
-            await page.goto(url)
-            await api.expect(page.locator("#connection")).to_have_text("Live")
             return page
 
-        yield opened
+        yield made
         await browser.close()
+
+
+@pytest.fixture
+async def look(blank: Blank) -> Look:
+    """Open a page and wait until it is live: `await look(url, width=390, theme="dark")`."""
+
+    async def opened(url: str, width: int = 1440, theme: Theme = "light") -> "Page":
+        page = await blank(width, theme)
+        await page.goto(url)
+        await page.locator('body[data-connection="live"]').wait_for()
+        return page
+
+    return opened

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.lifecycle import Listen, open_door
+from gateway.lifecycle import Door, Listen, open_door
 from gateway.server import Options
 from gateway.simulator import Box
-from tests.browser.conftest import Complaints, Look, Theme
+from tests.browser.conftest import Blank, Complaints, Look, Theme
 from tests.conftest import MakeBox, OpenDoor
 from tests.execution.support import ask
 from tests.fakes.client import RawClient
+from tests.fakes.upstream import Pause, ScriptedUpstream, Send, json_answer
 from tests.running import Config, split
 
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
@@ -42,6 +43,7 @@ LOOKS: tuple[tuple[int, Theme, Theme], ...] = (
     (1440, "light", "dark"),
     (1440, "dark", "light"),
 )
+SECTIONS = ("models", "endpoints", "reloads", "requests")
 
 
 async def is_dark(page: Page) -> bool:
@@ -55,17 +57,22 @@ def share(page: Page, deployment: str, column: str) -> Locator:
     return page.locator(f'tr[data-deployment="{deployment}"] td.{column} .number').first
 
 
-async def serve(door: OpenDoor, config: Config) -> str:
-    """Serve, and tell the page ten states a second; give the address."""
+async def opened_by(door: OpenDoor, config: Config) -> Door:
+    """Serve, and tell the page ten states a second."""
     opened = await door(Options(config.path, environ={}))
     opened.gateway.events._interval = 0.1
-    return opened.urls[0]
+    return opened
 
 
-async def post(url: str, times: int = 1) -> None:
+async def serve(door: OpenDoor, config: Config) -> str:
+    """Likewise; give the address."""
+    return (await opened_by(door, config)).urls[0]
+
+
+async def post(url: str, times: int = 1, model: str = MODEL) -> None:
     for _ in range(times):
         async with RawClient(url) as client:
-            await client.send(ask(MODEL))
+            await client.send(ask(model))
             await client.read_answer()
 
 
@@ -106,7 +113,8 @@ async def test_shares_move_with_a_save_and_a_bad_one_shows_its_line(
     page = await look(url)
     await expect(page.locator(".model-name")).to_have_text(MODEL)
     await expect(page.locator("#requests")).to_contain_text("No request has ended yet")
-    await expect(page.locator("tr.inactive")).to_contain_text("waiting for ${LATER}")
+    await expect(page.locator("tr.inactive .name")).to_have_text("later")
+    await expect(page.locator("tr.inactive .why")).to_have_text("waiting for ${LATER}")
     await expect(share(page, "near", "planned")).to_have_text("75 %")
 
     save(config, boxes, {"local_fraction": 0.25})
@@ -160,6 +168,51 @@ async def test_a_box_that_is_killed_is_down_and_its_share_moves(
     await expect(share(page, "far", "delivered")).to_have_text("62.5 %")
 
 
+@pytest.mark.usefixtures("boxes")
+async def test_a_name_cannot_hide_what_it_is(config: Config, door: OpenDoor, look: Look) -> None:
+    url = await serve(door, config)
+    page = await look(url)
+    await post(url, model="\u202e evil\x07\u3164\U000e0041")
+    asked = page.locator(".request .asked")
+    await expect(asked).to_have_text(r"\u202e evil\u0007\u3164\u{e0041}")
+    await expect(asked).to_have_css("unicode-bidi", "isolate")
+    await post(url, model="\u0645\U0001f600 m")
+    await expect(asked.first).to_have_text("\u0645\U0001f600 m")
+
+
+async def test_an_answer_drawn_before_a_save_is_no_fallback(
+    config: Config, make_box: MakeBox, door: OpenDoor, look: Look
+) -> None:
+    answered = asyncio.Event()
+    answer = json_answer({"choices": [{"message": {"content": "hi"}}]})
+    async with ScriptedUpstream([Pause(answered), Send(answer)]) as upstream:
+        boxes = {"near": await make_box(Box("near", (MODEL,))), "far": upstream.url}
+        config.models(**{MODEL: boxes})
+        save(config, boxes, {"local_fraction": 0})
+        opened = await opened_by(door, config)
+        url = opened.urls[0]
+        page = await look(url)
+        heading, lately = page.locator(".shares thead th").nth(3), page.locator(".lately")
+        await expect(heading).to_have_text("Delivered since the start")
+        await expect(lately).to_contain_text("no answers since the start, ")
+        asked = asyncio.create_task(post(url))
+        far = page.locator('tr[data-deployment="far"]')
+        await expect(far.locator(".flight")).to_have_text("1")
+        save(config, boxes, {"local_fraction": 1.0})
+        await expect(share(page, "far", "planned")).to_have_text("0 %")
+        await expect(far.locator(".why")).to_have_text("fallback")
+        await expect(heading).to_have_text("Delivered since the save")
+        await expect(lately).to_contain_text("no answers since the save, ")
+        answered.set()
+        await asked
+        await expect(share(page, "far", "delivered")).to_have_text("100 %")
+        await expect(far.locator(".why")).to_have_text("drawn before the save")
+        await expect(lately).to_contain_text("1 answer since the save, ")
+        opened.gateway.live.since -= 300
+        await expect(lately).to_have_text("1 answer in 5 min")
+        await expect(heading).to_have_text("Delivered in 5 min")
+
+
 async def test_the_attempts_of_a_rescue_say_who_broke_off_and_who_carried_on(
     config: Config, make_box: MakeBox, door: OpenDoor, look: Look
 ) -> None:
@@ -172,11 +225,26 @@ async def test_the_attempts_of_a_rescue_say_who_broke_off_and_who_carried_on(
     async with RawClient(url) as client:
         await client.send(ask("m", stream=True, messages=[{"role": "user", "content": "hi"}]))
         await client.read_answer()
+    await expect(page.locator('tr[data-deployment="faulty"] .answers')).to_have_text("0 · 1 failed")
     await expect(page.locator(".request .result")).to_have_text("rescued: continue")
     await page.locator(".opener").click()
     tried = page.locator(".attempts li")
     await expect(tried.locator(".result")).to_have_text(["broke off: cut answer", "carried on"])
     await expect(tried.last.locator(".more")).to_contain_text("continue: from the text so far")
+
+
+@pytest.mark.usefixtures("boxes")
+async def test_large_counts_fit_at_every_width(config: Config, door: OpenDoor, look: Look) -> None:
+    opened = await opened_by(door, config)
+    for name in ("near", "far"):
+        opened.gateway.traffic._answers[MODEL, name] = opened.gateway.traffic._failures[MODEL, name] = 99_999
+    page = await look(opened.urls[0])
+    await expect(page.locator(".answers").first).to_have_text("99,999 · 99,999 failed")
+    for width in (320, 390, 800, 801, 1220, 1221, 1260, 1261, 1440):
+        await page.set_viewport_size({"width": width, "height": 900})
+        sizes = await page.evaluate("""[document.documentElement, document.querySelector(".models-card")].map(
+          (each) => each.scrollWidth - each.clientWidth)""")
+        assert sizes == [0, 0], width
 
 
 @pytest.mark.usefixtures("boxes")
@@ -197,6 +265,33 @@ async def test_it_fits_and_complains_of_nothing(
         await expect(page.locator("html")).to_have_attribute("data-theme", other)
         assert await is_dark(page) == (other == "dark")
     assert complaints == []
+
+
+async def test_every_section_says_that_no_state_has_come(config: Config, door: OpenDoor, blank: Blank) -> None:
+    config.models(m={"a": "http://127.0.0.1:1"})
+    config.routing()
+    url = await serve(door, config)
+    page = await blank()
+    await page.clock.install()
+    await page.route("**/events", lambda _: None)
+    await page.goto(url)
+    sections = [page.locator(f"#{name}") for name in ("chart-rate", "chart-first", "chart-tokens", "chart-trouble")]
+    sections += [page.locator(f"section[aria-labelledby={name}-title]") for name in SECTIONS]
+    for section in sections:
+        await expect(section).to_contain_text("Waiting for the first state.")
+
+    await page.clock.fast_forward(6000)
+    await expect(page.locator("#connection")).to_have_text("Not connected")
+    await expect(page.locator("#notice-lost")).to_contain_text("No state has come since the page was opened")
+    for section in sections:
+        await expect(section).to_contain_text("Not connected: no state yet.")
+
+    await page.unroute("**/events")
+    await page.clock.run_for(2000)
+    await expect(page.locator("#connection")).to_have_text("Live")
+    await expect(page.locator("#notices")).to_be_empty()
+    for section in sections:
+        await expect(section).not_to_contain_text("no state yet")
 
 
 async def test_it_says_that_it_is_disconnected_and_goes_on_by_itself(config: Config, look: Look) -> None:

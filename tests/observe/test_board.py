@@ -86,6 +86,7 @@ async def test_everything_is_told_once(seen: Seen) -> None:
     assert (state["full"], state["version"], state["began"]) == (True, __version__, 9000)
     assert (state["generation"], state["revision"], state["strategy"]) == (1, 0, "fixed")
     assert (state["in_flight"], state["ended"], state["money"], state["probed"]) == (0, 0, None, False)
+    assert (state["at"], state["since"]) == (9001.5, 9000.5)
     assert state["order"] == {"models": ["m", "other"], "endpoints": ["http://a:1", "http://b:1", "http://c:1"]}
     assert ids(state["models"]) == ["m", "other"]
     assert state["endpoints"][0] == {

@@ -1,7 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from gateway.observe.batch import MOST_TOKENS, Batch
 from gateway.observe.live import KEPT, REQUESTS, Live, is_error, percentiles
 from tests.config.loading import unhurried
 from tests.observe.outcomes import attempt, ended
@@ -27,6 +29,13 @@ def test_a_second_holds_what_ended_in_it() -> None:
     assert (first.answers, first.failures) == ({("m", "a"): 1, ("m", "b"): 1}, {("m", "a"): 1})
     assert (second.at, second.requests, second.errors, second.fallbacks, second.tokens) == (1001, 1, 1, 0, 0)
     assert (live.began, live.number) == (1000, 3)
+
+
+@pytest.mark.parametrize(("told", "counted"), [(None, 0), (-1, 0), (MOST_TOKENS, MOST_TOKENS), (MOST_TOKENS + 1, 0)])
+def test_tokens_that_no_answer_has_are_not_counted(told: int | None, counted: int) -> None:
+    live = Live(Clock())
+    live(ended(tokens=told))
+    assert live.seconds[0].tokens == counted
 
 
 def test_seconds_without_a_request_take_no_room() -> None:
@@ -73,9 +82,34 @@ def test_a_name_as_long_as_a_body_is_not_kept() -> None:
 def test_another_configuration_begins_the_shares_anew_and_keeps_the_rest() -> None:
     live = Live(Clock())
     live(ended(attempt("a", "server_error"), attempt("b")))
-    live.rebase()
-    assert (live.rebased, live.seconds[0].answers, live.seconds[0].failures) == (1, {}, {})
-    assert live.seconds[0].requests == 1
+    live.rebase(2)
+    [second] = live.seconds
+    assert (live.generation, second.answers, second.failures, second.stood_in, second.late) == (2, {}, {}, {}, {})
+    assert second.requests == 1
+
+
+def test_the_shares_are_those_since_the_start_until_another_configuration_is_in_force() -> None:
+    clock = Clock()
+    live = Live(clock)
+    clock.now += 5
+    live.rebase(1)
+    assert live.since == clock.now - 5
+    clock.now += 5
+    live.rebase(2)
+    assert live.since == clock.now
+
+
+def test_who_stood_in_and_who_was_drawn_by_an_earlier_configuration_is_counted() -> None:
+    live = Live(Clock())
+    live.rebase(2)
+    drawn, early = ended(attempt("a")), replace(ended(attempt("b")), generation=1)
+    again = replace(drawn, generation=2)
+    stood_in = replace(ended(attempt("a", "server_error"), attempt("b")), generation=2)
+    live.take(Batch([1000.5] * 8, [early] * 3 + [drawn] + [again] * 3 + [stood_in]))
+    [second] = live.seconds
+    assert second.answers == {("m", "a"): 4, ("m", "b"): 4}
+    assert second.late == {("m", "a"): 1, ("m", "b"): 3}
+    assert second.stood_in == {("m", "b"): 1}
 
 
 @pytest.mark.parametrize(

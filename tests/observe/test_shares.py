@@ -25,7 +25,7 @@ def test_seconds_count_from_when_they_are_over_until_they_are_old() -> None:
     assert recent.advance(now[0]) == set()
     now[0] += 1
     assert recent.advance(now[0]) == {A, B}
-    assert (recent.answers, recent.failures) == ({A: 1, B: 1}, {A: 1})
+    assert (recent.answers, recent.failures, recent.stood_in) == ({A: 1, B: 1}, {A: 1}, {B: 1})
     assert recent.advance(now[0]) == set()
     live(ended())
     now[0] += 1
@@ -33,7 +33,7 @@ def test_seconds_count_from_when_they_are_over_until_they_are_old() -> None:
     assert recent.answers == {A: 2, B: 1}
     now[0] += WINDOW - 1
     assert recent.advance(now[0]) == {A, B}
-    assert (recent.answers, recent.failures) == ({A: 1}, {})
+    assert (recent.answers, recent.failures, recent.stood_in) == ({A: 1}, {}, {})
     now[0] += 1
     assert recent.advance(now[0]) == {A}
     assert recent.answers == {}
@@ -54,7 +54,7 @@ def test_another_configuration_begins_anew() -> None:
     live(ended())
     now[0] += 1
     recent.advance(now[0])
-    live.rebase()
+    live.rebase(1)
     live(ended(attempt("b")))
     now[0] += 1
     assert recent.advance(now[0]) == {A, B}
@@ -105,10 +105,15 @@ def test_a_breaker_that_closed_long_ago_explains_nothing() -> None:
 
 def test_a_fallback_says_so_and_whether_it_was_needed() -> None:
     assert why(Share("a", 1, 1), Share("b", 0, 0)) == [None, "fallback"]
-    assert why(Share("a", 1, 1, answers=5, failures=5), Share("b", 0, 0, answers=5)) == [
-        "5 failed",
-        "stood in as fallback",
-    ]
+    stood_in = Share("b", 0, 0, answers=5, stood_in=1)
+    assert why(Share("a", 1, 1, answers=5, failures=5), stood_in) == ["5 failed", "stood in as fallback"]
+
+
+def test_a_fallback_that_nothing_fell_back_to_says_why_it_answered() -> None:
+    local = Share("a", 1, 1, answers=495)
+    assert why(local, Share("b", 0, 0, answers=5, late=5)) == [None, "drawn before the save"]
+    assert why(local, Share("b", 0, 0, answers=5, late=4)) == [None, "covered for others"]
+    assert why(local, Share("b", 0, 0, answers=5, late=4, stood_in=1)) == [None, "stood in as fallback"]
 
 
 def test_failures_explain_a_lack_and_a_surplus() -> None:
