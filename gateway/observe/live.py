@@ -16,8 +16,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gateway.execution.outcome import Outcome
-from gateway.observe.batch import MOST_TOKENS, Alike, Batch
+from gateway.execution.outcome import MOST_TOKENS, Outcome
+from gateway.observe.batch import Alike, Batch
 from gateway.routing.snapshot import Identity
 
 KEPT: Final = 600

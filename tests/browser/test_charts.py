@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gateway.observe.batch import MOST_TOKENS
+from gateway.execution.outcome import MOST_TOKENS
 from gateway.observe.board import Board
 from gateway.observe.live import Live
 from gateway.observe.models import Models

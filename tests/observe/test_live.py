@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.observe.batch import MOST_TOKENS, Batch
+from gateway.execution.outcome import MOST_TOKENS
+from gateway.observe.batch import Batch
 from gateway.observe.live import KEPT, REQUESTS, Live, is_error, percentiles
 from tests.config.loading import unhurried
 from tests.observe.outcomes import attempt, ended
