@@ -21,6 +21,7 @@ from gateway.adapters.edited import LARGE
 from gateway.adapters.openai_compatible import OPERATIONS, Operation, UnreplaceableModelError
 from gateway.api.context import GENERATION, REQUEST_ID, check_framing
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
+from gateway.api.turns import Turns
 from gateway.execution.client import Client, ClientLeftError, WebClient
 from gateway.execution.executor import CLIENT_LEFT, Ask, Executor
 from gateway.execution.fields import Fields
@@ -118,6 +119,7 @@ class OpenAI:
         self._executor = executor
         self._current = current
         self._limits = limits
+        self._turns = Turns()
         self._created = int(time.time())
         self._listed: tuple[int, bytes] = (0, b"")
 
@@ -181,7 +183,10 @@ class OpenAI:
         """
         began, peek = time.monotonic(), None
         trace = self._trace(asked.headers) if self._sampling else None
+        turn = self._turns.take()
         try:
+            if turn is not None:
+                await turn
             body = asked.body
             if body is None or len(body) > self._limits.body:
                 _check_head(asked.headers, asked.kind, asked.length, self._limits.body)
