@@ -252,6 +252,18 @@ class WireClient:
         else:
             transport.write(data)
 
+    def pour(self, data: bytes) -> None:
+        """Send a part of a body in chunks, whose head is out, without waiting.
+
+        Raises:
+            ClientLeftError: the client is gone.
+
+        """
+        transport = self._line.transport
+        if transport is None or transport.is_closing():
+            raise ClientLeftError
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting for a slow reader."""
         self.write(data)

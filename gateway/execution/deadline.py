@@ -46,11 +46,11 @@ class Watch:
 class Deadline:
     """As `asyncio.timeout`, and to be used again: its block is cancelled at the deadline, and ends with ExpiredError.
 
-    Mutable: the deadline, infinite while there is none; how often the task was being cancelled when the block was
-    entered; and `expired`. Times are the loop's.
+    Mutable: `when` it is, infinite while there is none, which may be put off by setting it; how often the task was
+    being cancelled when the block was entered; and `expired`. Times are the loop's.
     """
 
-    __slots__ = ("_cancelling", "_task", "_watch", "_when", "expired")
+    __slots__ = ("_cancelling", "_task", "_watch", "expired", "when")
 
     def __init__(self, watch: Watch) -> None:
         """Start without a deadline, in the task whose blocks it is for."""
@@ -58,29 +58,25 @@ class Deadline:
         assert task is not None  # noqa: S101 - it is made in one
         self._watch = watch
         self._task: asyncio.Task[object] = task
-        self._when = inf
+        self.when = inf
         self._cancelling = 0
         self.expired = False
 
     def at(self, when: float | None) -> None:
         """Set the deadline; it counts inside the block only."""
         if when is None:
-            self._when = inf
+            self.when = inf
         else:
-            self._when = when
+            self.when = when
             if when < self._watch.due:
                 self._watch.set(when)
-
-    def put_off(self, when: float) -> None:
-        """Set the deadline again, later than it is."""
-        self._when = when
 
     def __enter__(self) -> Self:
         """Begin the block."""
         self._cancelling = self._task.cancelling()
         self._watch.running.add(self)
-        if self._when < inf:
-            self._watch.set(self._when)
+        if self.when < inf:
+            self._watch.set(self.when)
         return self
 
     def __exit__(
@@ -93,7 +89,7 @@ class Deadline:
 
         """
         self._watch.running.discard(self)
-        self._when = inf
+        self.when = inf
         if self.expired:
             self.expired = False
             if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
@@ -101,8 +97,8 @@ class Deadline:
 
     def look(self, now: float) -> float:
         """Cancel the block if the deadline has come; give when to look again, infinite if there is nothing to see."""
-        if now < self._when or self.expired:
-            return inf if self.expired else self._when
+        if now < self.when or self.expired:
+            return inf if self.expired else self.when
         self.expired = True
         self._task.cancel()
         return inf

@@ -48,6 +48,7 @@ class Passage:
         "_first",
         "_hides_usage",
         "_inside",
+        "_inside_event",
         "_learns",
         "_lessons",
         "_scanner",
@@ -81,7 +82,7 @@ class Passage:
         self._clock = clock
         self._hides_usage = hides_usage
         self._scanner = EventScanner()
-        self._inside = False
+        self._inside = self._inside_event = False
         self._transcript = Transcript()
         self._first = _NOTHING
         self._takeover: Takeover | None = None
@@ -101,29 +102,46 @@ class Passage:
         """
         return (chunk, True) if self.repeats(chunk) else self.feed_new(chunk)
 
-    def repeats(self, chunk: bytes) -> bool:
-        """Take the next bytes if they are one event that the template knows: content, which may go to the client.
+    def repeats(self, event: bytes) -> bool:
+        """Take the next bytes if they are an event that the template knows: content, which may go to the client.
 
-        Nearly all bytes go this way and no further.
+        Nearly all go this way and no further: each call in here counts.
         """
         template = self._template
-        if template is None or self._scanner.waiting or not self._repeats(chunk, template):
+        if template is None or self._inside_event:
             return False
-        self.size += len(chunk)
+        middle = event.removeprefix(template.prefix).removesuffix(template.suffix)
+        if len(event) - len(middle) != template.around:
+            return False
+        try:
+            text = middle.decode()
+        except UnicodeDecodeError:
+            return False
+        if not text or not text.isprintable() or '"' in text or "\\" in text:  # as `is_verbatim`
+            return False
+        self._tally.passed += 1
+        self.size += len(event)
+        if not self.opaque:
+            transcript = self._transcript
+            transcript.text += middle
+            transcript.size += len(text)
+            if transcript.size > _MOST_TEXT:
+                self._forget()
         return True
 
     def feed_new(self, chunk: bytes) -> tuple[bytes, bool]:
         """Do as `feed` with bytes that `repeats` did not take."""
-        template = self._template
-        if template is not None and not self._scanner.waiting and self._repeats_each(chunk, template):
+        template, size = self._template, self.size
+        if template is not None and not self._inside_event and self._repeats_each(chunk, template):
             self.size += len(chunk)
             return chunk, True
         content = False
         parts: list[bytes] = []
-        for raw in self._scanner.cut(chunk):
+        events, self._inside_event = self._scanner.cut(chunk), False
+        for raw in events:
             if self.failed:
                 break
-            if self._template is not None and raw is not chunk and self._repeats(raw, self._template):
+            if raw is not chunk and self.repeats(raw):
                 content = True
                 parts.append(raw)
                 continue
@@ -134,10 +152,11 @@ class Passage:
         if self._scanner.waiting > _LONGEST and not self.failed:
             parts.append(self._part_of_event())
             content = True
+        self._inside_event = self._scanner.waiting > 0
         if content and self.first_content is None:
             self.first_content = self._clock()
         passed = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.size += len(passed)
+        self.size = size + len(passed)
         return passed, content
 
     def end(self) -> bytes:
@@ -163,6 +182,7 @@ class Passage:
         spent = self._tally.restarts(self._takeover.given if self._takeover else 0)
         self._takeover = Takeover(how, self.said, Frame.of(self._first), spent)
         self._scanner = EventScanner()
+        self._inside_event = False
         self._template = None
         self.finished = self.done = self.failed = False
 
@@ -215,26 +235,6 @@ class Passage:
         part = raw.rstrip(b"\r\n")
         self._scanner.feed(raw[len(part) :])  # that may be the beginning of the empty line
         return part
-
-    def _repeats(self, raw: bytes, template: Template) -> bool:
-        """Take an event if the template knows it. Nearly all go this way and no further: each call in here counts."""
-        middle = raw.removeprefix(template.prefix).removesuffix(template.suffix)
-        if len(raw) - len(middle) != template.around:
-            return False
-        try:
-            text = middle.decode()
-        except UnicodeDecodeError:
-            return False
-        if not text or not text.isprintable() or '"' in text or "\\" in text:  # as `is_verbatim`
-            return False
-        self._tally.passed += 1
-        if not self.opaque:
-            transcript = self._transcript
-            transcript.text += middle
-            transcript.size += len(text)
-            if transcript.size > _MOST_TEXT:
-                self._forget()
-        return True
 
     def _repeats_each(self, chunk: bytes, template: Template) -> bool:
         texts = template.texts(chunk)

@@ -224,34 +224,28 @@ async def _pass_on(  # noqa: PLR0917 - as above
 class _Course:
     """How long the upstream may be silent now. Mutable: until when, and when a complete stream is over."""
 
-    __slots__ = ("_clock", "_deadline", "_ends", "_idle", "_now", "passing")
+    __slots__ = ("_ends", "clock", "deadline", "idle", "now", "passing")
 
     def __init__(self, passing: Passing, idle: float, clock: Deadline) -> None:
         self.passing = passing
-        self._idle = idle
-        self._clock = clock
-        self._now = asyncio.get_running_loop().time
-        self._deadline: float | None = None
+        self.idle = idle
+        self.clock = clock
+        self.now = asyncio.get_running_loop().time
+        self.deadline: float | None = None
         self._ends: float | None = None
 
     def came(self, content: bool, runs: bool) -> None:  # noqa: FBT001 - once a chunk: names would cost
         """Note that something came; let the clock run on from here, or rest because it is the client that is slow."""
         if self.passing.complete:
             if self._ends is None:
-                self._deadline = self._ends = self._now() + _AFTERMATH
-        elif self._idle and (content or self._deadline is None):
-            self._deadline = self._now() + self._idle
-        self._clock.at(self._deadline if runs else None)
-
-    def goes_on(self) -> None:
-        """Note that content came of a stream that is not complete, and that it is not the client that is slow."""
-        if self._idle:
-            self._deadline = when = self._now() + self._idle
-            self._clock.put_off(when)
+                self.deadline = self._ends = self.now() + _AFTERMATH
+        elif self.idle and (content or self.deadline is None):
+            self.deadline = self.now() + self.idle
+        self.clock.at(self.deadline if runs else None)
 
     def rests(self) -> None:
         """Stop the clock: it is the client that is slow."""
-        self._clock.at(None)
+        self.clock.at(None)
 
 
 async def _pass_each(answer: Answer, first: bytes, client: Client, course: _Course, *, is_fed: bool) -> None:
@@ -309,9 +303,10 @@ class _Pouring:
     def _take(self, chunk: bytes) -> bool:
         passing = self._passing
         if passing.repeats(chunk):
-            self._client.write(chunk)
-            if not self._full:
-                self._course.goes_on()
+            self._client.pour(chunk)
+            course = self._course
+            if course.idle and not self._full:
+                course.deadline = course.clock.when = course.now() + course.idle
             return False
         data, content = passing.feed_new(chunk)
         return self._gave(data, content=content)

@@ -197,7 +197,7 @@ def test_what_is_no_plain_text_is_decoded(text: bytes) -> None:
     chunks = [chat("a"), event(CHAT, text), chat("b"), chat("c")]
     assert met(learning, chunks, ends=False) == met(decoding, chunks, ends=False)
     assert learning._template is not None
-    assert not learning._repeats(event(CHAT, text), learning._template)
+    assert not learning.repeats(event(CHAT, text))
 
 
 def test_an_event_cut_short_is_no_event() -> None:
