@@ -211,7 +211,7 @@ class ShortWay(Connection):
             operation = self._short_way(message)
             if operation is not None:
                 if self._last is None:
-                    self._last = LastHead()
+                    self._last = LastHead(of_answer=False)
                 fields = self._gateway.openai.forwarded(headers)
                 self._last.learn(data, length, _Usual(operation, headers.get(_REQUEST_ID), kept(headers), fields))
         return left

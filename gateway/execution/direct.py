@@ -262,8 +262,8 @@ class LastHeads:
 
     def __init__(self) -> None:
         """Know none."""
-        self.whole: LastHead[Facts] = LastHead()
-        self.chunked: LastHead[Facts] = LastHead()
+        self.whole: LastHead[Facts] = LastHead(of_answer=True)
+        self.chunked: LastHead[Facts] = LastHead(of_answer=True)
 
 
 class _Said(NamedTuple):

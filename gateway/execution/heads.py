@@ -1,15 +1,16 @@
 """Message heads that say what the one before them said.
 
-On a connection, a head mostly repeats the last one but for the length of the body, and in an answer for the date.
-A parser reads such a head once. Of the next one it is enough to see that the bytes around the digits (and around the
-date) are the same: then it means the same, with another length (RFC 9112, 2 and 6.2).
+On a connection, a head mostly repeats the last one but for the length of the body, and in an answer for the date and
+what else is of no interest here. A parser reads such a head once. Of the next one it is enough to see that the bytes
+around the digits (and around the date) are the same: then it means the same, with another length (RFC 9112, 2 and 6.2).
 """
 
 import re
 from typing import Final, Generic, TypeVar
 
-_HOLES: Final = re.compile(rb"(?i)(?<=\r\n)(content-length:[ \t]*|date:[ \t]*)([A-Za-z0-9 ,:]{1,40})(?=\r\n)")
-_DATE: Final = b" ,:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_REQUEST: Final = re.compile(rb"(?i)(?<=\r\n)(content-length:[ \t]*)([ -~]{1,64})(?=\r\n)")
+_ANSWER: Final = re.compile(rb"(?i)(?<=\r\n)((?:content-length|date|etag|x-request-id):[ \t]*)([ -~]{1,64})(?=\r\n)")
+_PRINTABLE: Final = bytes(range(32, 127))
 _END: Final = b"\r\n\r\n"
 _MOST_DIGITS: Final = 9
 _CREDIT: Final = 8
@@ -24,10 +25,11 @@ class LastHead(Generic[_Meaning]):
     are learned, if none of them is ever repeated.
     """
 
-    __slots__ = ("_begins", "_credit", "_rest", "_start", "meaning")
+    __slots__ = ("_begins", "_credit", "_holes", "_rest", "_start", "meaning")
 
-    def __init__(self) -> None:
-        """Know none."""
+    def __init__(self, *, of_answer: bool) -> None:
+        """Know none; it is to be the head of a request or `of_answer`, in which more may differ."""
+        self._holes = _ANSWER if of_answer else _REQUEST
         self._begins: bytes | None = None
         self._start = 0
         self._rest: tuple[tuple[bool, bytes], ...] = ()
@@ -49,7 +51,7 @@ class LastHead(Generic[_Meaning]):
                 return None
             if is_length:
                 digits = data[at:end]
-            elif data[at:end].translate(None, _DATE):
+            elif data[at:end].translate(None, _PRINTABLE):
                 return None
             at = end + len(known)
         if not digits.isdigit() or len(digits) > _MOST_DIGITS:
@@ -73,7 +75,7 @@ class LastHead(Generic[_Meaning]):
         return True
 
     def _remember(self, head: bytes, length: int | None, meaning: _Meaning) -> None:
-        holes = list(_HOLES.finditer(head))
+        holes = list(self._holes.finditer(head))
         lengths = [int(hole[2]) if hole[2].isdigit() else None for hole in holes if hole[1][:1] in b"cC"]
         if lengths != [length] * (length is not None):
             return
