@@ -8,7 +8,7 @@ count. An answer's content is text, reasoning, a refusal, audio or a tool call.
 import json
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -101,10 +101,13 @@ class Chunk(msgspec.Struct, gc=False):
         if not self.usage or self.usage == _NULL:
             return None
         try:
-            usage: _Usage | None = _usage.decode(self.usage)
+            return _usage.decode(self.usage).told()
+        except msgspec.ValidationError:
+            pass
+        try:
+            return _any_usage.decode(self.usage).told()
         except msgspec.ValidationError:
             return None
-        return None if usage is None else usage.told()
 
     def pieces(self) -> tuple[Piece, ...] | None:
         """Give what it says; None where that is not the text of one choice, so that it cannot be said again."""
@@ -208,44 +211,61 @@ def read(data: bytes) -> Chunk | None:
     return None
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
 class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class _CompletionDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Count | None = None
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
     def told(self) -> Usage:
         read, thought = self.prompt_tokens_details, self.completion_tokens_details
-        prompt, completion = self.prompt_tokens, self.completion_tokens
-        cached = None if read is None else read.cached_tokens
-        reasoning = None if thought is None else thought.reasoning_tokens
-        if (
-            0 <= (prompt or 0) <= MOST_TOKENS
-            and 0 <= (completion or 0) <= MOST_TOKENS
-            and 0 <= (cached or 0) <= MOST_TOKENS
-            and 0 <= (reasoning or 0) <= MOST_TOKENS
-        ):
-            return Usage(prompt, completion, cached, reasoning)
-        return Usage(*map(_possible, (prompt, completion, cached, reasoning)))
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            None if read is None else read.cached_tokens,
+            None if thought is None else thought.reasoning_tokens,
+        )
 
 
-def _possible(count: int | None) -> int | None:
-    return count if 0 <= (count or 0) <= MOST_TOKENS else None
+class _AnyPromptDetails(_PromptDetails, gc=False):
+    cached_tokens: int | None = None
+
+
+class _AnyCompletionDetails(_CompletionDetails, gc=False):
+    reasoning_tokens: int | None = None
+
+
+class _AnyUsage(_Usage, gc=False):
+    """One with counts that cannot be: those are as none."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _AnyPromptDetails | None = None
+    completion_tokens_details: _AnyCompletionDetails | None = None
+
+    def told(self) -> Usage:
+        told = super().told()
+        counts = (told.prompt_tokens, told.completion_tokens, told.cached_tokens, told.reasoning_tokens)
+        return Usage(*(count if 0 <= (count or 0) <= MOST_TOKENS else None for count in counts))
 
 
 class _Rest(msgspec.Struct, gc=False):
     usage: _Usage
 
 
-_usage: Final = msgspec.json.Decoder(_Usage | None)
+_usage: Final = msgspec.json.Decoder(_Usage)
+_any_usage: Final = msgspec.json.Decoder(_AnyUsage)
 _rest: Final = msgspec.json.Decoder(_Rest)
 _NAME: Final = b'"usage"'
 _BACKSLASH: Final = 92  # as a number: that is found faster
@@ -276,7 +296,7 @@ def _usage_anywhere(tail: bytes) -> Usage | None:
     for match in reversed(list(_USAGE.finditer(text))):
         try:
             found, _ = _object.raw_decode(text, match.end())
-            return msgspec.convert(found, _Usage).told()
+            return msgspec.convert(found, _AnyUsage).told()
         except (ValueError, msgspec.ValidationError, RecursionError):
             continue
     return None
