@@ -13,23 +13,30 @@ MOST: Final = 16
 
 
 class Turns:
-    """Lets so many begin in a turn. Mutable: how many have begun in this one, and who waits, the longest first."""
+    """Lets so many begin in a turn.
 
-    __slots__ = ("_begun", "_waiting")
+    Mutable: the loop, once it is known; how many have begun in this turn, and who waits, the longest first.
+    """
+
+    __slots__ = ("_begun", "_loop", "_waiting")
 
     def __init__(self) -> None:
         """Start with nobody."""
         self._begun = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def take(self) -> asyncio.Future[None] | None:
         """Give what is to be waited for, or None: begin at once."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         if not self._begun:
-            asyncio.get_running_loop().call_soon(self._next)
+            loop.call_soon(self._next)
         if self._begun < MOST:
             self._begun += 1
             return None
-        turn = asyncio.get_running_loop().create_future()
+        turn = loop.create_future()
         self._waiting.append(turn)
         return turn
 
@@ -41,5 +48,5 @@ class Turns:
             if not turn.done():  # who waited has left
                 turn.set_result(None)
                 self._begun += 1
-        if self._begun:
-            asyncio.get_running_loop().call_soon(self._next)
+        if self._begun and self._loop is not None:
+            self._loop.call_soon(self._next)

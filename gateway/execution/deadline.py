@@ -16,14 +16,14 @@ class ExpiredError(TimeoutError):
 
 
 class Watch:
-    """The deadlines that run in a loop. Mutable: those, and the timer, with the time that it is `due`."""
+    """The deadlines that run in a `loop`. Mutable: those, and the timer, with the time that it is `due`."""
 
-    __slots__ = ("_loop", "_timer", "due", "running")
+    __slots__ = ("_timer", "due", "loop", "running")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start without any."""
         self.running: set[Deadline] = set()
-        self._loop = loop
+        self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self.due = inf
 
@@ -33,11 +33,11 @@ class Watch:
             if self._timer is not None:
                 self._timer.cancel()
             self.due = when
-            self._timer = self._loop.call_at(when, self._look)
+            self._timer = self.loop.call_at(when, self._look)
 
     def _look(self) -> None:
         self._timer, self.due = None, inf
-        now = self._loop.time()
+        now = self.loop.time()
         nearest = min((deadline.look(now) for deadline in tuple(self.running)), default=inf)
         if nearest < inf:
             self.set(nearest)
@@ -54,13 +54,18 @@ class Deadline:
 
     def __init__(self, watch: Watch) -> None:
         """Start without a deadline, in the task whose blocks it is for."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(watch.loop)  # to find the loop that runs takes Python 3.11 a system call
         assert task is not None  # noqa: S101 - it is made in one
         self._watch = watch
         self._task: asyncio.Task[object] = task
         self.when = inf
         self._cancelling = 0
         self.expired = False
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop in whose time it is."""
+        return self._watch.loop
 
     def at(self, when: float | None) -> None:
         """Set the deadline; it counts inside the block only."""

@@ -4,7 +4,6 @@ Two clocks run here: `connect` until a connection is there, and `first_token` fr
 content. Once the first byte of a JSON body is there, what follows is only slow: then it is `idle` that runs.
 """
 
-import asyncio
 from collections.abc import Awaitable
 from typing import Final
 
@@ -33,7 +32,7 @@ class Opening:
         self._record = record
         self._try = this
         self._clock = record.deadline
-        self._now = asyncio.get_running_loop().time
+        self._now = record.deadline.loop.time
         self._passage = record.passes if this.rescue is None else None
         self._came_some = False
 

@@ -6,7 +6,6 @@ incomplete message). Every other break is the closed connection alone. A client 
 itself, so there the connection is reset.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -230,7 +229,7 @@ class _Course:
         self.passing = passing
         self.idle = idle
         self.clock = clock
-        self.now = asyncio.get_running_loop().time
+        self.now = clock.loop.time
         self.deadline: float | None = None
         self._ends: float | None = None
 
