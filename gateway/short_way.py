@@ -171,13 +171,6 @@ class ShortWay(Connection):
         self._begin(Asked(usual.operation, request_id, usual.headers, content, JSON, body, length, usual.fields))
         return True
 
-    @property
-    def _is_at_ease(self) -> bool:
-        """Whether nothing is to end, neither this connection nor the gateway."""
-        return not (
-            self._close or self._force_close or self._upgraded or self._gateway.draining or self in self._capacity.spare
-        )
-
     def _fill(self, body: StreamReader, data: bytes) -> bytes:
         """Take a part of a body past the parser; give what follows on it."""
         due = self._due
@@ -254,7 +247,7 @@ class ShortWay(Connection):
             return None
         if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers:
             return None
-        return operation if self._is_at_ease else None
+        return None if self._gateway.draining or self in self._capacity.spare else operation
 
     async def _answered(self, asked: Asked) -> None:
         """Answer a request the short way, and make ready for the next one."""
