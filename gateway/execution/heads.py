@@ -59,22 +59,16 @@ class LastHead(Generic[_Meaning]):
         self._credit = _CREDIT
         return at, int(digits)
 
-    def learn(self, data: bytes, length: int | None, meaning: _Meaning) -> bool:
-        """Remember the head that `data` begins with, if it is one that may be repeated.
+    def learn(self, data: bytes, length: int | None, meaning: _Meaning) -> None:
+        """Remember the head that `data` begins with, if it is all there and one that may be repeated.
 
-        A parser has read it, and found this meaning and the length of the body, None where it told none. False: it is
-        not all there.
+        A parser has read it, and found this meaning and the length of the body, None where it told none.
         """
         head = data[: data.find(_END) + len(_END)]
         lines = head.count(b"\r\n")
-        if not head.endswith(_END) or not lines == head.count(b"\n") == head.count(b"\r"):
-            return False
-        if self._credit:
-            self._credit -= 1
-            self._remember(head, length, meaning)
-        return True
-
-    def _remember(self, head: bytes, length: int | None, meaning: _Meaning) -> None:
+        if not self._credit or not head.endswith(_END) or not lines == head.count(b"\n") == head.count(b"\r"):
+            return
+        self._credit -= 1
         holes = list(self._holes.finditer(head))
         lengths = [int(hole[2]) if hole[2].isdigit() else None for hole in holes if hole[1][:1] in b"cC"]
         if lengths != [length] * (length is not None):
