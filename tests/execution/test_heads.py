@@ -59,7 +59,6 @@ def test_another_length_is_the_same_head(head: bytes) -> None:
     assert last.repeated(head + BODY) == (len(head), 12)
     longer = head.replace(b": 12", b": 1234")
     assert last.repeated(longer) == (len(longer), 1234)
-    assert last.repeated(head.replace(b"10:00:00", b"10:59:01")) == (len(head), 12) if head is ANSWER else True
 
 
 @pytest.mark.parametrize("name", [b"Date", b"etag", b"X-Request-Id"])
@@ -71,32 +70,33 @@ def test_what_is_of_no_interest_in_an_answer_may_differ(name: bytes) -> None:
     assert known(request).repeated(request.replace(b"one", b"two")) is None
 
 
+CHANGES = [
+    (b": 12", b": 1a"),
+    (b": 12", b": -1"),
+    (b": 12", b": "),
+    (b": 12", b": 12 "),
+    (b": 12", b": 0x12"),
+    (b": 12", b": 1234567890"),
+    (b": 12", b": 1\n2"),
+    (b": 12", b": 12\r\nContent-Length: 12"),
+    (b": 12\r\n", b": 12\r\nTransfer-Encoding: chunked\r\n"),
+    (b": 12\r\n", b": 12\n"),
+    (b"Sun, 29", b"Sun,\n29"),
+    (b"Sun, 29", b"Sun\x0029"),
+    (b"GMT", b"GMT" * 30),
+    (b"Bearer a", b"Bearer b"),
+    (b"200 OK", b"500 OK"),
+    (b"\r\n\r\n", b"\r\n"),
+    (b"HTTP", b"H"),
+]
+
+
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b": 12", b": 1a"),
-        (b": 12", b": -1"),
-        (b": 12", b": "),
-        (b": 12", b": 12 "),
-        (b": 12", b": 0x12"),
-        (b": 12", b": 1234567890"),
-        (b": 12", b": 1\n2"),
-        (b": 12", b": 12\r\nContent-Length: 12"),
-        (b": 12\r\n", b": 12\r\nTransfer-Encoding: chunked\r\n"),
-        (b": 12\r\n", b": 12\n"),
-        (b"Sun, 29", b"Sun,\n29"),
-        (b"Sun, 29", b"Sun\x0029"),
-        (b"GMT", b"GMT" * 30),
-        (b"Bearer a", b"Bearer b"),
-        (b"200 OK", b"500 OK"),
-        (b"\r\n\r\n", b"\r\n"),
-        (b"HTTP", b"H"),
-    ],
+    ("head", "old", "new"),
+    [(head, old, new) for head in (REQUEST, ANSWER) for old, new in CHANGES if old in head],
 )
-@pytest.mark.parametrize("head", [REQUEST, ANSWER])
 def test_anything_else_is_another_head(head: bytes, old: bytes, new: bytes) -> None:
-    if old in head:
-        assert known(head).repeated(head.replace(old, new)) is None
+    assert known(head).repeated(head.replace(old, new)) is None
 
 
 @pytest.mark.parametrize("head", [REQUEST, ANSWER])
