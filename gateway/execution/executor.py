@@ -310,7 +310,7 @@ class Executor:
             assert isinstance(passing, Passage)  # noqa: S101 - nothing else is rescued
             passing.taken_over(this.rescue)
         is_fed = this.rescue is None and isinstance(passing, Passage)
-        await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed)
+        await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed=is_fed)
         record.served = deployment
         await client.finish(_trailer(record, this))
 

@@ -160,13 +160,7 @@ class Whole:
 
 
 async def relay(  # noqa: PLR0917 - once a request: names would cost
-    answer: Answer,
-    first: bytes,
-    client: Client,
-    passing: Passing,
-    idle: float,
-    clock: Deadline,
-    is_fed: bool,  # noqa: FBT001 - as above
+    answer: Answer, first: bytes, client: Client, passing: Passing, idle: float, clock: Deadline, *, is_fed: bool
 ) -> None:
     """Pass a whole body on, `first` being its beginning; the client is left to be told of the end.
 
@@ -183,7 +177,7 @@ async def relay(  # noqa: PLR0917 - once a request: names would cost
 
     """
     try:
-        await _pass_on(answer, first, client, passing, idle, clock, is_fed)
+        await _pass_on(answer, first, client, _Course(passing, idle, clock), is_fed=is_fed)
         last = passing.end()
     except DiffersError:
         raise AttemptFailedError(Failure(Cause.REPLAY_DIFFERS, "the same request had another answer")) from None
@@ -195,18 +189,10 @@ async def relay(  # noqa: PLR0917 - once a request: names would cost
         await client.send(last)
 
 
-async def _pass_on(  # noqa: PLR0917 - as above
-    answer: Answer,
-    first: bytes,
-    client: Client,
-    passing: Passing,
-    idle: float,
-    clock: Deadline,
-    is_fed: bool,  # noqa: FBT001 - as above
-) -> None:
+async def _pass_on(answer: Answer, first: bytes, client: Client, course: "_Course", *, is_fed: bool) -> None:
+    passing = course.passing
     try:
-        with clock:
-            course = _Course(passing, idle, clock)
+        with course.clock:
             flow = answer.flow
             if flow is not None and isinstance(client, WireClient):
                 await _Pouring(course, flow, client).run(answer, first, is_fed=is_fed)
@@ -214,7 +200,7 @@ async def _pass_on(  # noqa: PLR0917 - as above
                 await _pass_each(answer, first, client, course, is_fed=is_fed)
     except ExpiredError:
         if not passing.complete:
-            raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {idle:g} s")) from None
+            raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {course.idle:g} s")) from None
     except AttemptFailedError:
         if not passing.complete:
             raise
