@@ -35,22 +35,14 @@ class Flow:
     def give(self) -> None:
         """Hand on what has come (`parts`), and the end if there is one: pour it, or wake who waits for it."""
         take = self._take
-        if take is not None and len(self.parts) == 1 and not self.over and self._error is None:
-            try:
-                if take(self.parts.pop()):
-                    self._finish(None)
-            except Exception as error:  # noqa: BLE001 - as below
-                self._finish(error)
-            return
         if take is None:
             self._wake()
             if sum(map(len, self.parts)) > _MOST_WAITING:
                 self.rest()
             return
         if self.parts:
-            parts, self.parts = self.parts, []
             try:
-                enough = take(parts[0] if len(parts) == 1 else b"".join(parts))
+                enough = take(self._taken())
             except Exception as error:  # noqa: BLE001 - it is raised where the pouring is waited for
                 self._finish(error)
                 return
@@ -135,9 +127,15 @@ class Flow:
                 self._transport.resume_reading()
 
     def _waiting(self) -> bytes:
-        parts, self.parts = self.parts, []
+        data = self._taken()
         self.go_on()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return data
+
+    def _taken(self) -> bytes:
+        if len(self.parts) == 1:
+            return self.parts.pop()
+        parts, self.parts = self.parts, []
+        return b"".join(parts)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
