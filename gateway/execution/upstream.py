@@ -24,8 +24,9 @@ from gateway import __version__
 from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
 from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, unquoting
-from gateway.execution.direct import KEEPALIVE, LARGEST, Connector, Direct, is_tested
+from gateway.execution.direct import KEEPALIVE, LARGEST, Direct
 from gateway.execution.fields import Fields
+from gateway.execution.protocol import Connector, is_tested
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 

@@ -7,8 +7,9 @@ import aiohttp
 import pytest
 
 from gateway.execution.answer import AttemptFailedError
-from gateway.execution.direct import LARGEST, Connector, Direct, is_tested
+from gateway.execution.direct import LARGEST, Direct
 from gateway.execution.fields import Fields
+from gateway.execution.protocol import Connector, is_tested
 from gateway.execution.upstream import Call, Transport, Upstream
 from gateway.routing.failures import Cause
 from tests.execution.support import deployment
