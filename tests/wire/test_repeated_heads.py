@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
@@ -14,7 +15,7 @@ from gateway.execution.fields import Fields
 from gateway.execution.heads import LastHead
 from gateway.execution.upstream import TRANSPORTS, Call, Transport, Upstream
 from gateway.routing.failures import Cause
-from tests.execution.support import CHAT, chain, deployment, error_of, running
+from tests.execution.support import CHAT, Running, chain, deployment, error_of, running
 from tests.fakes.client import Answer, RawClient, get, post
 from tests.fakes.connection import Connection
 from tests.fakes.upstream import (
@@ -107,6 +108,28 @@ async def test_each_request_has_its_answer_however_both_come(config: Config, tra
         assert a.leftover == []
 
 
+async def asked(client: RawClient, *data: bytes) -> list[Answer]:
+    answers = []
+    for each in data:
+        await client.send(each)
+        answers.append(await client.read_answer())
+    return answers
+
+
+@asynccontextmanager
+async def repeating(
+    config: Config, transport: Transport, limits: Limits | None = None
+) -> AsyncIterator[tuple[Running, RawClient, ScriptedUpstream]]:
+    """Serve a client who has said the same three times."""
+    async with (
+        ScriptedUpstream([Send(json_answer({}))]) as a,
+        running(config, {"m": chain(a.url)}, transport=transport, limits=limits) as gate,
+        gate.client() as client,
+    ):
+        await asked(client, said("1"), said("2"), said("3"))
+        yield gate, client, a
+
+
 def carrying(text: bytes) -> tuple[bytes, bytes]:
     """Give the head and the body of a request whose body is no JSON."""
     head = post(CHAT, {}, [("x-other", "1")]).partition(b"\r\n\r\n")[0].replace(b"length: 2", b"length: %d" % len(text))
@@ -117,12 +140,7 @@ def carrying(text: bytes) -> tuple[bytes, bytes]:
 async def test_a_body_that_looks_like_a_request_is_a_body(config: Config, transport: Transport) -> None:
     """It comes on its own, and begins with a head that was said before."""
     head, body = carrying(said("evil"))
-    async with (
-        ScriptedUpstream([Send(json_answer({}))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
-        gate.client() as client,
-    ):
-        await asked(client, said("1"), said("2"), said("3"))
+    async with repeating(config, transport) as (gate, client, a):
         for _ in range(2):
             await client.send(head)
             await until(lambda: gate.gateway.active)
@@ -137,12 +155,7 @@ async def test_a_body_that_looks_like_a_request_is_a_body(config: Config, transp
 async def test_a_head_that_was_begun_goes_on_in_what_looks_like_a_request(
     config: Config, transport: Transport, before: bytes
 ) -> None:
-    async with (
-        ScriptedUpstream([Send(json_answer({}))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
-        gate.client() as client,
-    ):
-        await asked(client, said("1"), said("2"), said("3"))
+    async with repeating(config, transport) as (gate, client, a):
         if before == said("4")[:-1]:
             await client.send(before)
             await until(lambda: gate.gateway.active)
@@ -160,24 +173,11 @@ async def test_a_head_that_was_begun_goes_on_in_what_looks_like_a_request(
 async def test_the_end_of_a_head_is_no_head(config: Config, transport: Transport) -> None:
     whole = said("4")
     begins, ends = whole[:60], whole[60:]
-    async with (
-        ScriptedUpstream([Send(json_answer({}))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
-        gate.client() as client,
-    ):
-        await asked(client, said("1"), said("2"), said("3"))
+    async with repeating(config, transport) as (_, client, a):
         await client.send(begins)
         await asyncio.sleep(0.01)
         assert [answer.status for answer in await asked(client, ends, ends)] == [200, 400]
         assert len(a.requests) == 4
-
-
-async def asked(client: RawClient, *data: bytes) -> list[Answer]:
-    answers = []
-    for each in data:
-        await client.send(each)
-        answers.append(await client.read_answer())
-    return answers
 
 
 @pytest.fixture
@@ -215,12 +215,7 @@ async def test_what_repeats_is_not_parsed(config: Config, past_the_parser: list[
 
 @BOTH
 async def test_a_body_whose_head_repeats_may_be_too_large(config: Config, transport: Transport) -> None:
-    async with (
-        ScriptedUpstream([Send(json_answer({}))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport, limits=Limits(body=1000)) as gate,
-        gate.client() as client,
-    ):
-        await asked(client, said("1"), said("2"), said("3"))
+    async with repeating(config, transport, Limits(body=1000)) as (_, client, _):
         large = said("x" * 5000)
         await client.send(large[:300])
         answer = await client.read_answer()
@@ -233,12 +228,7 @@ async def test_a_body_whose_head_repeats_may_be_too_large(config: Config, transp
 
 @BOTH
 async def test_a_body_whose_head_repeats_may_stall(config: Config, transport: Transport) -> None:
-    async with (
-        ScriptedUpstream([Send(json_answer({}))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport, limits=Limits(stall=0.2)) as gate,
-        gate.client() as client,
-    ):
-        await asked(client, said("1"), said("2"), said("3"))
+    async with repeating(config, transport, Limits(stall=0.2)) as (_, client, _):
         await client.send(said("4")[:-1])
         assert (await client.read_answer()).status == 408
 
@@ -247,12 +237,7 @@ async def test_a_body_whose_head_repeats_may_stall(config: Config, transport: Tr
 async def test_a_client_that_leaves_inside_a_body_whose_head_repeats_is_told_of(
     config: Config, transport: Transport
 ) -> None:
-    async with (
-        ScriptedUpstream([Send(json_answer({}))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
-        gate.client() as client,
-    ):
-        await asked(client, said("1"), said("2"), said("3"))
+    async with repeating(config, transport) as (gate, client, _):
         gate.outcomes.clear()
         await client.send(said("4")[:-1])
         await until(lambda: gate.gateway.active)
@@ -264,12 +249,7 @@ async def test_a_client_that_leaves_inside_a_body_whose_head_repeats_is_told_of(
 
 @BOTH
 async def test_a_repeated_head_is_heeded_as_ever_while_the_gateway_drains(config: Config, transport: Transport) -> None:
-    async with (
-        ScriptedUpstream([Send(json_answer({}))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
-        gate.client() as client,
-    ):
-        await asked(client, said("1"), said("2"), said("3"))
+    async with repeating(config, transport) as (gate, client, _):
         gate.gateway.drain()
         [answer] = await asked(client, said("4"))
         assert (answer.status, answer.head.get("connection")) == (200, "close")
