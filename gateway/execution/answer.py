@@ -255,8 +255,8 @@ class Answer:
             self._end()
         return body
 
-    async def pour(self, flow: Flow, take: Callable[[bytes], bool]) -> None:
-        """Call `take` with the bytes of its `flow` as they come, until it gives true, or until the end.
+    async def pour(self, flow: Flow, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bool]) -> None:
+        """Call `take` with the bytes of its `flow` as they come, until it gives true, or until the end; as `Flow.pour`.
 
         Raises:
             AttemptFailedError: the answer broke off. What `take` raises is raised, too.
@@ -265,7 +265,7 @@ class Answer:
         if self._done is None:
             return
         try:
-            await flow.pour(take)
+            await flow.pour(take, takes_framed)
         except (aiohttp.ClientError, OSError) as error:
             raise _cut_short() from unquoting(error)
         if flow.at_eof():

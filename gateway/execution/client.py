@@ -18,6 +18,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
 
 from gateway.execution.fields import NONE, Fields
+from gateway.execution.framing import framed
 
 EVENT_STREAM: Final = "text/event-stream"
 SERVER: Final = "hybrid-inference-gateway"
@@ -203,6 +204,11 @@ class WireClient:
         """Whether the client has more to read than it should."""
         return self._line.writing_paused
 
+    @property
+    def way(self) -> asyncio.Transport | None:
+        """The transport, where whole chunks (RFC 9112, 7.1) may be written to it: in the midst of such a body."""
+        return self._line.transport if self._chunked and not self._head else None
+
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
         """Send the head. Those without a body have no length (RFC 9110 6.4.1, 8.6), but for 205 (15.3.6)."""
         self._begin(status, headers, length)
@@ -243,7 +249,7 @@ class WireClient:
 
         """
         if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = framed(data)
         elif self._mute:
             return
         transport = self._line.transport
@@ -251,18 +257,6 @@ class WireClient:
             self._write(data)
         else:
             transport.write(data)
-
-    def pour(self, data: bytes) -> None:
-        """Send a part of a body in chunks, whose head is out, without waiting.
-
-        Raises:
-            ClientLeftError: the client is gone.
-
-        """
-        transport = self._line.transport
-        if transport is None or transport.is_closing():
-            raise ClientLeftError
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting for a slow reader."""

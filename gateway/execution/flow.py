@@ -15,15 +15,31 @@ class Flow:
     """One body.
 
     Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and whether the
-    connection was `reset`; who waits or takes; and whether the transport rests.
+    connection was `reset`; who waits or takes; and whether the transport rests. Of a body in chunks (RFC 9112, 7.1)
+    also whether what comes next is a chunk's beginning (`between`), and who is asked whether they take it as it comes,
+    framing and all.
     """
 
-    __slots__ = ("_error", "_poured", "_resting", "_take", "_transport", "_waiter", "over", "parts", "reset")
+    __slots__ = (
+        "_error",
+        "_poured",
+        "_resting",
+        "_take",
+        "_transport",
+        "_waiter",
+        "between",
+        "over",
+        "parts",
+        "reset",
+        "takes_framed",
+    )
 
     def __init__(self, transport: asyncio.Transport, parts: list[bytes], *, over: bool) -> None:
         """Take what comes over this transport, which is told to rest when too much waits; `parts` have come."""
         self.over = over
         self.reset = False
+        self.between = False
+        self.takes_framed: Callable[[bytes], bool] | None = None
         self._transport = transport
         self.parts = parts
         self._error: BaseException | None = None
@@ -93,8 +109,11 @@ class Flow:
                 self._waiter = None
         return self._waiting()
 
-    async def pour(self, take: Callable[[bytes], bool]) -> None:
+    async def pour(self, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bool] | None = None) -> None:
         """Call `take` with what has come and then with each part as it comes, until it gives true, or until the end.
+
+        What comes between two chunks is offered to `takes_framed` first, which raises nothing, and takes only one whole
+        chunk.
 
         Raises:
             aiohttp.ClientError, OSError: it broke off. What `take` raises is raised, too.
@@ -107,11 +126,12 @@ class Flow:
         if self.over:
             return
         self._take = take
+        self.takes_framed = takes_framed
         self._poured = asyncio.get_running_loop().create_future()
         try:
             await self._poured
         finally:
-            self._take = self._poured = None
+            self._take = self.takes_framed = self._poured = None
 
     def rest(self) -> None:
         """Let nothing come for now."""
@@ -142,7 +162,7 @@ class Flow:
             self._waiter.set_result(None)
 
     def _finish(self, error: BaseException | None) -> None:
-        self._take = None
+        self._take = self.takes_framed = None
         poured = self._poured
         if poured is None or poured.done():
             return

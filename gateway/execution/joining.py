@@ -26,18 +26,17 @@ class DiffersError(Exception):
 class Transcript:
     """What a client has of an answer: pieces, joined where they add to the same part.
 
-    Mutable: it grows; `size` is its length in characters, `part` what was added to last, and `text` the end of that, in
-    UTF-8.
+    Mutable: it grows; `part` is what was added to last, and `text` the end of that, in UTF-8.
     """
 
-    __slots__ = ("_earlier", "part", "size", "text")
+    __slots__ = ("_before", "_earlier", "part", "text")
 
     def __init__(self) -> None:
         """Start with nothing."""
-        self.size = 0
         self.part = ""
         self.text = bytearray()  # a list of texts takes ten times as much
         self._earlier: list[tuple[str, bytearray]] = []
+        self._before = 0
 
     def add(self, part: str, text: str) -> None:
         """Note what has been passed on."""
@@ -46,9 +45,14 @@ class Transcript:
         if part != self.part:
             if self.text:
                 self._earlier.append((self.part, self.text))
+                self._before += len(self.text)
             self.part, self.text = part, bytearray()
         self.text += text.encode()
-        self.size += len(text)
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self._before + len(self.text)
 
     def runs(self) -> tuple[Piece, ...]:
         """Give the joined pieces, none of them empty."""

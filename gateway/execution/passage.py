@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from gateway.execution.chunks import Chunk, MalformedError, Piece, is_done, plain, read
+from gateway.execution.framing import BEGINNINGS, framed
 from gateway.execution.joining import DiffersError, Transcript
 from gateway.execution.outcome import Usage
 from gateway.execution.rewriting import Frame
@@ -30,6 +31,7 @@ _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _BLANK: Final = b"\n\n"
 _NOTHING: Final = b""
 _JSON_BEGINS: Final = b"{"
+_LINE_END: Final = 2
 _LESSONS: Final = 4
 _WORTH: Final = 2
 
@@ -100,18 +102,20 @@ class Passage:
             DiffersError: the stream does not go on from what the client has.
 
         """
-        return (chunk, True) if self.repeats(chunk) else self.feed_new(chunk)
+        return (chunk, True) if self._repeats(chunk) else self._feed(chunk)
 
-    def repeats(self, event: bytes) -> bool:
-        """Take the next bytes if they are an event that the template knows: content, which may go to the client.
+    def repeats(self, chunk: bytes) -> bool:
+        """Take a whole chunk of HTTP's, if it is an event that the template knows: content, which may go to the client.
 
         Nearly all go this way and no further: each call in here counts.
         """
         template = self._template
-        if template is None or self._inside_event:
+        begins = BEGINNINGS[len(chunk)]
+        if template is None or self._inside_event or not begins:
             return False
-        middle = event.removeprefix(template.prefix).removesuffix(template.suffix)
-        if len(event) - len(middle) != template.around:
+        middle = chunk.removeprefix(begins + template.prefix).removesuffix(template.ends)
+        size = len(middle) + template.around
+        if len(begins) + size + _LINE_END != len(chunk):
             return False
         try:
             text = middle.decode()
@@ -120,17 +124,18 @@ class Passage:
         if not text or not text.isprintable() or '"' in text or "\\" in text:  # as `is_verbatim`
             return False
         self._tally.passed += 1
-        self.size += len(event)
+        self.size += size
         if not self.opaque:
-            transcript = self._transcript
-            transcript.text += middle
-            transcript.size += len(text)
-            if transcript.size > _MOST_TEXT:
+            kept = self._transcript.text
+            kept += middle
+            if len(kept) > _MOST_TEXT:
                 self._forget()
         return True
 
-    def feed_new(self, chunk: bytes) -> tuple[bytes, bool]:
-        """Do as `feed` with bytes that `repeats` did not take."""
+    def _repeats(self, event: bytes) -> bool:
+        return self._template is not None and self.repeats(framed(event))
+
+    def _feed(self, chunk: bytes) -> tuple[bytes, bool]:
         template, size = self._template, self.size
         if template is not None and not self._inside_event and self._repeats_each(chunk, template):
             self.size += len(chunk)
@@ -141,7 +146,7 @@ class Passage:
         for raw in events:
             if self.failed:
                 break
-            if raw is not chunk and self.repeats(raw):
+            if raw is not chunk and self._repeats(raw):
                 content = True
                 parts.append(raw)
                 continue

@@ -15,6 +15,7 @@ from aiohttp.streams import EmptyStreamReader, StreamReader
 
 from gateway.execution.answer import Facts, facts, length_of
 from gateway.execution.flow import Flow
+from gateway.execution.framing import ENDS
 from gateway.execution.heads import LastHead
 
 _NEVER_PAUSED: Final = 1 << 30
@@ -100,26 +101,18 @@ class AnswerProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Let what the bytes bring of a body go on at once: one write a read, however many chunks that holds."""
-        flow, parser = self.flow, self._parser
+        flow = self.flow
         if flow is None:
             if self._awaited is None:
                 super().data_received(data)
-            elif parser is not None or not self._repeats(self._awaited, data):
+            elif self._parser is not None or not self._repeats(self._awaited, data):
                 self._parse(self._awaited, data)
-            return
-        if self._due:
-            self._fill(flow, data)
-        elif parser is None:
-            super().data_received(data)
-        else:
-            try:
-                messages, _, _ = parser.feed_data(data)
-            except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does, but for a flow in its end
-                self._broken(error)
+        elif not flow.between or flow.takes_framed is None or not flow.takes_framed(data):
+            if self._due:
+                self._fill(flow, data)
             else:
-                if messages:  # nobody asked for them: what comes next on this connection is not to be trusted
-                    self.force_close()
-        flow.give()
+                self._read_on(flow, data)
+            flow.give()
 
     def _repeats(self, awaited: asyncio.Future[Said], data: bytes) -> bool:
         """Take an answer whose head says what the last one said; tell whether it is one."""
@@ -151,6 +144,21 @@ class AnswerProtocol(ResponseHandler):
         self._due = due - len(data)
         if not self._due:
             flow.ended()
+
+    def _read_on(self, flow: Flow, data: bytes) -> None:
+        """Let aiohttp's parser read a part of a body. One that is `between` two chunks knows of none, nor begun one."""
+        parser = self._parser
+        if parser is None:
+            super().data_received(data)
+            return
+        try:
+            messages, _, _ = parser.feed_data(data)
+        except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does, but for a flow in its end
+            self._broken(error)
+            return
+        if messages:  # nobody asked for them: what comes next on this connection is not to be trusted
+            self.force_close()
+        flow.between = flow.between and data[-2:] == ENDS  # else a next one has begun, if it has not told its size
 
     def _parse(self, awaited: asyncio.Future[Said], data: bytes) -> None:
         """Let aiohttp's parser read the head of an answer."""
@@ -241,8 +249,13 @@ class _Pouring(StreamReader):
         """Note that it broke off."""
         self._protocol.broke(exc)
 
-    begin_http_chunk_receiving = end_http_chunk_receiving = bytes  # type: ignore[assignment] # where chunks end is
-    # of no interest, and this is the cheapest call that does nothing
+    def begin_http_chunk_receiving(self) -> None:
+        """Note that a chunk has begun, and told its size."""
+        self._protocol.between = False
+
+    def end_http_chunk_receiving(self) -> None:
+        """Note that it has ended, with the line end that follows it."""
+        self._protocol.between = True
 
 
 def _flow(protocol: AnswerProtocol, body: StreamReader) -> Flow:

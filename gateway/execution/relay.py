@@ -7,6 +7,7 @@ itself, so there the connection is reset.
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Final, Protocol
 
 from gateway.execution.answer import Answer, AttemptFailedError
@@ -63,11 +64,7 @@ class Passing(Protocol):
         ...
 
     def repeats(self, chunk: bytes) -> bool:
-        """Take the next bytes if they are content and pass as they are, and nothing else is to be told of them."""
-        ...
-
-    def feed_new(self, chunk: bytes) -> tuple[bytes, bool]:
-        """Do as `feed` with bytes that `repeats` did not take."""
+        """Take a whole chunk of HTTP's (RFC 9112, 7.1) if it is content and may pass as it is; else leave it."""
         ...
 
     def end(self) -> bytes:
@@ -110,10 +107,8 @@ class Body:
             self.first_content = self._clock()
         return chunk, True
 
-    feed_new = feed
-
     def repeats(self, _: bytes) -> bool:
-        """Take nothing: there is something to be told of all."""
+        """Leave each chunk: there is something to be told of all."""
         return False
 
     @property
@@ -213,7 +208,7 @@ class _Course:
 
     def __init__(self, passing: Passing, idle: float, clock: Deadline) -> None:
         self.passing = passing
-        self.idle = idle
+        self.idle = idle or inf
         self.clock = clock
         self.now = clock.loop.time
         self.deadline: float | None = None
@@ -224,7 +219,7 @@ class _Course:
         if self.passing.complete:
             if self._ends is None:
                 self.deadline = self._ends = self.now() + _AFTERMATH
-        elif self.idle and (content or self.deadline is None):
+        elif content or self.deadline is None:
             self.deadline = self.now() + self.idle
         self.clock.at(self.deadline if runs else None)
 
@@ -249,9 +244,12 @@ async def _pass_each(answer: Answer, first: bytes, client: Client, course: _Cour
 
 
 class _Pouring:
-    """Passes on in the upstream's own calls: no task is woken for a part. Mutable: whether the client is full."""
+    """Passes on in the upstream's own calls: no task is woken for a part.
 
-    __slots__ = ("_client", "_course", "_flow", "_full", "_passing")
+    Mutable: whether the client is full; and the `way` that chunks go as they are, None while there is none.
+    """
+
+    __slots__ = ("_client", "_course", "_flow", "_full", "_passing", "_way")
 
     def __init__(self, course: _Course, flow: Flow, client: WireClient) -> None:
         self._course = course
@@ -259,41 +257,49 @@ class _Pouring:
         self._flow = flow
         self._client = client
         self._full = False
+        self._way = client.way
 
     async def run(self, answer: Answer, first: bytes, *, is_fed: bool) -> None:
         """Pour, `first` and then the rest, until the end or until it is enough."""
         if self._gave(first, content=True) if is_fed else first and self._take(first):
             return
         self._client.flush()
+        self._way = self._client.way
         self._client.pourer = self
         try:
             if self._client.full:
                 self.rest()
-            await answer.pour(self._flow, self._take)
+            await answer.pour(self._flow, self._take, self._takes_framed)
         finally:
             self._client.pourer = None
 
     def rest(self) -> None:
         """Pour no more: the client is full."""
-        self._full = True
+        self._full, self._way = True, None
         self._flow.rest()
         self._course.rests()
 
     def go_on(self) -> None:
         """Pour again."""
-        self._full = False
+        self._full, self._way = False, self._client.way
         self._flow.go_on()
         self._course.came(content=True, runs=True)
 
-    def _take(self, chunk: bytes) -> bool:
-        passing = self._passing
-        if passing.repeats(chunk):
-            self._client.pour(chunk)
-            course = self._course
-            if course.idle and not self._full:
-                course.deadline = course.clock.when = course.now() + course.idle
+    def _takes_framed(self, chunk: bytes) -> bool:
+        """Pass a whole chunk on as it is, if there is nothing to be told of it; tell whether that is so.
+
+        Nearly all of a stream goes this way and no further: each call in here counts.
+        """
+        way = self._way
+        if way is None or way.is_closing() or not self._passing.repeats(chunk):
             return False
-        data, content = passing.feed_new(chunk)
+        way.write(chunk)
+        course = self._course
+        course.deadline = course.clock.when = course.now() + course.idle
+        return True
+
+    def _take(self, chunk: bytes) -> bool:
+        data, content = self._passing.feed(chunk)
         return self._gave(data, content=content)
 
     def _gave(self, data: bytes, *, content: bool) -> bool:

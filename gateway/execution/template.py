@@ -15,6 +15,7 @@ What begins and ends so says what stands between, and need not be decoded. That 
 from typing import Final
 
 from gateway.execution.chunks import MalformedError, plain, read
+from gateway.execution.framing import ENDS
 from gateway.execution.sse import is_one_line
 
 _FIELD: Final = b"data:"
@@ -27,15 +28,19 @@ def is_verbatim(text: str) -> bool:
 
 
 class Template:
-    """The bytes around a text that is added to a `part` of the answer; `around` is how many they are."""
+    """The bytes around a text that is added to a `part` of the answer.
 
-    __slots__ = ("around", "part", "prefix", "suffix")
+    `around` is how many they are; `ends` is how an event ends that is a whole chunk of HTTP's.
+    """
+
+    __slots__ = ("around", "ends", "part", "prefix", "suffix")
 
     def __init__(self, part: str, prefix: bytes, suffix: bytes) -> None:
         """Take what stands before the text and behind it."""
         self.part = part
         self.prefix = prefix
         self.suffix = suffix
+        self.ends = suffix + ENDS
         self.around = len(prefix) + len(suffix)
 
     @classmethod

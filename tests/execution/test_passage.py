@@ -642,6 +642,13 @@ def test_a_text_without_end_is_not_kept(*, rescued: bool) -> None:
     assert (passage.opaque, passage.said) == (True, ())
 
 
+def test_a_text_of_many_parts_without_end_is_not_kept() -> None:
+    passage = Passage(int)
+    for _ in range(9):
+        feed(passage, chunk(content="y" * (MIB // 16)), chunk(reasoning="z" * (MIB // 16)))
+    assert (passage.opaque, passage.said) == (True, ())
+
+
 def test_without_usage_only_tokens_are_lost() -> None:
     passage = taken("replay", TEXT)
     feed(passage, second(content=TEXT), second(content="x"), second(finish="stop"), DONE)

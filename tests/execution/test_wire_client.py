@@ -99,6 +99,16 @@ async def test_a_stream_is_chunked_and_its_head_goes_with_the_first_bytes(line: 
     assert len(line.recorded.writes) == 3
 
 
+@pytest.mark.parametrize(("status", "length"), [(200, None), (200, 9), (204, None)])
+async def test_chunks_go_their_way_when_the_head_of_a_chunked_body_is_out(
+    line: Line, client: WireClient, status: int, length: int | None
+) -> None:
+    await client.begin(status, EVENTS, length)
+    assert client.way is None
+    client.flush()
+    assert client.way is (line.transport if (status, length) == (200, None) else None)
+
+
 async def test_what_is_no_stream_promises_no_trailer(line: Line, client: WireClient) -> None:
     await client.begin(200, Fields([("content-type", "application/zip")]), None)
     client.flush()

@@ -1,0 +1,277 @@
+"""Chunks of HTTP's that are passed on as they come, and those that are not."""
+
+import asyncio
+import itertools
+import math
+import re
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.execution.answer import Answer, AttemptFailedError, Facts
+from gateway.execution.client import ClientLeftError, WireClient
+from gateway.execution.deadline import Deadline, Watch
+from gateway.execution.fields import Fields
+from gateway.execution.flow import Flow
+from gateway.execution.framing import BEGINNINGS, framed
+from gateway.execution.passage import Passage
+from gateway.execution.protocol import AnswerProtocol, LastHeads
+from gateway.execution.relay import relay
+from tests.execution.test_template import chat, cut, known, passage_of, streams, unhurried
+from tests.execution.test_wire_client import Line
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENTS = Fields([("Content-Type", "text/event-stream")])
+FINISH = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+LAST = b"0\r\n\r\n"
+ODD = [b"%X\r\n%b\r\n", b"0%x\r\n%b\r\n", b"%x;a=b\r\n%b\r\n", b"%x \r\n%b\r\n"]
+
+
+class Head:
+    """An answer whose head was read; it lets go of nothing."""
+
+    length = None
+    was_reset = False
+
+    def __init__(self, facts: Facts, body: Flow) -> None:
+        self.facts = facts
+        self.body = body
+
+    def close(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+class Upstream(asyncio.Transport):
+    """The transport of a connection to an upstream, on which nothing goes."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Run:
+    """A stream's way from the connection to a box to the client's."""
+
+    def __init__(self, passage: Passage) -> None:
+        self.passage = passage
+        self.line = Line()
+        self.client = WireClient(self.line, "id", 1)
+        self.protocol = AnswerProtocol(asyncio.get_running_loop())
+        self.protocol.connection_made(Upstream())
+
+    async def begin(self) -> "asyncio.Task[None]":
+        awaited = self.protocol.ask(b"", LastHeads())
+        self.protocol.data_received(HEAD)
+        said = await awaited
+        await self.client.begin(200, EVENTS, None)
+        self.client.flush()
+        self.line.recorded.writes.clear()
+        relaying = asyncio.create_task(self._relay(Answer(Head(said.facts, said.flow), lambda: None)))
+        await asyncio.sleep(0)
+        return relaying
+
+    async def _relay(self, answer: Answer) -> None:
+        self.clock = Deadline(Watch(asyncio.get_running_loop()))
+        await relay(answer, b"", self.client, self.passage, 9, self.clock, is_fed=False)
+        await self.client.finish()
+
+    @property
+    def writes(self) -> list[bytes]:
+        return self.line.recorded.writes
+
+    def comes(self, *reads: bytes) -> None:
+        for read in reads:
+            self.protocol.data_received(read)
+
+
+def body_of(raw: bytes) -> bytes:
+    """Read a body in chunks of the usual form; nothing may follow it."""
+    body = b""
+    while True:
+        size, _, raw = raw.partition(b"\r\n")
+        length = int(size, 16)
+        assert size == b"%x" % length
+        part, end, raw = raw[:length], raw[length : length + 2], raw[length + 2 :]
+        assert end == b"\r\n"
+        if not length:
+            assert not raw
+            return body
+        body += part
+
+
+@given(st.integers(1, 1 << 17))
+def test_the_length_of_a_chunk_tells_how_it_begins(size: int) -> None:
+    chunk = framed(bytes(size))
+    assert BEGINNINGS[len(chunk)] == chunk[: chunk.index(b"\n") + 1]
+
+
+def test_no_chunk_is_of_other_lengths() -> None:
+    lengths = {len(framed(bytes(size))) for size in range(1, 5000)}
+    assert [length for length in range(5000) if (BEGINNINGS[length] != b"") != (length in lengths)] == []
+
+
+@st.composite
+def reads(draw: st.DrawFn, parts: list[bytes]) -> list[bytes]:
+    """Draw the chunks of these parts, and what is read of them at once."""
+    chunks: list[bytes] = []
+    for part in parts:
+        usual = draw(st.integers(0, 4))
+        chunks.append(framed(part) if usual else draw(st.sampled_from(ODD)) % (len(part), part))
+    if draw(st.booleans()):
+        return [*chunks, LAST]
+    raw = b"".join(chunks)
+    ends = {sum(map(len, chunks[:place])) for place in range(1, len(chunks))}
+    places = sorted(ends ^ set(draw(st.lists(st.integers(1, len(raw)), max_size=6))))
+    return [raw[start:end] for start, end in itertools.pairwise([0, *places, len(raw)]) if end > start] + [LAST]
+
+
+@unhurried
+@given(st.data(), st.booleans(), st.booleans())
+def test_framing_makes_no_difference(data: st.DataObject, hides_usage: bool, keeps: bool) -> None:  # noqa: FBT001
+    stream = re.sub(rb"[\r\n]{2,}", b"\n\n", data.draw(streams()).strip(b"\r\n") + b"\n\n") + FINISH
+    parts = [part for part in data.draw(cut(stream[:-2])) if part.strip(b"\n")]  # blank lines may be cut
+    given_reads = data.draw(reads(parts))
+    decoding = passage_of(learns=False, hides_usage=hides_usage, keeps=keeps)
+    passed = decoding.feed(b"".join(parts))[0] + decoding.end()
+
+    async def run() -> tuple[bytes, Passage]:
+        way = Run(passage_of(learns=True, hides_usage=hides_usage, keeps=keeps))
+        relaying = await way.begin()
+        way.comes(*given_reads)
+        try:
+            await relaying
+        except AttemptFailedError:
+            assert way.passage.failed
+            await way.client.finish()
+        return b"".join(way.writes), way.passage
+
+    raw, passage = asyncio.run(run())
+    assert body_of(raw) == passed
+    assert seen(known(passage)) == seen(known(decoding))
+
+
+def seen(known: Iterable[object]) -> list[object]:
+    """Leave out the time of the first content."""
+    return [each for each in known if not isinstance(each, float)]
+
+
+async def learnt() -> tuple[Run, "asyncio.Task[None]"]:
+    """Begin with a stream whose events are known, and which is between two chunks."""
+    way = Run(passage_of(learns=True))
+    relaying = await way.begin()
+    way.comes(framed(chat("a")), framed(chat("b")))
+    way.writes.clear()
+    return way, relaying
+
+
+async def test_a_whole_chunk_passes_as_it_came() -> None:
+    way, relaying = await learnt()
+    chunk = framed(chat(" you"))
+    way.comes(chunk)
+    assert way.writes == [chunk]
+    assert way.writes[0] is chunk
+    way.comes(framed(FINISH), LAST)
+    await relaying
+    assert body_of(b"".join(way.writes)) == chat(" you") + FINISH + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"4", b"5;a=", b"5;a=\r", b"1\r\n", b"%x\r\n" % (len(framed(chat("c"))) + 3), framed(chat("d"))[:-1]],
+)
+async def test_what_looks_like_a_chunk_inside_another_is_none(begun: bytes) -> None:
+    way, relaying = await learnt()
+    way.comes(begun)
+    within = framed(chat("c"))
+    way.comes(within)
+    assert all(each is not within for each in way.writes)
+    relaying.cancel()
+
+
+ENDS = framed(chat("c")).partition(b'"c"')[2]
+BEGINS = framed(chat("c" * 9)).partition(b"ccc")[0]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        chat("c" * (260 - len(chat("")))) + b"\r\n",  # 262 bytes: no chunk is so long
+        BEGINS + b"c" * 16,
+        b"c" * 100 + b'"' + ENDS,
+        framed(b": " + chat("c")),
+    ],
+)
+async def test_what_only_begins_or_ends_as_a_known_chunk_is_none(read: bytes) -> None:
+    way, relaying = await learnt()
+    way.comes(read)
+    assert all(each is not read for each in way.writes)
+    relaying.cancel()
+
+
+async def test_a_known_event_inside_another_is_a_part_of_that() -> None:
+    way, relaying = await learnt()
+    way.comes(framed(b"data: {"), framed(chat("c")))
+    assert (way.writes, way.passage.malformed) == ([], 1)
+    relaying.cancel()
+
+
+async def test_what_comes_while_the_client_is_full_starts_no_clock() -> None:
+    way, relaying = await learnt()
+    pourer = way.client.pourer
+    assert pourer is not None
+    pourer.rest()
+    way.comes(framed(chat("c")))
+    assert (len(way.writes), way.clock.when) == (1, math.inf)
+    pourer.go_on()
+    chunk = framed(chat("d"))
+    way.comes(chunk)
+    assert way.writes[1] is chunk
+    relaying.cancel()
+
+
+async def test_a_comment_does_not_put_the_clock_back() -> None:
+    way, relaying = await learnt()
+    way.comes(framed(chat("c")))
+    until = way.clock.when
+    way.comes(framed(b": not yet\n\n"))
+    assert way.clock.when == until
+    relaying.cancel()
+
+
+async def test_a_client_that_is_gone_is_noticed() -> None:
+    way, relaying = await learnt()
+    way.line.recorded.closing = True
+    way.comes(framed(chat("c")))
+    with pytest.raises(ClientLeftError):
+        await relaying
+    assert way.writes == []
+
+
+@pytest.mark.parametrize("how", ["an error", "cancelled"])
+async def test_nothing_passes_when_it_is_over(how: str) -> None:
+    way, relaying = await learnt()
+    if how == "cancelled":
+        relaying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await relaying
+    else:
+        way.comes(framed(b'data: {"error": {}}\n\n'))
+    way.comes(framed(chat("c")))
+    assert way.writes == []
+    relaying.cancel()
