@@ -62,11 +62,13 @@ class LastHead(Generic[_Meaning]):
     def learn(self, data: bytes, length: int | None, meaning: _Meaning) -> None:
         """Remember the head that `data` begins with, if it is all there and one that may be repeated.
 
-        A parser has read it, and found this meaning and the length of the body, None where it told none.
+        A parser has read it, and found this meaning and the length of the body, None where it told none. It passes
+        over empty lines before a head; two of them are no head themselves.
         """
         head = data[: data.find(_END) + len(_END)]
-        lines = head.count(b"\r\n")
-        if not self._credit or not head.endswith(_END) or not lines == head.count(b"\n") == head.count(b"\r"):
+        if not self._credit or not head.endswith(_END) or head == _END:
+            return
+        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r"):
             return
         self._credit -= 1
         holes = list(self._holes.finditer(head))

@@ -61,6 +61,12 @@ def test_another_length_is_the_same_head(head: bytes) -> None:
     assert last.repeated(longer) == (len(longer), 1234)
 
 
+def test_empty_lines_are_no_head() -> None:
+    last: LastHead[str] = LastHead(of_answer=True)
+    last.learn(b"\r\n\r\n" + ANSWER.replace(b"content-length: 12", b"transfer-encoding: chunked"), None, "chunked")
+    assert last.repeated(b"\r\n\r\n" + ANSWER) is None
+
+
 @pytest.mark.parametrize("name", [b"Date", b"etag", b"X-Request-Id"])
 def test_what_is_of_no_interest_in_an_answer_may_differ(name: bytes) -> None:
     answer = ANSWER.replace(b"server: uvicorn", b"%b: one" % name)

@@ -328,3 +328,20 @@ async def test_an_answer_that_ends_its_connection_ends_it_each_time() -> None:
         assert [await opened(upstream, a.url) for _ in range(4)] == [b"{}"] * 4
         assert a.connections == 4
         await upstream.close()
+
+
+@BOTH
+async def test_empty_lines_before_an_answer_are_not_taken_for_its_head(config: Config, transport: Transport) -> None:
+    """RFC 9112 2.2; what the heads behind them say differs."""
+
+    def script(number: int, _: Request) -> list[Step]:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nretry-after: %d\r\n" % number
+        return [Send(b"\r\n\r\n" + head + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"{}") + last_chunk())]
+
+    async with (
+        ScriptedUpstream(script) as a,
+        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        gate.client() as client,
+    ):
+        answers = await asked(client, *(said(text) for text in "1234"))
+        assert [answer.head.get("retry-after") for answer in answers] == ["0", "1", "2", "3"]
