@@ -36,6 +36,7 @@ from gateway.server import Gateway
 
 _OPERATIONS: Final = {f"/v1/{operation}": operation for operation in OPERATIONS}
 _REQUEST_ID: Final = "x-request-id"
+_LINE_END: Final = b"\r\n"
 _BLANK: Final = b"\r\n\r\n"
 _SMALL: Final = 1 << 16
 """How long a body may be that is taken past the parser in parts: nobody would stop reading for so much."""
@@ -185,8 +186,10 @@ class ShortWay(Connection):
     def _left_of(self, data: bytes, had: int) -> int:
         """Tell how much of its message is still to come after `data`, which began with it; less than 0: not known.
 
-        What is known of its head is kept, if another one may say the same.
+        What is known of its head is kept, if another one may say the same. Empty lines before it are no part of it
+        (RFC 9112 2.2).
         """
+        data = data.lstrip(_LINE_END)
         if not data:
             return 0
         if had or len(self._messages) != 1:

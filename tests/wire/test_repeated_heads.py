@@ -180,6 +180,34 @@ async def test_the_end_of_a_head_is_no_head(config: Config, transport: Transport
         assert len(a.requests) == 4
 
 
+@BOTH
+async def test_the_end_of_a_body_behind_empty_lines_is_no_head(config: Config, transport: Transport) -> None:
+    """The lines counted as a head of their own, so that so much of the body was taken for a part of the next head."""
+    async with repeating(config, transport) as (gate, client, a):
+        whole = b"\r\n\r\n" + said("4" + "x" * 400)
+        head, end = whole[: whole.index(b"{")], b"x" * (whole.index(b"{") - 6) + b'"}'
+        assert whole.endswith(end)
+        await client.send(head)
+        await until(lambda: gate.gateway.active)
+        await client.send(whole[len(head) : -len(end)])
+        await asyncio.sleep(0.01)
+        await client.send(end + said("5"))
+        assert [(await client.read_answer()).status for _ in range(2)] == [200, 200]
+        [answer] = await asked(client, end + said("evil"))
+        assert answer.status == 400
+        assert len(a.requests) == 5
+
+
+@pytest.mark.parametrize("lines", [b"\r\n", b"\r\n\r\n"])
+async def test_what_repeats_is_not_parsed_where_empty_lines_came_before(
+    config: Config, past_the_parser: list[bytes], lines: bytes
+) -> None:
+    async with repeating(config, "direct") as (_, client, _):
+        past_the_parser.clear()
+        assert [answer.status for answer in await asked(client, lines + said("4"), said("5"))] == [200, 200]
+        assert [head for head in past_the_parser if head.startswith(b"POST")] == [said("5").partition(b"{")[0]]
+
+
 @pytest.fixture
 def past_the_parser(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What was recognised as a repetition."""
