@@ -23,7 +23,7 @@ from gateway.api.context import GENERATION, REQUEST_ID, check_framing
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.api.turns import Turns
 from gateway.execution.client import Client, ClientLeftError, WebClient
-from gateway.execution.executor import CLIENT_LEFT, Ask, Executor
+from gateway.execution.executor import Ask, Executor
 from gateway.execution.fields import Fields
 from gateway.execution.outcome import Outcome
 from gateway.execution.trace import Sampling, Trace
@@ -203,7 +203,7 @@ class OpenAI:
             self._executor.tell(_refused(asked, peek, began, trace, error.status, error.code or "invalid_request"))
             raise
         except asyncio.CancelledError:
-            self._executor.tell(_refused(asked, peek, began, trace, CLIENT_LEFT, "client_left"))
+            self._executor.tell(_refused(asked, peek, began, trace, *self._executor.unheard()))
             raise
         call = Call(asked.operation, body, asked.fields or self.forwarded(asked.headers), asked.request_id)
         asked.forget()

@@ -38,7 +38,7 @@ from gateway.routing.manager import Change, RoutingManager
 from gateway.routing.selector import Selector
 from gateway.routing.snapshot import Clocks, Deployment, Identity, Route, Snapshot
 
-__all__ = ["CLIENT_LEFT", "Ask", "Executor", "Refusal", "Unanswered"]
+__all__ = ["Ask", "Executor", "Refusal", "Unanswered"]
 
 _STOPPING: Final = 503
 _log: Final = logging.getLogger(__name__)
@@ -91,6 +91,10 @@ class Executor:
             except Exception:  # noqa: BLE001 - an observer may raise anything
                 _log.exception("an observer failed")
 
+    def unheard(self) -> tuple[int, str]:
+        """Say with which status and failure a request ends that nobody hears the answer of: we stop, or they left."""
+        return (_STOPPING, "cut") if self.cutting else (CLIENT_LEFT, "client_left")
+
     async def run(self, ask: Ask, snapshot: Snapshot, route: Route, client: Client) -> Unanswered | None:
         """Get the client its answer. What comes back says why there is none; nothing has been sent then.
 
@@ -110,10 +114,8 @@ class Executor:
                 return await self._in_time(record, client)
             return await self._walk(record, client)
         except (asyncio.CancelledError, ClientLeftError):
-            if self.cutting:
-                record.ends(record.status if client.begun else _STOPPING, "cut")
-            else:
-                record.ends(CLIENT_LEFT, "client_left")
+            status, failure = self.unheard()
+            record.ends(record.status if self.cutting and client.begun else status, failure)
             raise
         except UnreplaceableModelError:
             if record.broken is not None:

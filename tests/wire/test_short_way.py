@@ -317,6 +317,20 @@ async def test_what_is_in_flight_is_cut_at_the_end(config: Config, transport: Tr
         await a.closed_by_peer()
 
 
+async def test_a_request_whose_body_is_awaited_is_cut_at_the_end(config: Config, transport: Transport) -> None:
+    """Its client was said to have left."""
+    async with (
+        ScriptedUpstream(answering) as a,
+        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        gate.client() as client,
+    ):
+        await client.send(named("late")[:-3])
+        await until(lambda: gate.gateway.active)
+        await gate.door.close(0)
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.request_id) == (503, "cut", "late")
+
+
 async def test_answers_close_the_connection_while_the_gateway_drains(config: Config, transport: Transport) -> None:
     more = asyncio.Event()
     async with (
