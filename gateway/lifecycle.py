@@ -112,6 +112,7 @@ class Door:
         self.listener.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain
+        await self._wait(lambda: False, min(deadline, loop.time() + _POLL))  # what has come by now begins
         await self._wait(lambda: not self.gateway.active, deadline)
         self.gateway.cut = self.gateway.active
         self.gateway.executor.cutting = True

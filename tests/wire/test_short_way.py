@@ -11,7 +11,7 @@ from gateway.api.openai import Limits
 from gateway.execution.upstream import TRANSPORTS, Transport
 from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, error_of, running
 from tests.fakes.client import Answer, RawClient, get, post
-from tests.fakes.connection import Cut
+from tests.fakes.connection import PATIENCE, Cut
 from tests.fakes.upstream import (
     Hang,
     Pause,
@@ -315,6 +315,28 @@ async def test_what_is_in_flight_is_cut_at_the_end(config: Config, transport: Tr
             outcome = await gate.outcome()
             assert (outcome.status, outcome.failure) == (200, "cut")
         await a.closed_by_peer()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_what_has_just_come_at_the_end_is_answered(config: Config, transport: Transport, turns: int) -> None:
+    """It had not begun yet, so that nothing seemed to be waited for."""
+    more = asyncio.Event()
+    async with (
+        ScriptedUpstream([Pause(more), Send(json_answer({"id": "1"}))]) as a,
+        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        gate.client() as client,
+    ):
+        await client.send(get("/health/ready"))
+        assert (await client.read_answer()).status == 200
+        await client.send(named("one"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(gate.door.close(PATIENCE))
+        asyncio.get_running_loop().call_later(0.5, more.set)
+        answer = await client.read_answer()
+        assert (answer.status, answer.head.get("connection")) == (200, "close")
+        await closing
+        assert (await gate.outcome()).failure is None
 
 
 async def test_a_request_whose_body_is_awaited_is_cut_at_the_end(config: Config, transport: Transport) -> None:
