@@ -117,7 +117,7 @@ class Origin:
         if not isinstance(protocol, AnswerProtocol) or not protocol.is_usable:
             connection.close()
             return
-        protocol.flow = None
+        protocol.waits()
         self._waiting.append((connection, self._loop.time()))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(KEEPALIVE, self._sweep)

@@ -88,6 +88,10 @@ class AnswerProtocol(ResponseHandler):
             or transport.is_closing()
         )
 
+    def waits(self) -> None:
+        """Wait for the next request: what comes by then is asked by nobody, and no parser swallows a part of it."""
+        self.flow = self._parser = None
+
     def ask(self, data: bytes, last: LastHeads) -> asyncio.Future[Said]:
         """Send a request; give what comes to what the head of its answer says."""
         transport = self.transport

@@ -172,7 +172,13 @@ async def test_an_old_connection_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("before", [1, 3])
 @pytest.mark.parametrize(
     ("unasked", "when"),
-    [(json_answer({"evil": 1}), "at once"), (json_answer({"evil": 1}), "later"), (b"nonsense", "later")],
+    [
+        (json_answer({"evil": 1}), "at once"),
+        (json_answer({"evil": 1}), "later"),
+        (b"nonsense", "later"),
+        (b"HTTP/1.1 200 OK\r\nx-a: ", "later"),
+        (b"\r\n", "later"),
+    ],
 )
 async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes, when: str, before: int) -> None:
     """An answer in advance would be taken for the next request's."""
