@@ -275,17 +275,22 @@ class ShortWay(Connection):
         finally:
             gateway.active -= 1
             self._client = None
+        if not asked.is_read:
+            await self._read_out(asked.content)
         self._next(asked, client)
 
     async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
         """Answer with what was made ready; a client may take it as a reason not to send the rest of its body."""
         client.closes = not asked.is_read
         await client.respond(response)
-        if not asked.is_read:
-            await self._read_out(asked.content)
 
     async def _read_out(self, body: StreamReader) -> None:
-        """Read what is left of a body that nobody wanted: else closing would reset the connection, and the answer."""
+        """Read what is left of a body that nobody wanted: else closing would reset the connection, and the answer.
+
+        The answer has been given by now: the request is no longer active.
+        """
+        if self.transport is None or self.transport.is_closing():
+            return
         with suppress(TimeoutError, web.RequestPayloadError):
             async with asyncio.timeout(self._lingering_time):
                 while not body.is_eof():
