@@ -100,7 +100,7 @@ class WebClient:
             response.headers.extend(_STREAMED)
             if self._request.version >= HttpVersion11:
                 response.headers.add(*_TRAILER)
-        response.content_length = length
+        response.content_length = 0 if status == _RESET else length
         try:
             self._writer = await response.prepare(self._request)
         except ConnectionError as error:
@@ -112,6 +112,8 @@ class WebClient:
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting for a slow reader."""
         assert self.response is not None  # noqa: S101 - the order of calls is the executor's
+        if self.response.status == _RESET:  # aiohttp knows those alone that have no length either
+            return
         try:
             await self.response.write(data)
         except ConnectionError as error:
