@@ -3,9 +3,13 @@
 Most requests are plain: one attempt was made, and it answered. Those that were asked in the same way, and that the same
 deployment answered with the same status, are counted together: of what differs among them there is a column for each
 field, so that a counter needs one addition, not one each, and a row of the ledger no look at an Outcome.
+
+Where there are many deployments, few of some hundred requests are alike. Those are put into columns all the same, with
+who answered as one more: each has to be counted where it belongs, but costs next to nothing beside that.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from msgspec.structs import astuple
@@ -17,16 +21,19 @@ if TYPE_CHECKING:
 
 _FEW: Final = 3
 """Fewer requests that are alike are not worth their columns."""
+_SHARED: Final = slice(5, None)
+"""Of what makes requests alike, what those have in common that are put into columns all the same."""
 _UNTOLD: Final = Usage()
 
 Column = Sequence[int | None]
 
 
-class Alike:
-    """Plain requests that differ in their ids, times, tokens and sizes.
+class Columns:
+    """Plain requests of which a column is kept of each thing that they differ in.
 
-    `first` is one of them; `places` are theirs in the batch. The columns go by their order: `ids`; `durations` and
-    `contents` (the time to the first content), in milliseconds; tokens as `Usage` has them, each within bounds.
+    `first` is one of them: they share its `operation`, `generation`, `status` and `stream`. `places` are theirs in the
+    batch. The columns go by their order: `ids`; `durations` and `contents` (the time to the first content), in
+    milliseconds; tokens as `Usage` has them, each within bounds.
     Mutable: `spent` and `avoided`, what each cost in nanodollars, once that is worked out; None where it is unknown.
     """
 
@@ -35,12 +42,9 @@ class Alike:
         "cached",
         "completion",
         "contents",
-        "deployment",
         "durations",
         "first",
-        "group",
         "ids",
-        "model",
         "places",
         "prompt",
         "reasoning",
@@ -60,10 +64,8 @@ class Alike:
     avoided: Column
 
     def __init__(self, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
-        """Take requests that are alike, at least one."""
+        """Take requests, at least one."""
         self.first = first = outcomes[0]
-        attempt = first.attempts[0]
-        self.model, self.deployment, self.group = attempt.model, attempt.deployment, attempt.group
         self.status, self.stream = first.status, first.stream
         self.places = places
         self.ids = [outcome.request_id for outcome in outcomes]
@@ -90,21 +92,68 @@ class Alike:
         return None if prompt is None or completion is None else (prompt, completion, self.cached, self.reasoning)
 
 
+class Alike(Columns):
+    """Those that were asked in the same way, and that the same deployment answered."""
+
+    __slots__ = ("deployment", "group", "model")
+
+    def __init__(self, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
+        """Take requests that are alike, at least one."""
+        super().__init__(outcomes, places)
+        attempt = self.first.attempts[0]
+        self.model, self.deployment, self.group = attempt.model, attempt.deployment, attempt.group
+
+
+class Mixed(Columns):
+    """Those of which few are alike: where there are many deployments, that is most of them.
+
+    Three more columns: the `outcomes`, their `attempts`, and the `identities` of the deployments that answered.
+    """
+
+    __slots__ = ("attempts", "identities", "outcomes")
+
+    def __init__(self, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
+        """Take requests, at least one."""
+        super().__init__(outcomes, places)
+        self.outcomes = outcomes
+        self.attempts = [outcome.attempts[0] for outcome in outcomes]
+        self.identities = [(attempt.model, attempt.deployment) for attempt in self.attempts]
+
+
 class Batch:
     """Requests that ended within one second, in their order; `at` is when each did, in seconds since the epoch.
 
-    Each is in one of `alike`, or in `odd` with its place. Mutable: `odd_costs`, what the odd ones cost, once that is
-    worked out.
+    Each is in one of `alike`, in one of `mixed`, or in `odd` with its place. Mutable: `odd_costs`, what the odd ones
+    cost, once that is worked out.
     """
 
-    __slots__ = ("alike", "at", "odd", "odd_costs", "outcomes")
+    __slots__ = ("alike", "at", "mixed", "odd", "odd_costs", "outcomes")
 
     def __init__(self, at: Sequence[float], outcomes: Sequence[Outcome]) -> None:
         """Sort requests."""
         self.at, self.outcomes = at, outcomes
-        kinds: dict[tuple[object, ...], tuple[list[Outcome], list[int]]] = {}
-        odd: list[tuple[int, Outcome]] = []
-        for place, outcome in enumerate(outcomes):
+        self.alike: list[Alike] = []
+        self.mixed: list[Mixed] = []
+        self.odd: list[tuple[int, Outcome]] = []
+        rare: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+        for key, places in self._kinds().items():
+            if len(places) < _FEW:
+                rare[key[_SHARED]] += places
+            elif (alike := Alike(self._at(places), places)).is_sane:
+                self.alike.append(alike)
+            else:
+                self.odd += zip(places, self._at(places), strict=True)
+        for places in rare.values():
+            if len(places) >= _FEW and (mixed := Mixed(self._at(places), places)).is_sane:
+                self.mixed.append(mixed)
+            else:
+                self.odd += zip(places, self._at(places), strict=True)
+        self.odd_costs: Sequence[Cost | None] = (None,) * len(self.odd)
+
+    def _kinds(self) -> Mapping[tuple[object, ...], list[int]]:
+        """Find plain requests that are alike; the others are odd."""
+        kinds: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+        for place, outcome in enumerate(self.outcomes):
             attempts = outcome.attempts
             if (
                 len(attempts) != 1
@@ -116,33 +165,25 @@ class Batch:
                 or attempts[0].failure is not None
                 or attempts[0].rescue is not None
             ):
-                odd.append((place, outcome))
+                self.odd.append((place, outcome))
                 continue
             attempt = attempts[0]
-            key = (
+            kinds[
                 attempt.deployment,
                 attempt.model,
                 outcome.model,
+                outcome.model_id,
+                attempt.group,
                 outcome.status,
                 outcome.stream,
                 outcome.operation,
                 outcome.generation,
-                outcome.model_id,
-                attempt.group,
-            )
-            kind = kinds.get(key)
-            if kind is None:
-                kind = kinds[key] = [], []
-            kind[0].append(outcome)
-            kind[1].append(place)
-        self.alike: list[Alike] = []
-        for those, places in kinds.values():
-            if len(those) >= _FEW and (alike := Alike(those, places)).is_sane:
-                self.alike.append(alike)
-            else:
-                odd += zip(places, those, strict=True)
-        self.odd: Sequence[tuple[int, Outcome]] = odd
-        self.odd_costs: Sequence[Cost | None] = (None,) * len(odd)
+            ].append(place)
+        return kinds
+
+    def _at(self, places: Sequence[int]) -> list[Outcome]:
+        outcomes = self.outcomes
+        return [outcomes[place] for place in places]
 
 
 def _whole(tokens: Column) -> Sequence[int] | None:

@@ -9,7 +9,7 @@ A cost is unknown where a deployment has no known price, or where it has and the
 upstream refused costs nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.execution.outcome import MOST_TOKENS, Outcome, Usage
-from gateway.observe.batch import Alike, Batch, Column
+from gateway.observe.batch import Alike, Batch, Column, Columns, Mixed
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
 from gateway.routing.snapshot import Catalogue, Identity, Snapshot
 
@@ -92,6 +92,11 @@ class Costs:
                 alike.spent = alike.avoided = (0,) * len(alike.places)
             else:
                 self._take_alike(alike)
+        for mixed in batch.mixed:
+            if _BAD <= mixed.status < _LEFT:
+                mixed.spent = mixed.avoided = (0,) * len(mixed.places)
+            else:
+                self._take_mixed(mixed)
         batch.odd_costs = [self.count(outcome) for _, outcome in batch.odd]
 
     def count(self, outcome: Outcome) -> Cost | None:
@@ -106,13 +111,19 @@ class Costs:
 
     def _take_alike(self, alike: Alike) -> None:
         identity = alike.model, alike.deployment
-        alike.spent, alike.avoided = _answers(self._tariffs.get(identity, _UNKNOWN), alike)
-        spent, avoided = sum(filter(None, alike.spent)), sum(filter(None, alike.avoided))
-        if spent > MOST_NANO or avoided > MOST_NANO:
-            alike.spent, alike.avoided = _bounded(alike.spent), _bounded(alike.avoided)
-            spent, avoided = sum(filter(None, alike.spent)), sum(filter(None, alike.avoided))
+        spent, avoided = _spend(alike, *_answers(self._tariffs.get(identity, _UNKNOWN), alike))
         if spent or avoided:
             self._add(identity, spent, avoided)
+
+    def _take_mixed(self, mixed: Mixed) -> None:
+        known = self._tariffs
+        tariffs = [known.get(identity, _UNKNOWN) for identity in mixed.identities]
+        first = tariffs[0]
+        is_one = all(tariff is first for tariff in tariffs)
+        if any(_spend(mixed, *(_answers(first, mixed) if is_one else _each(tariffs, mixed)))):
+            for identity, spent, avoided in zip(mixed.identities, mixed.spent, mixed.avoided, strict=True):
+                if spent or avoided:
+                    self._add(identity, spent or 0, avoided or 0)
 
     def _add(self, identity: Identity, spent: int, avoided: int) -> None:
         self._spent[identity] = self._spent.get(identity, 0) + spent
@@ -162,21 +173,37 @@ def _answer(tariff: _Tariff, used: Tokens | None) -> Cost | None:
     return Cost(spent, avoided) if spent or avoided else NOTHING
 
 
-def _answers(tariff: _Tariff, alike: Alike) -> tuple[Column, Column]:
+def _answers(tariff: _Tariff, plain: Columns) -> tuple[Column, Column]:
     """Give what each of these answers costs and avoids, as `_answer` does."""
-    number = len(alike.places)
+    number = len(plain.places)
     if tariff.prices is None:
         return (None,) * number, (None,) * number
     if tariff.prices is FREE and not tariff.elsewhere:
         return (0,) * number, (0,) * number
-    used = alike.used
+    used = plain.used
     if used is None:
-        columns = alike.prompt, alike.completion, alike.cached, alike.reasoning
-        each = [_answer(tariff, tokens(Usage(*counts))) for counts in zip(*columns, strict=True)]
-        return [cost.spent if cost else None for cost in each], [cost.avoided if cost else None for cost in each]
+        return _each([tariff] * number, plain)
     spent = (0,) * number if tariff.prices is FREE else tariff.prices.costs(*used)
     offers = [prices.costs(*used) for prices in tariff.elsewhere] or [[0] * number]
     return spent, offers[0] if len(offers) == 1 else list(map(min, *offers))
+
+
+def _each(tariffs: Sequence[_Tariff], plain: Columns) -> tuple[Column, Column]:
+    """Give what each of these answers costs and avoids by its own tariff, as `_answer` does."""
+    columns = plain.prompt, plain.completion, plain.cached, plain.reasoning
+    used = (tokens(Usage(*counts)) for counts in zip(*columns, strict=True))
+    each = [_answer(tariff, some) for tariff, some in zip(tariffs, used, strict=True)]
+    return [cost.spent if cost else None for cost in each], [cost.avoided if cost else None for cost in each]
+
+
+def _spend(plain: Columns, spent: Column, avoided: Column) -> tuple[int, int]:
+    """Tell requests what each cost and avoided, within bounds; give the sums."""
+    sums = sum(filter(None, spent)), sum(filter(None, avoided))
+    if max(sums) > MOST_NANO:
+        spent, avoided = _bounded(spent), _bounded(avoided)
+        sums = sum(filter(None, spent)), sum(filter(None, avoided))
+    plain.spent, plain.avoided = spent, avoided
+    return sums
 
 
 def _bounded(costs: Column) -> Column:
@@ -213,9 +240,14 @@ def _paid(prices: Prices | None, used: Tokens | None) -> int | None:
 
 
 def _tariffs(catalogue: Catalogue) -> Iterator[tuple[Identity, _Tariff]]:
+    """Give each deployment's tariff; those of a model that charge the same share one."""
     for _, deployments in groupby(catalogue.deployments.values(), attrgetter("model")):
         chain = tuple(deployments)
         remote = {each.prices: None for each in chain if each.group == "remote"}
         offers = tuple(prices for prices in remote if prices is not None)
+        known: dict[tuple[Prices | None, bool], _Tariff] = {}
         for deployment in chain:
-            yield deployment.identity, _Tariff(deployment.prices, () if deployment.group == "remote" else offers)
+            key = deployment.prices, deployment.group == "remote"
+            if key not in known:
+                known[key] = _Tariff(deployment.prices, () if key[1] else offers)
+            yield deployment.identity, known[key]

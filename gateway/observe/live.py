@@ -17,7 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.execution.outcome import MOST_TOKENS, Outcome
-from gateway.observe.batch import Alike, Batch
+from gateway.observe.batch import Batch, Columns
 from gateway.routing.snapshot import Identity
 
 KEPT: Final = 600
@@ -28,7 +28,7 @@ _LONGEST_NAME: Final = 200
 _TOO_MANY: Final = 429
 _LEFT: Final = 499
 _BAD: Final = 400
-Counts = dict[Identity, int]
+Counts = Counter[Identity]
 
 
 class Second:
@@ -50,10 +50,10 @@ class Second:
 
     def forget(self) -> None:
         """Begin to count anew what is counted by deployment."""
-        self.answers: Counts = {}
-        self.failures: Counts = {}
-        self.stood_in: Counts = {}
-        self.late: Counts = {}
+        self.answers: Counts = Counter()
+        self.failures: Counts = Counter()
+        self.stood_in: Counts = Counter()
+        self.late: Counts = Counter()
 
 
 class Live:
@@ -91,7 +91,13 @@ class Live:
         """Count requests that ended within one second."""
         second = self._second_of(batch.at[0])
         for alike in batch.alike:
-            self._count_alike(second, alike)
+            self._count_plain(second, alike)
+            self._count_answers(second, (alike.model, alike.deployment), len(alike.places), alike.first)
+        for mixed in batch.mixed:
+            self._count_plain(second, mixed)
+            second.answers.update(mixed.identities)
+            if mixed.first.generation < self.generation:
+                second.late.update(mixed.identities)
         for _, outcome in batch.odd:
             self._count(second, outcome)
         left_out = max(len(batch.at) - REQUESTS, 0)
@@ -123,13 +129,11 @@ class Live:
             else:
                 _add(second.failures, identity, 1)
 
-    def _count_alike(self, second: Second, alike: Alike) -> None:
-        number = len(alike.places)
-        second.requests += number
-        self._count_answers(second, (alike.model, alike.deployment), number, alike.first)
-        second.tokens += sum(filter(None, alike.completion))
-        if alike.stream:
-            _count_first(second.first, alike.contents)
+    def _count_plain(self, second: Second, plain: Columns) -> None:
+        second.requests += len(plain.places)
+        second.tokens += sum(filter(None, plain.completion))
+        if plain.stream:
+            _count_first(second.first, plain.contents)
 
     def _count_answers(self, second: Second, identity: Identity, number: int, outcome: Outcome) -> None:
         """Count a deployment's answers to requests that are like this one."""

@@ -47,6 +47,8 @@ class Traffic:
         """Count finished requests."""
         for alike in batch.alike:
             self._answers[alike.model, alike.deployment] += len(alike.places)
+        for mixed in batch.mixed:
+            self._answers.update(mixed.identities)
         for _, outcome in batch.odd:
             self(outcome)
 

@@ -145,11 +145,27 @@ def test_plain_requests_are_sorted_by_who_answered_them_and_how() -> None:
     assert [place for place, _ in batch.odd] == [3, 5]
 
 
+def test_plain_requests_of_which_few_are_alike_are_put_together_all_the_same() -> None:
+    requests = [
+        ended(attempt("a")),
+        ended(attempt("b"), model="alias"),
+        ended(attempt("c"), status=400),
+        ended(attempt("a", model="other")),
+        *[ended(attempt("d"))] * 3,
+        ended(attempt("a"), stream=False),
+    ]
+    batch = Batch([1.0] * 8, requests)
+    assert [list(each.places) for each in batch.alike] == [[4, 5, 6]]
+    [mixed] = batch.mixed
+    assert (list(mixed.places), mixed.identities) == ([0, 1, 3], [("m", "a"), ("m", "b"), ("other", "a")])
+    assert [place for place, _ in batch.odd] == [2, 7]
+
+
 def test_what_is_rare_or_beyond_belief_is_not_put_into_columns() -> None:
     wrong = [replace(ended(attempt("b")), usage=usage) for usage in (Usage(-1, 1), Usage(5, 5, 6), Usage(5, 10**11))]
     requests = [ended(attempt("a"))] * 2 + wrong
     batch = Batch([1.0] * 5, requests)
-    assert (batch.alike, [place for place, _ in batch.odd]) == ([], [0, 1, 2, 3, 4])
+    assert (batch.alike, batch.mixed, sorted(place for place, _ in batch.odd)) == ([], [], [0, 1, 2, 3, 4])
 
 
 counts = st.none() | st.integers(0, 300)
@@ -187,7 +203,7 @@ outcomes = st.builds(
 
 ALIKE = [
     ended(attempt(deployment), stream=stream, status=status)
-    for deployment in "ab"
+    for deployment in "abc"
     for stream, status in ((True, 200), (False, 200), (False, 400))
 ]
 
@@ -209,18 +225,19 @@ some_told = alike(st.none() | st.builds(usage_of, counts, counts, counts, counts
 
 
 class Counted:
-    """Those who count, each with prices: `a` is free, or has a price; `b` could have answered in its place."""
+    """Those who count, each with prices: `a` and `c` are free, or have a price; `b` could have answered for them."""
 
     def __init__(self, prices: Prices | None) -> None:
         from gateway.observe.cost import _Tariff  # noqa: PLC0415 - made by hand, without a configuration
 
         self.traffic, self.live, self.costs, self.metrics = Traffic(), Live(lambda: 7.5), Costs(), Metrics(lambda: 0.0)
-        self.costs._tariffs = {("m", "a"): _Tariff(prices, (ELSEWHERE,)), ("m", "b"): _Tariff(FREE)}
+        tariff = _Tariff(prices, (ELSEWHERE,))
+        self.costs._tariffs = {("m", "a"): tariff, ("m", "b"): _Tariff(FREE), ("m", "c"): tariff}
 
     def state(self) -> dict[str, Any]:
         second = self.live.seconds[-1]
         return {
-            "served": self.traffic.served("m", ("a", "b")),
+            "served": self.traffic.served("m", ("a", "b", "c")),
             "second": {name: getattr(second, name) for name in second.__slots__},
             "requests": list(self.live.requests),
             "number": self.live.number,
@@ -231,7 +248,7 @@ class Counted:
 def costs_of(batch: Batch) -> list[Cost | None]:
     """Give what each request of a batch cost, in their order."""
     found = {place: cost for (place, _), cost in zip(batch.odd, batch.odd_costs, strict=True)}
-    for alike in batch.alike:
+    for alike in (*batch.alike, *batch.mixed):
         for place, spent, avoided in zip(alike.places, alike.spent, alike.avoided, strict=True):
             assert (spent is None) == (avoided is None)
             found[place] = None if spent is None or avoided is None else Cost(spent, avoided)

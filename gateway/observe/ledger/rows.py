@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from gateway.execution.outcome import MOST_TOKENS, Attempt, Outcome, Usage
-from gateway.observe.batch import Alike, Batch
+from gateway.observe.batch import Alike, Batch, Columns, Mixed
 from gateway.observe.cost import Cost
 
 Value = str | int | float | bool | None
@@ -100,6 +100,9 @@ def rows(run: int, seq: int, batch: Batch, first: int) -> list[Rows]:
     for alike in batch.alike:
         made.append(_plain(run, seq, batch.at, alike, first))
         first += len(alike.places)
+    for mixed in batch.mixed:
+        made.append(_mixed(run, seq, batch.at, mixed, first))
+        first += len(mixed.places)
     for (place, outcome), cost in zip(batch.odd, batch.odd_costs, strict=True):
         shared, own = _shared(run, outcome), _own(seq + place, batch.at[place], outcome, cost)
         made.append(Rows(first, shared, tuple(own), [cast("Own", tuple(own.values()))]))
@@ -108,26 +111,49 @@ def rows(run: int, seq: int, batch: Batch, first: int) -> list[Rows]:
 
 
 def _plain(run: int, seq: int, at: Sequence[float], alike: Alike, first: int) -> Rows:
-    places = alike.places
-    columns: dict[str, Sequence[Value]] = {
+    return _rows(first, _shared(run, alike.first), _columns(seq, at, alike))
+
+
+def _mixed(run: int, seq: int, at: Sequence[float], mixed: Mixed, first: int) -> Rows:
+    """Make rows of requests that may have been answered by anybody, by whatever name they asked for him."""
+    shared, columns = _shared(run, mixed.first), _columns(seq, at, mixed)
+    names: dict[str, Sequence[Value]] = {
+        "model": [_model(outcome) for outcome in mixed.outcomes],
+        "model_id": [outcome.model_id for outcome in mixed.outcomes],
+        "served_model": [outcome.served_model for outcome in mixed.outcomes],
+        "deployment": [attempt.deployment for attempt in mixed.attempts],
+        "deployment_group": [attempt.group for attempt in mixed.attempts],
+    }
+    for name, column in names.items():
+        if column.count(column[0]) < len(column):
+            columns[name] = column
+            shared.pop(name, None)
+    return _rows(first, shared, columns)
+
+
+def _rows(first: int, shared: Mapping[str, Value], columns: Mapping[str, Sequence[Value]]) -> Rows:
+    told = {
+        name: column for name, column in columns.items() if column[0] is not None or column.count(None) < len(column)
+    }
+    return Rows(first, shared, tuple(told), cast("list[Own]", list(zip(*told.values(), strict=True))))
+
+
+def _columns(seq: int, at: Sequence[float], plain: Columns) -> dict[str, Sequence[Value]]:
+    """Give, by name, the columns of what is each one's own."""
+    places = plain.places
+    return {
         "seq": [seq + place for place in places],
         "time": [at[place] for place in places],
-        "request_id": alike.ids,  # sane, whoever gave them (`api.context`)
-        "ttft_ms": [None if time is None else (time * 1000 + 0.5) // 1 / 1000 for time in alike.contents],
-        "duration_ms": [(time * 1000 + 0.5) // 1 / 1000 for time in alike.durations],
-        "prompt_tokens": alike.prompt,
-        "completion_tokens": alike.completion,
-        "cached_tokens": alike.cached,
-        "reasoning_tokens": alike.reasoning,
-        "cost_nusd": alike.spent,
-        "avoided_nusd": alike.avoided,
+        "request_id": plain.ids,  # sane, whoever gave them (`api.context`)
+        "ttft_ms": [None if time is None else (time * 1000 + 0.5) // 1 / 1000 for time in plain.contents],
+        "duration_ms": [(time * 1000 + 0.5) // 1 / 1000 for time in plain.durations],
+        "prompt_tokens": plain.prompt,
+        "completion_tokens": plain.completion,
+        "cached_tokens": plain.cached,
+        "reasoning_tokens": plain.reasoning,
+        "cost_nusd": plain.spent,
+        "avoided_nusd": plain.avoided,
     }
-    told = {
-        name: column for name, column in columns.items() if column[0] is not None or column.count(None) < len(places)
-    }
-    return Rows(
-        first, _shared(run, alike.first), tuple(told), cast("list[Own]", list(zip(*told.values(), strict=True)))
-    )
 
 
 def _own(seq: int, ended: float, outcome: Outcome, cost: Cost | None) -> dict[str, Value]:
@@ -160,7 +186,7 @@ def _shared(run: int, outcome: Outcome) -> dict[str, Value]:
     values: dict[str, Value] = {
         "run": run,
         "operation": outcome.operation,
-        "model": outcome.model if outcome.model == outcome.model_id else _text(outcome.model),
+        "model": _model(outcome),
         "model_id": outcome.model_id,
         "served_model": outcome.served_model,
         "deployment": answered.deployment if answered else None,
@@ -221,6 +247,10 @@ def _tokens(usage: Usage) -> tuple[int | None, int | None, int | None, int | Non
         _count(cached),
         _count(reasoning),
     )
+
+
+def _model(outcome: Outcome) -> str:
+    return outcome.model if outcome.model == outcome.model_id else _text(outcome.model)
 
 
 def _text(text: str) -> str:

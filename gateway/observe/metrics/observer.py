@@ -7,12 +7,12 @@ histogram, a plain addition and a bisection take 0.05 and 0.2.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.execution.outcome import Outcome, Usage
-from gateway.observe.batch import Alike, Batch
+from gateway.observe.batch import Alike, Batch, Columns, Mixed
 from gateway.observe.metrics.families import (
     ATTEMPTS,
     CACHED,
@@ -47,12 +47,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CLASSES: Final = tuple(f"{first}xx" for first in range(10))
+_PLAIN: Final = 2
 _PROBE_STATUS: Final = "status "
 _NOWHERE: Final = (UNKNOWN, NONE, NONE)
 
 _TALLIES: Final[tuple[tuple[Family, Callable[[Series], Mapping[str, int]]], ...]] = (
-    (REQUESTS, lambda series: series.requests),
-    (ATTEMPTS, lambda series: series.attempts),
+    (REQUESTS, lambda series: _with(series.requests, "2xx", series.plain)),
+    (ATTEMPTS, lambda series: _with(series.attempts, "ok", series.plain)),
 )
 _HISTOGRAMS: Final[tuple[tuple[Family, Callable[[Series], Histogram]], ...]] = (
     (FIRST_TOKEN, lambda series: series.first_token),
@@ -129,6 +130,13 @@ class Metrics:
         """Count finished requests."""
         for alike in batch.alike:
             _count_alike(self._series[alike.model, alike.deployment, alike.group], alike)
+        for mixed in batch.mixed:
+            if mixed.status // 100 == _PLAIN:
+                kept = self._series
+                _count_mixed([kept[each.model, each.deployment, each.group] for each in mixed.attempts], mixed)
+            else:
+                for outcome in mixed.outcomes:
+                    self(outcome)
         for _, outcome in batch.odd:
             self(outcome)
 
@@ -203,13 +211,40 @@ def _count_alike(series: Series, alike: Alike) -> None:
     series.completion += sum(filter(None, alike.completion))
     series.cached += sum(filter(None, alike.cached))
     series.reasoning += sum(filter(None, alike.reasoning))
-    tokens, taken, contents = alike.completion, alike.durations, alike.contents
     if alike.stream:
-        series.first_token.observe_all([content / 1000 for content in contents if content is not None])
+        series.first_token.observe_all([content / 1000 for content in alike.contents if content is not None])
+    series.speed.observe_all([speed for speed in _speeds(alike) if speed])
+
+
+def _count_mixed(found: Sequence[Series], mixed: Mixed) -> None:
+    """Count plain requests, answered with a 2xx, each in its own series."""
+    counted = zip(found, mixed.durations, mixed.prompt, mixed.completion, _speeds(mixed), strict=True)
+    for series, milliseconds, prompt, completion, speed in counted:
+        series.plain += 1
+        series.duration.observe(milliseconds / 1000)
+        if prompt:
+            series.prompt += prompt
+        if completion:
+            series.completion += completion
+        if speed:
+            series.speed.observe(speed)
+    if any(mixed.cached) or any(mixed.reasoning):
+        for series, cached, reasoning in zip(found, mixed.cached, mixed.reasoning, strict=True):
+            series.cached += cached or 0
+            series.reasoning += reasoning or 0
+    if mixed.stream:
+        for series, content in zip(found, mixed.contents, strict=True):
+            if content is not None:
+                series.first_token.observe(content / 1000)
+
+
+def _speeds(plain: Columns) -> Sequence[float | None]:
+    """Give the completion tokens a second of each, as `_count_answer` counts them; none where there is nothing to."""
+    tokens, taken, contents = plain.completion, plain.durations, plain.contents
+    if plain.stream:
         tokens = [some and some - (content is not None) for some, content in zip(tokens, contents, strict=True)]
         taken = [time - (content or 0) for time, content in zip(taken, contents, strict=True)]
-    counted = zip(tokens, taken, strict=True)
-    series.speed.observe_all([some * 1000 / time for some, time in counted if some and time > 0])
+    return [some * 1000 / time if some and time > 0 else None for some, time in zip(tokens, taken, strict=True)]
 
 
 def _count_answer(series: Series, outcome: Outcome) -> None:
@@ -238,6 +273,11 @@ def _count_answer(series: Series, outcome: Outcome) -> None:
 def _count_lost(series: Series, lost: Usage) -> None:
     series.lost["prompt"] += lost.prompt_tokens or 0
     series.lost["completion"] += lost.completion_tokens or 0
+
+
+def _with(tally: Mapping[str, int], value: str, more: int) -> Mapping[str, int]:
+    """Add what was counted apart."""
+    return {**tally, value: tally.get(value, 0) + more} if more else tally
 
 
 def _of_each(

@@ -138,7 +138,8 @@ class Histogram:
 class Series:
     """What is counted of one deployment, or of a model's requests that none answered.
 
-    `labels` are written once. The numbers only grow.
+    `labels` are written once. The numbers only grow. `plain` are requests of one attempt that were answered with a 2xx:
+    those that are counted one by one are in neither `requests` nor `attempts`.
     """
 
     __slots__ = (
@@ -153,6 +154,7 @@ class Series:
         "labels",
         "lost",
         "malformed",
+        "plain",
         "prompt",
         "reasoning",
         "requests",
@@ -170,6 +172,7 @@ class Series:
         self.rescues: dict[tuple[str, str], int] = defaultdict(int)
         self.fallbacks: dict[tuple[str, str, str], int] = defaultdict(int)
         self.lost: dict[str, int] = defaultdict(int)
+        self.plain = 0
         self.malformed = 0
         self.prompt = 0
         self.completion = 0

@@ -48,7 +48,7 @@ def outcome(number: int = 1) -> Outcome:
 def batch(*numbers: int, at: float = 1_000.0) -> Batch:
     """Make a batch of requests that cost 5 and avoid 7 each; what `r-0` costs is unknown."""
     made = Batch([at] * len(numbers), [outcome(number) for number in numbers])
-    for alike in made.alike:
+    for alike in (*made.alike, *made.mixed):
         alike.spent = [None if name == "r-0" else 5 for name in alike.ids]
         alike.avoided = [None if name == "r-0" else 7 for name in alike.ids]
     made.odd_costs = [None if each.request_id == "r-0" else Cost(5, 7) for _, each in made.odd]

@@ -45,6 +45,27 @@ def test_names_are_printable_and_short(asked: str, kept: str) -> None:
     assert kept.encode()
 
 
+def test_rows_of_requests_that_others_answered_are_those_that_each_would_have_alone() -> None:
+    [attempt] = PLAIN.attempts
+    requests = [
+        PLAIN,
+        replace(PLAIN, model="a\x00b", attempts=(replace(attempt, deployment="far", group="remote"),)),
+        replace(PLAIN, served_model="other", attempts=(replace(attempt, model="other"),), usage=None),
+        replace(PLAIN, model_id=None, first_content=None),
+    ]
+    batch = Batch([3.0] * 4, requests)
+    [mixed] = batch.mixed
+    mixed.spent = mixed.avoided = [1, None, 0, 2]
+    alone = [Batch([3.0], [request]) for request in requests]
+    for each, cost in zip(alone, [Cost(1, 1), None, Cost(0, 0), Cost(2, 2)], strict=True):
+        each.odd_costs = [cost]
+    [together] = rows(1, 2, batch, 3)
+    apart = [row for seq, each in enumerate(alone, 2) for one in rows(1, seq, each, 3) for row in one.whole]
+    assert [dict.fromkeys(NAMES) | row for row in together.whole] == [dict.fromkeys(NAMES) | row for row in apart]
+    assert together.first == 3
+    assert {"deployment", "deployment_group", "model", "model_id", "served_model"} <= {*together.own}
+
+
 def test_counts_are_within_bounds() -> None:
     found = made(usage=Usage(10**30, -5, None, 0), lost=Usage(10**30, 1))
     assert [found[name] for name in NAMES if name.endswith("_tokens")] == [10**10, 0, None, 0, 10**10, 1]

@@ -36,7 +36,7 @@ def write(place: Place, *entries: tuple[float, Outcome, Cost | None]) -> None:
     for number, (ended, outcome, cost) in enumerate(entries):
         batch = Batch([ended], [outcome])
         batch.odd_costs = [cost] * len(batch.odd)
-        for alike in batch.alike:
+        for alike in (*batch.alike, *batch.mixed):
             alike.spent, alike.avoided = [cost.spent if cost else None], [cost.avoided if cost else None]
         found += rows(1, number, batch, id_of(ended) + number)
     store.write(found)
