@@ -118,9 +118,8 @@ class Costs:
     def _take_mixed(self, mixed: Mixed) -> None:
         known = self._tariffs
         tariffs = [known.get(identity, _UNKNOWN) for identity in mixed.identities]
-        first = tariffs[0]
-        is_one = all(tariff is first for tariff in tariffs)
-        if any(_spend(mixed, *(_answers(first, mixed) if is_one else _each(tariffs, mixed)))):
+        is_one = len(set(map(id, tariffs))) == 1
+        if any(_spend(mixed, *(_answers(tariffs[0], mixed) if is_one else _each(tariffs, mixed)))):
             for identity, spent, avoided in zip(mixed.identities, mixed.spent, mixed.avoided, strict=True):
                 if spent or avoided:
                     self._add(identity, spent or 0, avoided or 0)

@@ -213,7 +213,7 @@ def _count_alike(series: Series, alike: Alike) -> None:
     series.reasoning += sum(filter(None, alike.reasoning))
     if alike.stream:
         series.first_token.observe_all([content / 1000 for content in alike.contents if content is not None])
-    series.speed.observe_all([speed for speed in _speeds(alike) if speed])
+    series.speed.observe_all([*filter(None, _speeds(alike))])
 
 
 def _count_mixed(found: Sequence[Series], mixed: Mixed) -> None:
