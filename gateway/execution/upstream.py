@@ -129,12 +129,10 @@ class Upstream:
         era = self._era(fresh=fresh)
         era.open += 1
         trace = _Trace(sent)
-        place = era.direct.place(deployment.urls[call.operation]) if era.direct else None
         try:
-            if place is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
-                response: Head = await place.post(
-                    deployment.headers, call, call.body, connect_timeout=connect_timeout, exchange=trace
-                )
+            way = era.direct.way(deployment, call.operation) if era.direct else None
+            if way is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
+                response: Head = await way.post(call, call.body, connect_timeout=connect_timeout, exchange=trace)
             else:
                 response = await _asked(era.session, deployment, call, connect_timeout, trace)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from msgspec.structs import replace as replaced
 
 from gateway.execution.answer import AttemptFailedError
 from gateway.execution.direct import LARGEST, Direct
@@ -88,7 +89,8 @@ async def test_an_answer_that_is_not_http_is_told_as_such(transport: Transport, 
 )
 async def test_the_session_is_asked_where_a_url_is_odd(url: str) -> None:
     async with aiohttp.ClientSession() as session:
-        assert Direct(session).place(url) is None
+        odd = replace(deployment("http://box"), urls={CALL.operation: url})
+        assert Direct(session).way(odd, CALL.operation) is None
 
 
 @BOTH
@@ -106,14 +108,41 @@ async def test_urls_of_one_origin_share_connections(transport: Transport) -> Non
 
 async def test_where_urls_lead_is_kept_for_so_many() -> None:
     async with aiohttp.ClientSession() as session:
-        direct = Direct(session)
-        first = direct.place("http://box/0")
-        assert direct.place("http://box/0") is first
+        direct, box = Direct(session), deployment("http://box/0")
+        first = direct.way(box, CALL.operation)
+        assert direct.way(box, CALL.operation) is first
         for n in range(1, 4097):
-            direct.place(f"http://box/{n}")
-        again = direct.place("http://box/0")
+            direct.way(deployment(f"http://box/{n}"), CALL.operation)
+        again = direct.way(box, CALL.operation)
         assert again is not None
         assert again is not first
+
+
+async def test_ways_to_one_place_are_kept_for_so_many() -> None:
+    async with aiohttp.ClientSession() as session:
+        direct, box = Direct(session), deployment("http://box")
+        ways = [direct.way(box, CALL.operation) for box in (box, *(replace(box, name=str(n)) for n in range(4096)))]
+        assert len({id(way) for way in ways}) == 4097
+        assert direct.way(box, CALL.operation) is not ways[0]
+
+
+@BOTH
+async def test_deployments_at_one_place_are_asked_with_their_own_keys_for_what_is_wanted(transport: Transport) -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: 0.0, transport=transport)
+        boxes = [replace(deployment(a.url), headers={"authorization": key}) for key in ("one", "other", "one")]
+        for box in (*boxes, boxes[0]):
+            await (await upstream.open(box, CALL, connect_timeout=5)).read(99)
+        await (await upstream.open(boxes[1], replaced(CALL, operation="embeddings"), connect_timeout=5)).read(99)
+        assert [each.values("authorization") for each in a.requests] == [
+            ["one"],
+            ["other"],
+            ["one"],
+            ["one"],
+            ["other"],
+        ]
+        assert [each.target for each in a.requests] == ["/v1/chat/completions"] * 4 + ["/v1/embeddings"]
+        await upstream.close()
 
 
 def test_other_aiohttps_are_asked_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,12 +284,12 @@ async def test_a_connection_that_the_session_used_before_may_be_stale(transport:
 async def test_places_beyond_what_is_kept_are_closed() -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a, aiohttp.ClientSession(connector=Connector()) as session:
         direct = Direct(session)
-        place = direct.place(a.url + "/x")
-        assert place is not None
-        response = await place.post({}, CALL, b"{}", connect_timeout=5, exchange=_Exchange())
+        way = direct.way(deployment(a.url), CALL.operation)
+        assert way is not None
+        response = await way.post(CALL, b"{}", connect_timeout=5, exchange=_Exchange())
         response.release()
         for number in range(4096):
-            direct.place(f"http://box/{number}")
+            direct.way(deployment(f"http://box/{number}"), CALL.operation)
         await a.closed_by_peer()
 
 
