@@ -54,6 +54,8 @@ class Breakers:
         new = Breakers(limits, deployments)
         kept = ((each, breaker) for each, breaker in self._met.items() if each not in others)
         new._met = {each: breaker for each, breaker in kept if not breaker.lasting}
+        for breaker in new._met.values():
+            breaker.owner = None  # what is of the old configuration is not kept for that
         new._out = self._out & new._met.keys()
         new._back = {each: since for each, since in self._back.items() if each not in others}
         return new
@@ -69,11 +71,12 @@ class Breakers:
     def _meet(self, deployment: Deployment) -> Breaker | None:
         """Give a deployment's breaker, made where it has none; there is none for one that is gone."""
         identity = deployment.identity
-        if self._deployments.get(identity) is not deployment and not self._knows(deployment):
+        if not self._knows(deployment):
             return None
         breaker = self._met.get(identity)
         if breaker is None:
             breaker = self._met[identity] = Breaker()
+        breaker.owner = deployment
         return breaker
 
     def remaining(self, deployments: Iterable[Deployment], now: float) -> float | None:
@@ -98,7 +101,9 @@ class Breakers:
 
     def succeeded(self, deployment: Deployment, now: float) -> State | None:
         """Note a first content; gives the state before, when that closed the breaker."""
-        breaker = self._meet(deployment)
+        breaker = self._met.get(deployment.identity)
+        if breaker is None or breaker.owner is not deployment:
+            breaker = self._meet(deployment)
         if breaker is None:
             return None
         old = breaker.state
