@@ -21,7 +21,7 @@ from yarl import URL
 from gateway.adapters.openai_compatible import OPERATIONS, Operation
 from gateway.execution.fields import Fields
 from gateway.execution.protocol import AnswerProtocol, LastHeads, Said
-from gateway.routing.snapshot import Deployment
+from gateway.routing.snapshot import Deployment, Identity
 
 LARGEST: Final = 1 << 16
 KEEPALIVE: Final = 4.0
@@ -218,7 +218,7 @@ class Direct:
     """Sends requests over a session's connections.
 
     Mutable: where the URLs lead that were asked for, and their origins; and the ways to deployments, by operation and
-    by the deployment's id.
+    identity.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -229,7 +229,7 @@ class Direct:
         self._fields = dict(session.headers)
         self._places: dict[str, Place | None] = {}
         self._origins: dict[Hashable, Origin] = {}
-        self._ways: dict[Operation, dict[int, Way]] = {operation: {} for operation in OPERATIONS}
+        self._ways: dict[Operation, dict[Identity, Way]] = {operation: {} for operation in OPERATIONS}
 
     def way(self, deployment: Deployment, operation: Operation) -> Way | None:
         """Give the way to a deployment; None where the session is to be asked.
@@ -238,7 +238,7 @@ class Direct:
             ValueError: a header field of the deployment's would smuggle another one in.
 
         """
-        way = self._ways[operation].get(id(deployment))
+        way = self._ways[operation].get(deployment.identity)
         return way if way is not None and way.deployment is deployment else self._way(deployment, operation)
 
     def _way(self, deployment: Deployment, operation: Operation) -> Way | None:
@@ -247,7 +247,7 @@ class Direct:
             return None
         if len(ways) >= _KNOWN:
             ways.clear()
-        way = ways[id(deployment)] = Way(place, deployment)  # what is kept has its id for itself
+        way = ways[deployment.identity] = Way(place, deployment)
         return way
 
     def _place(self, url: str) -> Place | None:
