@@ -11,7 +11,7 @@ upstream refused costs nothing.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, repeat
 from operator import attrgetter
 from typing import Final
 
@@ -117,7 +117,7 @@ class Costs:
 
     def _take_mixed(self, mixed: Mixed) -> None:
         known = self._tariffs
-        tariffs = [known.get(identity, _UNKNOWN) for identity in mixed.identities]
+        tariffs = [*map(known.get, mixed.identities, repeat(_UNKNOWN))]
         is_one = len(set(map(id, tariffs))) == 1
         if any(_spend(mixed, *(_answers(tariffs[0], mixed) if is_one else _each(tariffs, mixed)))):
             for identity, spent, avoided in zip(mixed.identities, mixed.spent, mixed.avoided, strict=True):

@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Final, Generic, TypeVar
 
 from gateway.observe.metrics.families import DURATION, FIRST_TOKEN, NONE, ONE, SPEED, Family
@@ -111,8 +111,10 @@ class Histogram:
     def observe_all(self, values: list[float]) -> None:
         """Count values, whose order may be changed: among many sorted ones, it is the bounds that are looked up."""
         if len(values) <= len(self._bounds):
-            for value in values:
-                self.observe(value)
+            counts = self._counts
+            for place in map(bisect_left, repeat(self._bounds), values):
+                counts[place] += 1
+            self._sum += sum(values)
             return
         values.sort()
         below = 0
