@@ -19,8 +19,10 @@ from gateway.execution.outcome import MOST_TOKENS, Outcome, Usage
 if TYPE_CHECKING:
     from gateway.observe.cost import Cost
 
-_FEW: Final = 3
-"""Fewer requests that are alike are not worth their columns."""
+_FEW: Final = 12
+"""Fewer requests that are alike are not worth columns of their own."""
+_LEAST: Final = 3
+"""Fewer requests are not worth columns."""
 _SHARED: Final = slice(5, None)
 """Of what makes requests alike, what those have in common that are put into columns all the same."""
 _UNTOLD: Final = Usage()
@@ -144,7 +146,7 @@ class Batch:
             else:
                 self.odd += zip(places, self._at(places), strict=True)
         for places in rare.values():
-            if len(places) >= _FEW and (mixed := Mixed(self._at(places), places)).is_sane:
+            if len(places) >= _LEAST and (mixed := Mixed(self._at(places), places)).is_sane:
                 self.mixed.append(mixed)
             else:
                 self.odd += zip(places, self._at(places), strict=True)

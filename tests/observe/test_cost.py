@@ -107,16 +107,17 @@ def test_counts_that_cannot_be_are_taken_for_the_nearest_that_can() -> None:
     assert costs().cost_of(answered("dear", usage=Usage(10**30, 0, -7))) == Cost(6_000_000_000_000, 0)
 
 
-@pytest.mark.parametrize("number", [1, 5])
+@pytest.mark.parametrize("number", [1, 5, 12])
 def test_a_cost_that_cannot_be_is_taken_for_the_largest_that_can(number: int) -> None:
     """The ledger used to bound it, and the totals did not."""
     made = costs(MODELS.replace("0.0000006", "0.6").replace("2.0e-7", "0.2"))
     for name, cost in (("dear", Cost(MOST_NANO, 0)), ("box", Cost(0, MOST_NANO))):
         batch = Batch([1.0] * number, [answered(name, usage=Usage(10**10, 0))] * number)
         made.take(batch)
-        assert list(batch.odd_costs) == ([] if batch.alike else [cost] * number)
-        assert [each.spent for each in batch.alike] == [[cost.spent] * number for _ in batch.alike]
-        assert [each.avoided for each in batch.alike] == [[cost.avoided] * number for _ in batch.alike]
+        plain = [*batch.alike, *batch.mixed]
+        assert list(batch.odd_costs) == ([] if plain else [cost] * number)
+        assert [each.spent for each in plain] == [[cost.spent] * number for _ in plain]
+        assert [each.avoided for each in plain] == [[cost.avoided] * number for _ in plain]
         assert made.totals["llama", name] == Cost(cost.spent * number, cost.avoided * number)
 
 

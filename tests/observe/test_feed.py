@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -124,7 +125,7 @@ def test_who_reads_has_what_waits_brought_first() -> None:
     assert asked == ["traffic", "costs", "costs", "metrics"]
 
 
-def test_plain_requests_are_sorted_by_who_answered_them_and_how() -> None:
+def test_plain_requests_are_sorted_by_who_answered_them_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [
         ended(attempt("a")),
         ended(attempt("b")),
@@ -136,6 +137,7 @@ def test_plain_requests_are_sorted_by_who_answered_them_and_how() -> None:
         *[ended(attempt("a"), status=400)] * 3,
         *[ended(attempt("a"))] * 2,
     ]
+    monkeypatch.setattr("gateway.observe.batch._FEW", 3)
     batch = Batch([1.0] * 13, requests)
     assert [(each.deployment, each.status, list(each.places)) for each in batch.alike] == [
         ("a", 200, [0, 4, 11, 12]),
@@ -151,14 +153,14 @@ def test_plain_requests_of_which_few_are_alike_are_put_together_all_the_same() -
         ended(attempt("b"), model="alias"),
         ended(attempt("c"), status=400),
         ended(attempt("a", model="other")),
-        *[ended(attempt("d"))] * 3,
+        *[ended(attempt("d"))] * 12,
         ended(attempt("a"), stream=False),
     ]
-    batch = Batch([1.0] * 8, requests)
-    assert [list(each.places) for each in batch.alike] == [[4, 5, 6]]
+    batch = Batch([1.0] * 17, requests)
+    assert [list(each.places) for each in batch.alike] == [[*range(4, 16)]]
     [mixed] = batch.mixed
     assert (list(mixed.places), mixed.identities) == ([0, 1, 3], [("m", "a"), ("m", "b"), ("other", "a")])
-    assert [place for place, _ in batch.odd] == [2, 7]
+    assert [place for place, _ in batch.odd] == [2, 16]
 
 
 def test_what_is_rare_or_beyond_belief_is_not_put_into_columns() -> None:
@@ -259,10 +261,11 @@ def costs_of(batch: Batch) -> list[Cost | None]:
 @given(
     st.lists(all_told, min_size=30, max_size=60) | st.lists(some_told | some_told | outcomes, min_size=20, max_size=60),
     st.sampled_from([60, 7, 1]),
+    st.sampled_from([3, 12]),
     st.sampled_from([PRICES, FREE, None]),
 )
 def test_a_batch_counts_what_its_requests_count_one_by_one(
-    requests: list[Outcome], size: int, prices: Prices | None
+    requests: list[Outcome], size: int, few: int, prices: Prices | None
 ) -> None:
     alone, together = Counted(prices), Counted(prices)
     costs: list[Cost | None] = []
@@ -273,7 +276,8 @@ def test_a_batch_counts_what_its_requests_count_one_by_one(
     found: list[Cost | None] = []
     for start in range(0, len(requests), size):
         part = requests[start : start + size]
-        batch = Batch([7.5] * len(part), part)
+        with patch("gateway.observe.batch._FEW", few):
+            batch = Batch([7.5] * len(part), part)
         for take in (together.traffic.take, together.live.take, together.costs.take, together.metrics.take):
             take(batch)
         found += costs_of(batch)

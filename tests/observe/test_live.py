@@ -100,7 +100,11 @@ def test_the_shares_are_those_since_the_start_until_another_configuration_is_in_
     assert live.since == clock.now
 
 
-def test_who_stood_in_and_who_was_drawn_by_an_earlier_configuration_is_counted() -> None:
+@pytest.mark.parametrize("few", [3, 12])
+def test_who_stood_in_and_who_was_drawn_by_an_earlier_configuration_is_counted(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.observe.batch._FEW", few)
     live = Live(Clock())
     live.rebase(2)
     drawn, early = ended(attempt("a")), replace(ended(attempt("b")), generation=1)

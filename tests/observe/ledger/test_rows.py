@@ -11,15 +11,15 @@ from tests.observe.ledger.outcomes import PLAIN
 
 
 def made(cost: Cost | None = None, **fields: object) -> dict[str, Value]:
-    """Make the row of a request, which is the same whether the request is alone or one of many that are alike."""
-    alone, among = (made_of(count, cost, **fields) for count in (1, 3))
-    assert alone == among
+    """Make the row of a request, which is the same whether it is alone, one of some or one of many that are alike."""
+    alone, some, many = (made_of(count, cost, **fields) for count in (1, 3, 12))
+    assert alone == some == many
     return alone
 
 
 def made_of(count: int, cost: Cost | None, **fields: object) -> dict[str, Value]:
     batch = Batch([3.0] * count, [replace(PLAIN, **fields)] * count)
-    for alike in batch.alike:
+    for alike in (*batch.alike, *batch.mixed):
         alike.spent = [cost.spent if cost else None] * count
         alike.avoided = [cost.avoided if cost else None] * count
     batch.odd_costs = [cost] * len(batch.odd)
