@@ -144,6 +144,20 @@ def test_an_older_schema_is_brought_forward_with_its_rows(database: Database) ->
     assert database.ask("SELECT seq, region FROM gateway_requests ORDER BY seq") == [(1, None), (2, None)]
 
 
+def test_a_new_ledger_is_what_an_old_one_becomes() -> None:
+    def schema(*versions: int) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(":memory:")
+        for version in versions:
+            migrate(connection, "sqlite", MIGRATIONS[:version])
+        told = "SELECT type, name, replace(sql, '\"', '') FROM sqlite_master ORDER BY type, name"
+        found = connection.execute(told).fetchall()
+        found += connection.execute("SELECT version FROM gateway_ledger").fetchall()
+        connection.close()
+        return found
+
+    assert schema(3) == schema(1, 2, 3)
+
+
 def test_rows_of_the_second_version_keep_what_they_are_and_lie_in_the_order_of_time(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     connection = sqlite3.connect(path)
