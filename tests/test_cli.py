@@ -74,6 +74,22 @@ def test_flags_have_defaults() -> None:
     assert parsed("demo", "--chaos")["chaos"] is True
 
 
+@pytest.mark.parametrize(("wanted", "imported"), [("nothing", ""), ("a .env", "dotenv"), ("a ledger", "sqlite3")])
+def test_what_a_configuration_does_not_need_is_not_imported(config: Config, wanted: str, imported: str) -> None:
+    good(config)
+    if wanted == "a .env":
+        (config.path.parent / ".env").write_text("CLOUD_URL=http://cloud\n", encoding="utf-8")
+    elif wanted == "a ledger":
+        config.routing(ledger={"url": "sqlite:///ledger.db"})
+    program = (
+        "import sys; from gateway.cli import main; main(); "
+        "print(*{'dotenv', 'opentelemetry', 'psycopg', 'sqlite3'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", program, "check", "--config-dir", str(config.path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    assert told.stdout.splitlines()[-1] == imported
+
+
 @pytest.mark.parametrize("command", ["serve", "check", "demo"])
 @pytest.mark.parametrize(
     ("flag", "variable", "text", "value"),

@@ -104,9 +104,11 @@ class _File(Generic[AnyDocument]):
 
 
 def _read_env(content: bytes | None, files: ConfigFiles) -> _Env:
+    if content is None:
+        return _Env({})
     file = str(files.env)
     try:
-        values, bad = read_env(decode(content or b""))
+        values, bad = read_env(decode(content))
     except UnreadableError as error:
         return _Env({}, (Fault(file, *error.mark, "", error.message),))
     message = "found a line that is no NAME=value, it is passed over"
