@@ -14,10 +14,10 @@ connection ends: the kernel keeps the newcomers waiting.
 import asyncio
 import resource
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import web
+from msgspec import Struct
 
 from gateway.api.context import Handler
 from gateway.api.errors import RequestError
@@ -28,8 +28,7 @@ _TOLD: Final = frozenset({"/health", "/health/ready", "/metrics", "/routing"})
 _CALM: Final = 0.9
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """The most connections that are served, and the most above them; a `limit` of None is none."""
 
     limit: int | None

@@ -33,10 +33,11 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import ConfigFiles, Sources, read
@@ -50,8 +51,7 @@ _HEAD_START = 0.002
 _FOLDER_ADVICE = "saves never reach a file that is mounted alone; mount the folder that holds it"
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Struct, frozen=True):
     """How fast the files are followed, in seconds.
 
     `tick`: the longest time between two looks. `settle`: the rest between two readings that must agree. `patience`: how
@@ -126,8 +126,7 @@ def _there(sources: Sources) -> frozenset[str]:
     return frozenset(name for name in ("models", "routing", "env") if getattr(sources, name) is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sight:
+class _Sight(Struct, frozen=True):
     """What one look sees."""
 
     reading: Reading

@@ -5,7 +5,6 @@ https://platform.openai.com/docs/api-reference. Everything here is pure: text an
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
 from typing import Final, Literal, get_args
@@ -21,8 +20,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _MOST_MODELS: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """A base URL, taken apart.
 
     `origin` is scheme, host and port (RFC 6454; the port left out where it is the scheme's own); `path` has no

@@ -63,8 +63,7 @@ _SHOWN: Final = {
 _peek: Final = msgspec.json.Decoder(Peek)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a request may take: bytes of body, and the seconds a body may stall."""
 
     body: int = 32 << 20

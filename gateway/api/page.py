@@ -5,12 +5,12 @@ faults) is the word of others.
 """
 
 import asyncio
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from aiohttp import ETag, web
+from msgspec import Struct
 
 _TYPES: Final = {
     ".html": "text/html",
@@ -31,8 +31,7 @@ _INDEX: Final = "index.html"
 _FOLDER: Final = Path(__file__).parents[1] / "page"
 
 
-@dataclass(frozen=True, slots=True)
-class Asset:
+class Asset(Struct, frozen=True):
     """One file of the page."""
 
     body: bytes

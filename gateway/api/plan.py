@@ -1,7 +1,5 @@
 """`GET /routing/plan`: what the plan in force says, for who wants to compare another with it. No key is in it."""
 
-from dataclasses import dataclass
-
 import msgspec
 from aiohttp import web
 
@@ -12,8 +10,7 @@ from gateway.routing.outline import Outline
 PATH = "/routing/plan"
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
+class InForce(msgspec.Struct, frozen=True):
     """A plan in force; without a configuration, generation 0 and no plan. `hash` names the files' content."""
 
     generation: int

@@ -7,10 +7,10 @@ beside the root; one that does not raises `UnreadableError`. No message quotes t
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import cast
 
 import yaml
+from msgspec import Struct
 
 from gateway.config.scalars import LONE_SURROGATE
 
@@ -50,8 +50,7 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(Struct, frozen=True):
     """A scalar; `plain` when it stood without quotes."""
 
     mark: Mark
@@ -59,24 +58,21 @@ class Scalar:
     plain: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
+class Items(Struct, frozen=True):
     """A sequence."""
 
     mark: Mark
     items: "tuple[Node, ...]"
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairs(Struct, frozen=True):
     """A mapping, as it was written: keys may be of any kind and stand twice."""
 
     mark: Mark
     pairs: "tuple[tuple[Node, Node], ...]"
 
 
-@dataclass(frozen=True, slots=True)
-class Bad:
+class Bad(Struct, frozen=True):
     """A node that cannot be used."""
 
     mark: Mark
@@ -86,8 +82,7 @@ class Bad:
 Node = Scalar | Items | Pairs | Bad
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(Struct, frozen=True):
     """A document: absent `root` when there is none; `extra` is where a second one starts."""
 
     root: Node | None

@@ -14,8 +14,9 @@ it is needed.
 import io
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from dotenv.parser import Original
@@ -61,8 +62,7 @@ class UnsetVariablesError(LookupError):
         self.variables = variables
 
 
-@dataclass(frozen=True, slots=True)
-class _Reference:
+class _Reference(Struct, frozen=True):
     name: str
     default: "tuple[str | _Reference, ...] | None"
 

@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """One thing wrong with a file; a notice (a warning) has the same shape.
 
     `line` and `column` count from 1; line 0 stands for the file as a whole. `path` leads to the value inside the

@@ -8,11 +8,11 @@ message, for a value that must not be shown).
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal, NoReturn, get_args
 from urllib.parse import SplitResult, urlsplit
 
+from msgspec import Struct
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -54,8 +54,7 @@ _KEY = re.compile(r"[!-~]+")
 _PATH = re.compile(r"/[!-\"$-~]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Unset:
+class Unset(Struct, frozen=True):
     """Stands for the value of a variable that is not set, or that is empty where an address is needed."""
 
     variable: str

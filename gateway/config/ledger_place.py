@@ -6,10 +6,10 @@ never shown, and of a URL that came out of variables nothing but their names is.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from msgspec import Struct
 from pydantic import SecretStr
 
 from gateway.config.environment import Interpolated
@@ -24,8 +24,7 @@ class BadPlaceError(ValueError):
     """Text that names no ledger; the message shows nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a ledger is; `shown` is that without a secret.
 
     `path` is the file of a SQLite ledger, relative to the working directory.

@@ -5,10 +5,12 @@ The one way in: `read` does the I/O, `parse` is pure and raises for nothing that
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Generic, Literal, TypeVar
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from gateway.config.compose import UnreadableError, decode
@@ -80,8 +82,7 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Variables:
+class _Variables(Struct, frozen=True):
     """`values` are all of them; `environ` those of the environment, `suggested` the names in the `.env`."""
 
     values: Mapping[str, str]
@@ -89,15 +90,13 @@ class _Variables:
     suggested: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Env:
+class _Env(Struct, frozen=True):
     values: Mapping[str, str]
     faults: tuple[Fault, ...] = ()
     notices: tuple[Fault, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _File(Generic[AnyDocument]):
+class _File(Struct, Generic[AnyDocument], frozen=True):
     tree: Tree
     document: AnyDocument | None = None
     faults: tuple[Fault, ...] = ()

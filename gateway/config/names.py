@@ -4,15 +4,15 @@ Works on the raw data, so that these faults are found beside those of the schema
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.config.faults import Fault, nearest
 from gateway.config.shown import Path, dotted, shown
 from gateway.config.strict_yaml import Broken, Tree
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(Struct, frozen=True):
     """The ids and aliases of a models.yaml, with the place of their model in its list; `faults` are those given twice.
 
     `readable` is false when there is no list of models to know any from.

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
+
 from gateway.config.faults import ConfigError, Fault
 
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFiles:
+class ConfigFiles(Struct, frozen=True):
     """The files that make a configuration; `env` is absent when no `.env` is to be read."""
 
     models: Path

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -38,8 +37,7 @@ class Ask(msgspec.Struct, frozen=True):
     trace: Trace | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unanswered:
+class Unanswered(msgspec.Struct, frozen=True):
     """No deployment answered: what to tell the client. `refusal` is an upstream's own 4xx, where there was one."""
 
     status: int

@@ -1,7 +1,6 @@
 """The events of a stream that took over, made to fit the stream that a client has begun to read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -13,8 +12,7 @@ _OPENING: Final = ("role",)
 _CALL_OPENING: Final = ("id", "type")
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """What all chunks of one stream have in common: the fields that OpenAI's reference says are the same in each."""
 
     fields: dict[str, object]

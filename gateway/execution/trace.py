@@ -9,8 +9,9 @@ https://www.w3.org/TR/trace-context-2/. A traceparent that is not well formed is
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02
@@ -28,8 +29,7 @@ def new_span_id() -> int:
     return _random.getrandbits(64) or 1
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(Struct, frozen=True):
     """A request's place in a trace.
 
     `span_id` is the request's own, `parent_id` that of the client's, if it named one. `flags` are the traceparent's.
@@ -55,8 +55,7 @@ class Trace:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Struct, frozen=True):
     """Which traces are recorded: those of a share of the trace ids, or those that the caller recorded.
 
     `bound`: recorded are ids whose right half is below it. `parent_decides`: it does not count where there is a caller.

@@ -13,7 +13,6 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final, Literal, Self
 
@@ -65,16 +64,14 @@ def _nothing() -> None:
     pass
 
 
-@dataclass(slots=True)
-class _Trace:
+class _Trace(msgspec.Struct):
     """Filled by aiohttp while a request is made: whether its connection came out of the pool; `sent` is called on."""
 
     sent: Callable[[], None] = _nothing
     reused: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Era:
+class _Era(msgspec.Struct, eq=False):
     """A session, the short way over its connections, when it was made, and how many answers are being read from it."""
 
     session: aiohttp.ClientSession

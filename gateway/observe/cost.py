@@ -10,7 +10,6 @@ upstream refused costs nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise, repeat
 from operator import attrgetter
 from typing import Final
@@ -37,8 +36,7 @@ _BAD: Final = 400
 _LEFT: Final = 499
 
 
-@dataclass(frozen=True, slots=True)
-class _Tariff:
+class _Tariff(Struct, frozen=True):
     """A deployment's prices, and those of the remote deployments that could have answered in its place."""
 
     prices: Prices | None
@@ -48,8 +46,7 @@ class _Tariff:
 _UNKNOWN: Final = _Tariff(None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
+class _Ready(Struct, frozen=True):
     """The tariffs of a catalogue, `before` it and `now`."""
 
     catalogue: Catalogue | None

@@ -6,9 +6,10 @@ touched file) is not kept: it would push out those that tell something.
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
+
+from msgspec import Struct, field
 
 from gateway.config.faults import Fault
 from gateway.observe.render import rfc3339
@@ -16,8 +17,7 @@ from gateway.observe.render import rfc3339
 KEPT: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """One reading: when, in seconds since the epoch, and what came of it.
 
     `generation` is the one in force after it, 0 before the first. `digest` names the files' content, where it was
@@ -39,8 +39,7 @@ class Reading:
         return told | {name: value for name, value in more.items() if value}
 
 
-@dataclass(slots=True)
-class ReloadState:
+class ReloadState(Struct):
     """How the configuration's last reading went; `faults` stand until a good one is read.
 
     Mutable: all of it. `accepted` and `rejected` are seconds since the epoch: when a configuration that means something

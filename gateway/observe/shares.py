@@ -12,9 +12,10 @@ Where they differ, one word says why; of several reasons, the first to be known 
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import sqrt
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.observe.live import Live, Second
 from gateway.routing.breakers import SLOW_START
@@ -82,8 +83,7 @@ class Recent:
         return {*second.answers, *second.failures}
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """A deployment's shares and what may explain them.
 
     `answers` and `failures` are of the last minutes; of the answers, `stood_in` were to requests drawn for another

@@ -19,9 +19,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+
+from msgspec import Struct, field
 
 from gateway.observe.render import Record, Secrets, render_all
 from gateway.observe.target import STREAMS, Lines, Target, has_room, open_for_append, reason
@@ -29,24 +30,19 @@ from gateway.observe.target import STREAMS, Lines, Target, has_room, open_for_ap
 _BATCH = 512
 
 
-class _Message:
+class _Message(Struct, frozen=True):
     """What is no record, but stands among them."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True)
-class _Retarget(_Message):
+class _Retarget(_Message, frozen=True):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Flush(_Message):
+class _Flush(_Message, frozen=True):
     done: threading.Event = field(default_factory=threading.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stop(_Message):
+class _Stop(_Message, frozen=True):
     pass
 
 

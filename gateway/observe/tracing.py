@@ -5,8 +5,9 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from gateway.execution.outcome import Observer
 from gateway.execution.trace import Sampling
@@ -22,8 +23,7 @@ _INSTALL: Final = "pip install 'hybrid-inference-gateway[otel]'"
 _DEFAULT_SAMPLER: Final = "parentbased_always_on"
 
 
-@dataclass(frozen=True, slots=True)
-class Tracing:
+class Tracing(Struct, frozen=True):
     """What tracing takes: which requests are recorded, and who makes spans of them. Without `traces` there is none.
 
     `problems` are what an operator should know: fields of `traces.problem` log events.

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.execution.outcome import Outcome
 from gateway.observe.batch import Batch
@@ -12,8 +13,7 @@ Identity = tuple[str, str]
 _NOBODYS: Final = frozenset({"client_left", "cut", "local_fault", "internal_error"})
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """What a deployment has done: answers given since the process began, attempts that failed, and its delivered share.
 
     `share` is of its model's answers since the configuration in force was accepted, absent while there are none.

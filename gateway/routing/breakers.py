@@ -9,10 +9,11 @@ event loop, costs nothing for the thousands that nobody asks for.
 """
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.routing.breaker import Breaker, State
 from gateway.routing.failures import TABLE, Failure
@@ -21,8 +22,7 @@ from gateway.routing.snapshot import BreakerLimits, Deployment, Identity
 SLOW_START: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerView:
+class BreakerView(Struct, frozen=True):
     """A breaker as it is shown; `since` is in seconds since the epoch, absent as long as it has never opened."""
 
     state: State = "closed"

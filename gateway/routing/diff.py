@@ -1,7 +1,7 @@
 """What a new configuration changes: for the log and `/routing` after a save, for `gateway check --diff` before it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, Final, Literal, get_args
@@ -27,8 +27,7 @@ Part = Literal[
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One thing that changes: of a deployment of a model, of a model, or, without either, of the settings."""
 
     part: Part
@@ -101,7 +100,7 @@ def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]
     changed = [name for name in names if old.metadata.get(name) != new.metadata.get(name)]
     if changed:
         yield said(f"{', '.join(changed)} changed")
-    for part in fields(Clocks):
+    for part in msgspec.structs.fields(Clocks):
         clock = attrgetter(part.name)
         change = clock(old.clocks), clock(new.clocks)
         if len(set(change)) > 1 and change != tuple(map(clock, defaults)):

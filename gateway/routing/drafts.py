@@ -11,9 +11,10 @@ elsewhere does not inherit the model's, and what a claim adds inherits none.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import SecretStr
 
 from gateway.adapters.openai_compatible import Address
@@ -23,8 +24,7 @@ from gateway.routing.pricing import FREE, Prices
 from gateway.routing.snapshot import Group
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where something stands in one of the two files."""
 
     source: Literal["models", "routing"]
@@ -35,8 +35,7 @@ class Place:
         return Place(self.source, (*self.path, *steps))
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """An endpoint's address, or the variable that it waits for."""
 
     address: Address | Unset
@@ -57,8 +56,7 @@ class Target:
         return self.identity if isinstance(self.address, Unset) else self.address.host_port
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """A routing.yaml entry, for one of the models that it lists; `listed` is that model's place in the list."""
 
     group: Group
@@ -72,8 +70,7 @@ Claims = Mapping[str, Mapping[str, Sequence[Claim]]]
 """All claims, by model id and by endpoint identity. One each is expected; the first counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A deployment on its way; `place` is the entry that had the last word."""
 
     model: str

@@ -8,10 +8,11 @@ because the next endpoint would need the same file descriptor.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
 
 
 class Cause(Enum):
@@ -55,8 +56,7 @@ class Verdict(Enum):
     CLIENT = "tell the client"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """One attempt's failure.
 
     `status` is the upstream's HTTP status where one came, `retry_after` the seconds it asked to wait. `stale` tells
@@ -71,8 +71,7 @@ class Failure:
     stale: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """What follows from a cause.
 
     `passes`: it may be over in a moment, so that its deployment gets one more try before its tier is left. `blames`: it

@@ -13,8 +13,10 @@ healthy: an endpoint is innocent until probes say otherwise. Only probes in a ro
 time nor the network; both are told to it.
 """
 
-from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 State = Literal["unknown", "up", "down", "loading"]
 
@@ -22,8 +24,7 @@ LOADING_INTERVAL: Final = 2.0
 """Seconds until a box that loads is asked again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """What the probes of one endpoint have said.
 
     `since` is when the state was entered (seconds since the epoch; absent while unknown), `reason` what the last
@@ -41,8 +42,7 @@ class Health:
         return self.state not in {"down", "loading"}
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True):
     """What one probe found: `reason` is absent when the endpoint is alive, and says why it is not otherwise.
 
     `loading` tells that it answered, but only that it is still loading its model.

@@ -19,7 +19,6 @@ waits and tries.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
 
@@ -37,8 +36,7 @@ Draw = Callable[[Route], Iterator[Deployment]]
 """Gives a route's deployments in the order to try them, as `Selector.order` does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tier:
+class Tier(msgspec.Struct, frozen=True):
     """Deployments to be tried in this order, once; `anyway`: those that are out as well. To be iterated once."""
 
     deployments: Iterable[Deployment]

@@ -8,9 +8,11 @@ Health and breakers are two opinions, and neither changes the other: a box may a
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from math import ceil, inf
 from types import MappingProxyType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.routing.breaker import State
 from gateway.routing.breakers import Breakers, BreakerView
@@ -28,8 +30,7 @@ from gateway.routing.weighing import Standing
 __all__ = ["BreakerChange", "Change", "HealthChange", "Plan", "RoutingManager", "plan"]
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChange:
+class HealthChange(Struct, frozen=True):
     """An endpoint went from one state to another; `problem` is set when the strategy could not follow."""
 
     endpoint: str
@@ -38,8 +39,7 @@ class HealthChange:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChange:
+class BreakerChange(Struct, frozen=True):
     """A breaker opened or closed.
 
     `lasting` tells that it opened for a failure that passes only when somebody acts: a refused key, an unknown model.

@@ -5,9 +5,9 @@ the files should know is collected, and what waits for no variable becomes a dep
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from msgspec import Struct
 from pydantic import SecretStr
 
 from gateway.adapters.openai_compatible import Address, authorization
@@ -23,8 +23,7 @@ Remark = tuple[Place, str]
 """What is to be said of the files, and where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Matched:
+class Matched(Struct, frozen=True):
     """What two documents mean.
 
     `members` are each model's active deployments in the order written; without any when there are faults. `split` are

@@ -6,7 +6,6 @@ compared with a key, such as a hash, would let a reader try keys.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
@@ -15,8 +14,7 @@ import msgspec
 from gateway.routing.snapshot import Clocks, Deployment, Group, Inactive, Model, RescuePolicy, Route, Settings
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentOutline:
+class DeploymentOutline(msgspec.Struct, frozen=True):
     """A deployment; `weight` is its part of 1 with everything healthy, 0 a fallback. URLs hold no key."""
 
     name: str
@@ -31,8 +29,7 @@ class DeploymentOutline:
     has_key: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InactiveOutline:
+class InactiveOutline(msgspec.Struct, frozen=True):
     """A deployment that waits for an environment variable."""
 
     name: str
@@ -40,8 +37,7 @@ class InactiveOutline:
     variable: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOutline:
+class ModelOutline(msgspec.Struct, frozen=True):
     """A model: what is said of it, and its deployments in the order they are tried. Clocks are in seconds."""
 
     id: str
@@ -54,8 +50,7 @@ class ModelOutline:
     inactive: tuple[InactiveOutline, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(msgspec.Struct, frozen=True):
     """A plan. `split` tells whether there is a routing.yaml; `settings` have the names that they have there."""
 
     split: bool

@@ -9,6 +9,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import cast
 
+from msgspec import structs
+
 from gateway.config.documents import ModelEntry, ModelsDocument, RoutingDocument, Timeouts
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
@@ -233,7 +235,7 @@ def _clocks(routing: RoutingDocument | None) -> Clocks:
 
 def _with(clocks: Clocks, timeouts: Timeouts) -> Clocks:
     """Put the clocks that are set over others."""
-    return replace(clocks, **timeouts.model_dump(exclude_none=True)) if timeouts.model_fields_set else clocks
+    return structs.replace(clocks, **timeouts.model_dump(exclude_none=True)) if timeouts.model_fields_set else clocks
 
 
 def _metadata(entry: ModelEntry) -> Mapping[str, object]:

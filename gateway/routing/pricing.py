@@ -7,9 +7,10 @@ PostgreSQL and this process agree to the last digit, which sums of floats do not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.config.prices import COUNTED
 
@@ -22,8 +23,7 @@ Tokens = tuple[int, int, int, int]
 """What a request used: prompt, completion, and of these the cached and the reasoning tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
+class Prices(Struct, frozen=True):
     """What a deployment charges, in femtodollars: for a token of each sort, and for a request.
 
     `cached` is the price of a prompt token read from a cache, `reasoning` that of a reasoning token.

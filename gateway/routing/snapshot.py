@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
 
+import msgspec
 from pydantic import SecretStr
 
 from gateway.adapters.openai_compatible import Operation
@@ -25,8 +26,7 @@ Identity = tuple[str, str]
 """What a deployment is known by: its model, and its name, which is unique within it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
+class Clocks(msgspec.Struct, frozen=True):
     """How long an attempt may take, in seconds; 0 stands for no limit.
 
     `connect`: until there is a connection. `first_token`: from the request's last byte to the answer's first content.
@@ -39,16 +39,17 @@ class Clocks:
     total: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+_USUAL: Final = Clocks()
+
+
+class Bounds(msgspec.Struct, frozen=True):
     """What a request may take: `attempts` in all, a Retry-After of at most `retry_after_max` seconds waited for."""
 
     attempts: int = 6
     retry_after_max: float = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerLimits:
+class BreakerLimits(msgspec.Struct, frozen=True):
     """When a breaker opens, and for how long.
 
     It opens on so many `failures` in a row. It stays open for `hold` seconds, and for twice as long after each trial
@@ -104,8 +105,7 @@ class Deployment:
         return f"<{self.name} {self.group} {float(self.weight):g} of {self.model!r} at {self.endpoint.identity}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Inactive:
+class Inactive(msgspec.Struct, frozen=True):
     """A deployment that waits for an environment variable.
 
     `name` is what it will be called; where its address waits, and it was given none, the variable stands for it.
@@ -134,7 +134,7 @@ class Route:
     weights: tuple[Fraction, ...]
     configured: tuple[Fraction, ...]
     cumulative: tuple[float, ...] = field(repr=False)
-    clocks: Clocks = field(default=Clocks(), repr=False)
+    clocks: Clocks = field(default=_USUAL, repr=False)
     fallbacks: tuple[str, ...] = field(default=(), repr=False)
     rescue: RescuePolicy = field(default="on", repr=False)
 
@@ -147,7 +147,7 @@ class Route:
         effective: Mapping[Deployment, Fraction],
         out: frozenset[Identity],
         *,
-        clocks: Clocks = Clocks(),
+        clocks: Clocks = _USUAL,
         fallbacks: tuple[str, ...] = (),
         rescue: RescuePolicy = "on",
     ) -> "Route":
@@ -183,8 +183,7 @@ class Model:
     metadata: Mapping[str, object] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalogue(msgspec.Struct, frozen=True):
     """All that a configuration names, whoever is healthy.
 
     `names` are each model's public names, by its id. `deployments` are by identity, model by model, and each model's in
@@ -218,16 +217,14 @@ class Catalogue:
         return ((name, route) for model, route in routes.items() for name in self.names[model])
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerSettings:
+class LedgerSettings(msgspec.Struct, frozen=True):
     """Where rows are kept, if they are, and for how many days; 0: for ever."""
 
     place: Place | None = None
     retention_days: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What routing.yaml sets beside the split.
 
     `parameters` are to be shown: frozen JSON, what came out of a variable as the variable's name. `split` tells whether
@@ -237,7 +234,7 @@ class Settings:
     """
 
     strategy: str = "fixed"
-    parameters: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    parameters: Mapping[str, object] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     split: bool = False
     clocks: Clocks = Clocks()
     bounds: Bounds = Bounds()
@@ -256,8 +253,7 @@ class Settings:
         return self.clocks.connect
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """One configuration in force.
 
     `routes` are by id and by alias. `generation` counts accepted configurations, `revision` the changes within one of

@@ -5,7 +5,9 @@ follows from the two plans alone is here, and may be had in a thread. Health and
 not looked at.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from msgspec import Struct, structs
 
 from gateway.routing.breakers import strangers
 from gateway.routing.diff import Diff, diff, rekeyed
@@ -13,8 +15,7 @@ from gateway.routing.plan import Plan
 from gateway.routing.snapshot import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Succession:
+class Succession(Struct, frozen=True):
     """A plan, and what it changes of the one before.
 
     `changes` are absent when it means the same. `others` are the deployments of the old plan that are gone, or are
@@ -42,4 +43,4 @@ def _sharing(old: Plan, new: Plan) -> Plan:
     """Let the new plan have the old one's endpoints where they are the same: who follows them sees that at a glance."""
     if new.catalogue.endpoints != old.catalogue.endpoints:
         return new
-    return replace(new, catalogue=replace(new.catalogue, endpoints=old.catalogue.endpoints))
+    return replace(new, catalogue=structs.replace(new.catalogue, endpoints=old.catalogue.endpoints))

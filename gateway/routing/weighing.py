@@ -7,10 +7,11 @@ the user's own, which may look at more than groups and weights.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct, field
 
 from gateway.routing.contract import ResolvedStrategy
 from gateway.routing.snapshot import Catalogue, Clocks, Deployment, Group, Identity, RescuePolicy, Route
@@ -25,8 +26,7 @@ _WHOLE: Final = 1
 _NONE: Final = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """Who is not to have all of its weight now.
 
     `down` are endpoints, `out` deployments; both have none. `returning` are deployments, each with the part of its
@@ -51,8 +51,7 @@ class Standing:
         return tuple(dict.fromkeys((*at, *of)))
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """The route of the first of several models that are alike; `places` are its chain's, in the order written."""
 
     first: Route

@@ -1,9 +1,9 @@
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Upstream

@@ -1,9 +1,10 @@
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
 import pytest
+from msgspec import Struct
 from pydantic import SecretStr
 
 from gateway.routing.snapshot import Snapshot
@@ -25,12 +26,19 @@ OWN = SPLIT.replace(
 LEAVES = (str, int, float, Fraction, SecretStr, type(None))
 
 
+def names_in(value: object) -> tuple[str, ...] | None:
+    """Name the fields of a record."""
+    if isinstance(value, Struct):
+        return value.__struct_fields__
+    return tuple(field.name for field in fields(value)) if is_dataclass(value) else None
+
+
 def parts(value: object) -> Iterator[object]:
     """Walk everything that a value holds."""
     yield value
     below: list[object] = []
-    if is_dataclass(value) and not isinstance(value, type):
-        below = [getattr(value, field.name) for field in fields(value)]
+    if (names := names_in(value)) is not None:
+        below = [getattr(value, name) for name in names]
     elif isinstance(value, MappingProxyType):
         below = [*value.keys(), *value.values()]
     elif isinstance(value, tuple | frozenset):
@@ -49,13 +57,13 @@ def test_a_snapshot_is_frozen_all_the_way_down() -> None:
     count = 0
     for part in parts(current()):
         count += 1
-        if not is_dataclass(part):
+        if (names := names_in(part)) is None:
             assert type(part) in {*LEAVES, bool, tuple, frozenset, MappingProxyType}
             continue
-        for field in fields(part):
-            with pytest.raises(FrozenInstanceError):
-                setattr(part, field.name, None)
-        with pytest.raises((FrozenInstanceError, TypeError)):
+        for name in names:
+            with pytest.raises(AttributeError):
+                setattr(part, name, None)
+        with pytest.raises((AttributeError, TypeError)):
             setattr(part, "more", 1)  # noqa: B010 - there is no such field, which is the point
     assert count > 100
 

@@ -8,8 +8,9 @@ rows leave the database: for each, a thread that is not the event loop's may hav
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, cast
+
+from msgspec import Struct
 
 from gateway.observe.ledger.rows import iso
 from gateway.observe.ledger.store import Reader
@@ -38,8 +39,7 @@ _MONEY: Final = ("cost_usd", "avoided_usd")
 _TIMES: Final = ("ttft_ms", "duration_ms")
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """What is asked: of the last `hours`; of one model (its id) and of one deployment (its name), if they are given."""
 
     hours: float = 24.0
@@ -51,8 +51,7 @@ _KEYS: Final = ("model_id", "served_model", "deployment", "deployment_group")
 _Key = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Grouping:
+class _Grouping(Struct, frozen=True):
     """What rows are grouped by: names in the answer, the columns behind them, and which rows have a part in it."""
 
     names: tuple[str, ...]

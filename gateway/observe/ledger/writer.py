@@ -17,8 +17,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
 
 from gateway.config.ledger_place import Place
 from gateway.observe.batch import Batch
@@ -34,13 +35,11 @@ _LAST_TRY: Final = 1.0
 _BEHIND: Final = "the writer fell behind"
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
+class _Move(Struct, frozen=True):
     settings: LedgerSettings
 
 
-@dataclass(frozen=True, slots=True)
-class _Flush:
+class _Flush(Struct, frozen=True):
     done: threading.Event = field(default_factory=threading.Event)
 
 

@@ -4,8 +4,9 @@ Names and units are Prometheus's: base units, `_total` for counters, `_ratio` fr
 belong to the deployment that answered; `none` stands for no deployment, `unknown` for a model that is not configured.
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
@@ -20,8 +21,7 @@ ONE: Final = ("model", "deployment", "group")
 _WAY: Final = ("from_model", "from_deployment", "to_model", "to_deployment")
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """A metric, by its name in the text format; `bounds` are a histogram's upper bounds, without the infinite one."""
 
     name: str

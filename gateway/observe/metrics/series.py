@@ -8,9 +8,10 @@ for a restart.
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, repeat
 from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from gateway.observe.metrics.families import DURATION, FIRST_TOKEN, NONE, ONE, SPEED, Family
 from gateway.observe.metrics.text import labelled
@@ -25,8 +26,7 @@ Key = tuple[str, str, str]
 """A deployment's model, name and group; or a model, `none` and `none`, for its requests that no deployment answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison(Generic[K, V]):
+class Comparison(Struct, Generic[K, V], frozen=True):
     """What is configured `before` and `now`, what is `new` of it, with its value, and what is `gone`."""
 
     before: frozenset[K]

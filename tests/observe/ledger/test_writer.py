@@ -3,11 +3,11 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.config.ledger_place import Place
 from gateway.observe.ledger.rows import Rows, Value
