@@ -1,6 +1,8 @@
 """Both databases, for real: what is written is read, once; what is old goes; versions go forward."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,6 +245,31 @@ def test_rows_that_share_what_they_can_are_all_written(database: Database) -> No
     store.write(whole)
     found = database.ask("SELECT seq, request_id, cost_nusd FROM gateway_requests ORDER BY seq")
     assert found == [(1 + number, f"r-{number}", 5 if number else None) for number in range(256)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+def test_a_ledger_that_grows_takes_no_more_memory(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from gateway.observe.ledger.rows import id_of, rows
+from gateway.observe.ledger.sqlite import SqliteStore
+from tests.observe.ledger.outcomes import batch
+
+store = SqliteStore(sys.argv[1])
+for second in range(100):
+    numbers = range(500 * second, 500 * second + 500)
+    store.write(rows(1, numbers.start + 1, batch(*numbers), id_of(1_000.0 + second)))
+    if second in {5, 99}:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        print(status.partition("RssAnon:")[2].split()[0])
+store.close()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "ledger.db")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])  # noqa: S603 - our own
+    before, after = map(int, told.stdout.split())
+    assert (tmp_path / "ledger.db").stat().st_size > 4 << 20
+    assert after - before < 1_000
 
 
 def test_an_empty_ledger_takes_all_versions_at_once(database: Database) -> None:
