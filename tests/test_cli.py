@@ -90,6 +90,17 @@ def test_what_a_configuration_does_not_need_is_not_imported(config: Config, want
     assert told.stdout.splitlines()[-1] == imported
 
 
+def test_the_tables_of_file_types_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mime.types").write_text("test/canary canary\n", encoding="utf-8")
+    program = (
+        "import mimetypes, sys; mimetypes.knownfiles[:] = [sys.argv.pop()]; from gateway.__main__ import main; main(); "
+        "print(mimetypes.guess_type('a.canary')[0], mimetypes.guess_type('a.html')[0])"
+    )
+    command = [sys.executable, "-c", program, "check", "--schema", "models", str(tmp_path / "mime.types")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    assert told.stdout.splitlines()[-1] == "None text/html"
+
+
 @pytest.mark.parametrize("command", ["serve", "check", "demo"])
 @pytest.mark.parametrize(
     ("flag", "variable", "text", "value"),
