@@ -255,7 +255,7 @@ class Answer:
             self._end()
         return body
 
-    async def pour(self, flow: Flow, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bool]) -> None:
+    async def pour(self, flow: Flow, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bytes]) -> None:
         """Call `take` with the bytes of its `flow` as they come, until it gives true, or until the end; as `Flow.pour`.
 
         Raises:

@@ -39,7 +39,7 @@ class Flow:
         self.over = over
         self.reset = False
         self.between = False
-        self.takes_framed: Callable[[bytes], bool] | None = None
+        self.takes_framed: Callable[[bytes], bytes] | None = None
         self._transport = transport
         self.parts = parts
         self._error: BaseException | None = None
@@ -109,11 +109,11 @@ class Flow:
                 self._waiter = None
         return self._waiting()
 
-    async def pour(self, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bool] | None = None) -> None:
+    async def pour(self, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bytes] | None = None) -> None:
         """Call `take` with what has come and then with each part as it comes, until it gives true, or until the end.
 
-        What comes between two chunks is offered to `takes_framed` first, which raises nothing, and takes only one whole
-        chunk.
+        What comes between two chunks is offered to `takes_framed` first, which raises nothing, takes whole chunks only,
+        and gives the rest back.
 
         Raises:
             aiohttp.ClientError, OSError: it broke off. What `take` raises is raised, too.

@@ -132,6 +132,15 @@ class Passage:
                 self._forget()
         return True
 
+    def repeat(self, chunks: bytes) -> int:
+        """Do so with as many chunks as these bytes begin with; tell how many bytes were taken."""
+        template, taken = self._template, 0
+        if template is not None:
+            ends = template.ends
+            while (place := chunks.find(ends, taken)) >= 0 and self.repeats(chunks[taken : place + len(ends)]):
+                taken = place + len(ends)
+        return taken
+
     def _repeats(self, event: bytes) -> bool:
         return self._template is not None and self.repeats(framed(event))
 

@@ -111,12 +111,16 @@ class AnswerProtocol(ResponseHandler):
                 super().data_received(data)
             elif self._parser is not None or not self._repeats(self._awaited, data):
                 self._parse(self._awaited, data)
-        elif not flow.between or flow.takes_framed is None or not flow.takes_framed(data):
-            if self._due:
-                self._fill(flow, data)
-            else:
-                self._read_on(flow, data)
-            flow.give()
+            return
+        if flow.between and flow.takes_framed is not None:
+            data = flow.takes_framed(data)
+            if not data:
+                return
+        if self._due:
+            self._fill(flow, data)
+        else:
+            self._read_on(flow, data)
+        flow.give()
 
     def _repeats(self, awaited: asyncio.Future[Said], data: bytes) -> bool:
         """Take an answer whose head says what the last one said; tell whether it is one."""

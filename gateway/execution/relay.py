@@ -67,6 +67,10 @@ class Passing(Protocol):
         """Take a whole chunk of HTTP's (RFC 9112, 7.1) if it is content and may pass as it is; else leave it."""
         ...
 
+    def repeat(self, chunks: bytes) -> int:
+        """Do so with the chunks that these bytes begin with; tell how many bytes were taken."""
+        ...
+
     def end(self) -> bytes:
         """Note that the answer is over, and give what may still pass."""
         ...
@@ -110,6 +114,10 @@ class Body:
     def repeats(self, _: bytes) -> bool:
         """Leave each chunk: there is something to be told of all."""
         return False
+
+    def repeat(self, _: bytes) -> int:
+        """Leave all chunks."""
+        return 0
 
     @property
     def truncated(self) -> bool:
@@ -285,18 +293,24 @@ class _Pouring:
         self._flow.go_on()
         self._course.came(content=True, runs=True)
 
-    def _takes_framed(self, chunk: bytes) -> bool:
-        """Pass a whole chunk on as it is, if there is nothing to be told of it; tell whether that is so.
+    def _takes_framed(self, data: bytes) -> bytes:
+        """Pass whole chunks on as they are, as far as there is nothing to be told of them; give the rest.
 
-        Nearly all of a stream goes this way and no further: each call in here counts.
+        Nearly all of a stream goes this way and no further, a chunk at a time: each call in here counts.
         """
         way = self._way
-        if way is None or way.is_closing() or not self._passing.repeats(chunk):
-            return False
-        way.write(chunk)
+        if way is None or way.is_closing():
+            return data
+        rest = b""
+        if not self._passing.repeats(data):
+            taken = self._passing.repeat(data)
+            if not taken:
+                return data
+            data, rest = data[:taken], data[taken:]
+        way.write(data)
         course = self._course
         course.deadline = course.clock.when = course.now() + course.idle
-        return True
+        return rest
 
     def _take(self, chunk: bytes) -> bool:
         data, content = self._passing.feed(chunk)

@@ -181,7 +181,7 @@ async def test_pouring_that_is_cancelled_pours_no_more() -> None:
 
 async def test_no_chunk_is_offered_once_it_is_enough() -> None:
     body = Body()
-    pouring = asyncio.create_task(body.flow.pour(lambda _: True, lambda _: True))
+    pouring = asyncio.create_task(body.flow.pour(lambda _: True, lambda _: b""))
     await asyncio.sleep(0)
     offered = [body.flow.takes_framed is not None]
     body.comes(b"a")

@@ -128,7 +128,7 @@ def test_no_chunk_is_of_other_lengths() -> None:
 
 @st.composite
 def reads(draw: st.DrawFn, parts: list[bytes]) -> list[bytes]:
-    """Draw the chunks of these parts, and what is read of them at once."""
+    """Draw the chunks of these parts, and what is read of them at once: each, or whatever."""
     chunks: list[bytes] = []
     for part in parts:
         usual = draw(st.integers(0, 4))
@@ -136,7 +136,7 @@ def reads(draw: st.DrawFn, parts: list[bytes]) -> list[bytes]:
     if draw(st.booleans()):
         return [*chunks, LAST]
     raw = b"".join(chunks)
-    ends = {sum(map(len, chunks[:place])) for place in range(1, len(chunks))}
+    ends = {sum(map(len, chunks[:place])) for place in range(1, len(chunks)) if draw(st.booleans())}
     places = sorted(ends ^ set(draw(st.lists(st.integers(1, len(raw)), max_size=6))))
     return [raw[start:end] for start, end in itertools.pairwise([0, *places, len(raw)]) if end > start] + [LAST]
 
@@ -189,6 +189,30 @@ async def test_a_whole_chunk_passes_as_it_came() -> None:
     way.comes(framed(FINISH), LAST)
     await relaying
     assert body_of(b"".join(way.writes)) == chat(" you") + FINISH + b"data: [DONE]\n\n"
+
+
+COMMENT = framed(b": no\n\n")
+TWO = framed(chat("e") + chat("f"))
+
+
+@pytest.mark.parametrize(
+    ("rest", "passed"),
+    [
+        (b"", []),
+        (framed(chat("e"))[:-4], []),
+        (b"1\r\n", []),
+        (COMMENT, [COMMENT]),
+        (framed(FINISH), [framed(FINISH)]),
+        (TWO, [TWO]),
+        (COMMENT + framed(chat("e")), [framed(b": no\n\n" + chat("e"))]),
+    ],
+)
+async def test_of_several_chunks_the_first_that_are_known_pass_as_they_came(rest: bytes, passed: list[bytes]) -> None:
+    way, relaying = await learnt()
+    known = framed(chat("c")) + framed(chat("d"))
+    way.comes(known + rest)
+    assert way.writes == [known, *passed]
+    relaying.cancel()
 
 
 @pytest.mark.parametrize(
