@@ -50,6 +50,7 @@ static char *request;
 static size_t request_bytes;
 static histogram latency, first_event, gap;
 static uint64_t answers, events, errors, bytes_read;
+static uint64_t read_at; /* when the bytes came that are looked at */
 
 static uint64_t now(void) {
   struct timespec t;
@@ -145,12 +146,11 @@ static void content(connection *c, const char *data, size_t bytes) {
     found += at > data ? at[-1] == '\n' : c->after_newline;
   c->after_newline = data[bytes - 1] == '\n';
   if (found) {
-    uint64_t time = now();
-    if (c->last_event)
-      record(&gap, time - c->last_event);
-    else
-      record(&first_event, time - c->due);
-    c->last_event = time;
+    if (!c->last_event)
+      record(&first_event, read_at - c->due);
+    else if (read_at > c->last_event) /* else it is of the same read */
+      record(&gap, read_at - c->last_event);
+    c->last_event = read_at;
     events += found;
   }
   size_t kept = bytes < sizeof c->tail ? bytes : sizeof c->tail;
@@ -218,6 +218,7 @@ static void read_some(connection *c) {
     }
     return;
   }
+  read_at = now();
   bytes_read += (uint64_t)got;
   for (size_t at = 0, bytes = (size_t)got; at < bytes;) {
     size_t taken = c->place == IN_HEAD ? read_head(c, data + at, bytes - at) : read_piece(c, data + at, bytes - at);
