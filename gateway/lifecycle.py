@@ -32,6 +32,8 @@ from gateway.server import GATEWAY, Options, create_app
 from gateway.short_way import ShortWay
 
 _GOOD_NEWS: Final = frozenset({"connections.accepted", "connections.free"})
+_TURNS: Final = 8
+"""How many turns of the loop what has come by then is given to begin, before it is looked whether anything goes on."""
 _POLL: Final = 0.02
 _LAST_WORDS: Final = 0.2
 
@@ -112,7 +114,8 @@ class Door:
         self.listener.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain
-        await self._wait(lambda: False, min(deadline, loop.time() + _POLL))  # what has come by now begins
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         await self._wait(lambda: not self.gateway.active, deadline)
         self.gateway.cut = self.gateway.active
         self.gateway.executor.cutting = True
