@@ -173,7 +173,9 @@ def test_rows_of_the_second_version_keep_what_they_are_and_lie_in_the_order_of_t
     connection.executemany(f"INSERT INTO gateway_requests ({columns}) VALUES ({values})", given + alike)  # noqa: S608 - our own
     connection.commit()
     connection.close()
-    SqliteStore(str(path)).write(rows(4, at=1_001.0))
+    store = SqliteStore(str(path))
+    store.write(rows(4, at=1_001.0))
+    store.close()
     with reader_at(Place.of(f"sqlite:///{path}"), 10) as reader:
         found = reader.rows("SELECT run, seq, time, request_id FROM gateway_requests ORDER BY id", {})
         assert found == [*alike, given[2], given[0], given[1], (1, 4, 1_001.0, "r-4")]
@@ -232,6 +234,8 @@ def test_two_processes_may_want_the_same_place(tmp_path: Path) -> None:
     one.write(rows(*range(200)))
     other.write(rows(*range(100, 300), run=2))
     other.write(rows(*range(100, 300), run=2))
+    one.close()
+    other.close()
     with reader_at(Place.of(f"sqlite:///{path}"), 10) as reader:
         found = reader.rows("SELECT run, count(*), count(DISTINCT seq) FROM gateway_requests GROUP BY run", {})
     assert found == [(1, 200, 200), (2, 200, 200)]
