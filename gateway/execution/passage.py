@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from gateway.execution.chunks import Chunk, MalformedError, Piece, is_done, plain, read
-from gateway.execution.framing import BEGINNINGS, framed
+from gateway.execution.framing import BEGINNINGS, ENDS, framed
 from gateway.execution.joining import DiffersError, Transcript
 from gateway.execution.outcome import Usage
 from gateway.execution.rewriting import Frame
@@ -31,7 +31,6 @@ _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _BLANK: Final = b"\n\n"
 _NOTHING: Final = b""
 _JSON_BEGINS: Final = b"{"
-_LINE_END: Final = 2
 _LESSONS: Final = 4
 _WORTH: Final = 2
 
@@ -110,12 +109,11 @@ class Passage:
         Nearly all go this way and no further: each call in here counts.
         """
         template = self._template
-        begins = BEGINNINGS[len(chunk)]
-        if template is None or self._inside_event or not begins:
+        if template is None or self._inside_event or not (begins := BEGINNINGS[len(chunk)]):
             return False
         middle = chunk.removeprefix(begins + template.prefix).removesuffix(template.ends)
         size = len(middle) + template.around
-        if len(begins) + size + _LINE_END != len(chunk):
+        if len(begins) + size + len(ENDS) != len(chunk):
             return False
         try:
             text = middle.decode()
@@ -132,7 +130,7 @@ class Passage:
                 self._forget()
         return True
 
-    def repeat(self, chunks: bytes) -> int:
+    def repeated(self, chunks: bytes) -> int:
         """Do so with as many chunks as these bytes begin with; tell how many bytes were taken."""
         template, taken = self._template, 0
         if template is not None:

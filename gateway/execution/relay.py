@@ -67,7 +67,7 @@ class Passing(Protocol):
         """Take a whole chunk of HTTP's (RFC 9112, 7.1) if it is content and may pass as it is; else leave it."""
         ...
 
-    def repeat(self, chunks: bytes) -> int:
+    def repeated(self, chunks: bytes) -> int:
         """Do so with the chunks that these bytes begin with; tell how many bytes were taken."""
         ...
 
@@ -115,7 +115,7 @@ class Body:
         """Leave each chunk: there is something to be told of all."""
         return False
 
-    def repeat(self, _: bytes) -> int:
+    def repeated(self, _: bytes) -> int:
         """Leave all chunks."""
         return 0
 
@@ -303,7 +303,7 @@ class _Pouring:
             return data
         rest = b""
         if not self._passing.repeats(data):
-            taken = self._passing.repeat(data)
+            taken = self._passing.repeated(data)
             if not taken:
                 return data
             data, rest = data[:taken], data[taken:]
