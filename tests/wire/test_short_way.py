@@ -362,7 +362,9 @@ async def test_what_has_just_come_at_the_end_is_answered(config: Config, transpo
         for _ in range(turns):
             await asyncio.sleep(0)
         closing = asyncio.create_task(gate.door.close(PATIENCE))
-        asyncio.get_running_loop().call_later(0.3, more.set)
+        await until(lambda: gate.gateway.active or gate.gateway.executor.cutting)
+        assert not gate.gateway.executor.cutting
+        more.set()
         answer = await client.read_answer()
         assert (answer.status, answer.head.get("connection")) == (200, "close")
         await closing
