@@ -1,6 +1,7 @@
 """`python -m gateway`, and the command `gateway`."""
 
 import mimetypes
+import os
 import sys
 
 
@@ -8,9 +9,11 @@ def main() -> int:
     """Run the command line.
 
     aiohttp reads the system's tables of file types when it is imported. They take a third of a megabyte, and no answer
-    has its type of them.
+    has its type of them. Its lists of callbacks are compiled, and bring C++'s library with them, which takes a whole
+    one: in Python they do the same, a call in 0.34 us instead of 0.30.
     """
     mimetypes.knownfiles.clear()
+    os.environ.setdefault("FROZENLIST_NO_EXTENSIONS", "1")
     from gateway.cli import main as run  # noqa: PLC0415 - see above
 
     return run()

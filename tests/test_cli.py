@@ -102,6 +102,16 @@ def test_the_tables_of_file_types_are_left_alone(tmp_path: Path) -> None:
     assert told.stdout.splitlines()[-1] == "None text/html"
 
 
+def test_no_runtime_of_another_language_is_loaded() -> None:
+    program = (
+        "import sys; from gateway.__main__ import main; main(); import gateway.server; "
+        "print([name for name in ('frozenlist', 'frozenlist._frozenlist') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, "check", "--schema", "models"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    assert told.stdout.splitlines()[-1] == "['frozenlist']"
+
+
 @pytest.mark.parametrize("command", ["serve", "check", "demo"])
 @pytest.mark.parametrize(
     ("flag", "variable", "text", "value"),
