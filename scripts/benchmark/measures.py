@@ -72,12 +72,15 @@ def thousand_streams(rig: Rig) -> Measure:
 
 
 def _streams(rig: Rig, streams: int, *, peers: bool = True) -> Rows:
-    """Measure streams. Of each, the role, the end and [DONE] are events beside its tokens."""
-    expected = streams * (_TOKENS + 3) / (_TOKENS * _INTERVAL)
+    """Measure streams. Of each, the role, the end and [DONE] are events beside its tokens.
+
+    They begin one after the other over the length of one, so that at any moment as many begin as end.
+    """
+    length = _TOKENS * _INTERVAL
+    expected = streams * (_TOKENS + 3) / length
 
     def measure(server: Server) -> dict[str, float]:
-        warm_up = max(rig.pace.warm_up, 1.5)
-        seen = rig.loaded(server, request(stream=True), connections=streams, warm_up=warm_up)
+        seen = rig.loaded(server, request(stream=True), connections=streams, warm_up=2 * length)
         return {
             "CPU us/chunk": per(seen.cpu, seen.events),
             "served %": 100 * seen.events / seen.seconds / expected,
