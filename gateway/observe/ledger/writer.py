@@ -207,7 +207,11 @@ class Ledger:
             if not isinstance(entry, _Taken):
                 return entry
             batch = entry.batch
-            self._rows += rows(self._run, entry.seq, batch, id_of(max(batch.at)))
+            try:
+                self._rows += rows(self._run, entry.seq, batch, id_of(max(batch.at)))
+            except Exception as error:  # noqa: BLE001 - what no row can be made of must not end the thread
+                self._refused += len(batch.at)
+                self._cause = f"no row can be made of them: {type(error).__name__}"
             count += len(batch.at)
         return None
 
