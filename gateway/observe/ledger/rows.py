@@ -11,7 +11,8 @@ column, would hold up the rows behind it.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple, cast
 
 import msgspec
@@ -94,20 +95,38 @@ def id_of(seconds: float) -> int:
     return int(seconds * MICROSECONDS) * PER_MICROSECOND
 
 
-def rows(run: int, seq: int, batch: Batch, first: int) -> list[Rows]:
-    """Make the rows of a batch, counted from `seq`, with their `id` from `first` on."""
+def rows(
+    run: int, seq: int, batch: Batch, first: int, refused: Callable[[int, Exception], None] | None = None
+) -> list[Rows]:
+    """Make the rows of a batch, counted from `seq`, with their `id` from `first` on.
+
+    `refused` is told of those that cannot be made: how many, and why. Without it that is raised.
+    """
     made = []
-    for alike in batch.alike:
-        made.append(_plain(run, seq, batch.at, alike, first))
-        first += len(alike.places)
-    for mixed in batch.mixed:
-        made.append(_mixed(run, seq, batch.at, mixed, first))
-        first += len(mixed.places)
-    for (place, outcome), cost in zip(batch.odd, batch.odd_costs, strict=True):
-        shared, own = _shared(run, outcome), _own(seq + place, batch.at[place], outcome, cost)
-        made.append(Rows(first, shared, tuple(own), [cast("Own", tuple(own.values()))]))
-        first += 1
+    for number, make in _pieces(run, seq, batch):
+        try:
+            made.append(make(first))
+        except Exception as error:
+            if refused is None:
+                raise
+            refused(number, error)
+        first += number
     return made
+
+
+def _pieces(run: int, seq: int, batch: Batch) -> Iterator[tuple[int, Callable[[int], Rows]]]:
+    """Give how many rows each piece of a batch has, and what makes them, from the first one's `id`."""
+    for alike in batch.alike:
+        yield len(alike.places), partial(_plain, run, seq, batch.at, alike)
+    for mixed in batch.mixed:
+        yield len(mixed.places), partial(_mixed, run, seq, batch.at, mixed)
+    for (place, outcome), cost in zip(batch.odd, batch.odd_costs, strict=True):
+        yield 1, partial(_odd, run, seq + place, batch.at[place], outcome, cost)
+
+
+def _odd(run: int, seq: int, ended: float, outcome: Outcome, cost: Cost | None, first: int) -> Rows:  # noqa: PLR0917 - as the others
+    shared, own = _shared(run, outcome), _own(seq, ended, outcome, cost)
+    return Rows(first, shared, tuple(own), [cast("Own", tuple(own.values()))])
 
 
 def _plain(run: int, seq: int, at: Sequence[float], alike: Alike, first: int) -> Rows:

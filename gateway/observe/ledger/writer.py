@@ -207,13 +207,13 @@ class Ledger:
             if not isinstance(entry, _Taken):
                 return entry
             batch = entry.batch
-            try:
-                self._rows += rows(self._run, entry.seq, batch, id_of(max(batch.at)))
-            except Exception as error:  # noqa: BLE001 - what no row can be made of must not end the thread
-                self._refused += len(batch.at)
-                self._cause = f"no row can be made of them: {type(error).__name__}"
+            self._rows += rows(self._run, entry.seq, batch, id_of(max(batch.at)), self._leave_out)
             count += len(batch.at)
         return None
+
+    def _leave_out(self, number: int, error: Exception) -> None:
+        self._refused += number
+        self._cause = f"no row can be made of them: {type(error).__name__}"
 
     def _deliver(self) -> bool:
         """Write the batch, however often that takes; with none, look after the database. False: closed before."""

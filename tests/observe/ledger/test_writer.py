@@ -18,7 +18,7 @@ from gateway.observe.ledger.writer import Ledger
 from gateway.observe.sink import LogSink
 from gateway.routing.snapshot import LedgerSettings
 from tests.observe.ledger.conftest import PATIENCE, MakeLedger
-from tests.observe.ledger.outcomes import ANSWERED, PLAIN, batch, sqlite_at
+from tests.observe.ledger.outcomes import ANSWERED, PLAIN, batch, outcome, sqlite_at
 
 HERE, THERE = (LedgerSettings(Place.of(f"sqlite:///{name}.db"), 0.0) for name in ("here", "there"))
 
@@ -256,18 +256,17 @@ def test_a_row_that_is_refused_takes_no_other_along(
     assert logged(records) == [{"level": "warning", "event": "ledger.dropped", **told}]
 
 
-def test_what_no_row_can_be_made_of_is_told_of_and_does_not_end_the_writer(
+def test_what_no_row_can_be_made_of_takes_no_other_along(
     make: Callable[..., Ledger], stores: Stores, records: LogSink
 ) -> None:
     unwritable: Any = object()
     attempt = replace(ANSWERED, status=unwritable, failure="server_error")
     ledger = make()
     ledger.move(HERE)
-    keep(ledger, 1)
-    ledger.take(Batch([42.5], [replace(PLAIN, attempts=(attempt,))]))
-    keep(ledger, 2)
+    ledger.take(Batch([42.5] * 3, [outcome(1), replace(PLAIN, attempts=(attempt,)), outcome(2)]))
+    keep(ledger, 3)
     assert ledger.flush(PATIENCE)
-    assert stores["here"].requests == ids(1, 2)
+    assert stores["here"].requests == ids(1, 2, 3)
     assert (ledger.dropped, ledger.waiting) == (1, 0)
     told = {"ledger": "sqlite:///here.db", "count": 1, "reason": "no row can be made of them: TypeError"}
     assert logged(records) == [{"level": "warning", "event": "ledger.dropped", **told}]
