@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description="Measure the gateway beside its peers, on this machine.")
     parser.add_argument("measures", nargs="*", choices=[*MEASURES, []], metavar="measure", help=", ".join(MEASURES))
-    parser.add_argument("--quick", action="store_true", help="a minute or two: short, one round, smaller, fewer peers")
+    parser.add_argument("--quick", action="store_true", help="2 to 3 minutes: short, one round, smaller, fewer peers")
     parser.add_argument("--rounds", type=int, help=f"how often; the medians are shown [{FULL.rounds}; quick: 1]")
     parser.add_argument(
         "--seconds", type=float, help=f"how long each part lasts [{FULL.seconds}; quick: {QUICK.seconds}]"
