@@ -307,9 +307,9 @@ class _Pouring:
             if not taken:
                 return data
             data, rest = data[:taken], data[taken:]
-        way.write(data)
         course = self._course
         course.deadline = course.clock.when = course.now() + course.idle
+        way.write(data)  # the clock stops here if the client is full now
         return rest
 
     def _take(self, chunk: bytes) -> bool:

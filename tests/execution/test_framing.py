@@ -269,6 +269,16 @@ async def test_what_comes_while_the_client_is_full_starts_no_clock() -> None:
     relaying.cancel()
 
 
+async def test_a_chunk_that_fills_the_client_stops_the_clock() -> None:
+    way, relaying = await learnt()
+    pourer = way.client.pourer
+    assert pourer is not None
+    way.line.recorded.when_written = pourer.rest
+    way.comes(framed(chat("c")))
+    assert (len(way.writes), way.clock.when) == (1, math.inf)
+    relaying.cancel()
+
+
 async def test_a_comment_does_not_put_the_clock_back() -> None:
     way, relaying = await learnt()
     way.comes(framed(chat("c")))
