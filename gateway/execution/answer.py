@@ -18,7 +18,7 @@ from aiohttp.helpers import parse_content_type
 from multidict import CIMultiDictProxy
 
 from gateway.execution.fields import Fields
-from gateway.execution.flow import Flow
+from gateway.execution.flow import Flow, Straight
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 
@@ -255,7 +255,9 @@ class Answer:
             self._end()
         return body
 
-    async def pour(self, flow: Flow, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bytes]) -> None:
+    async def pour(
+        self, flow: Flow, take: Callable[[bytes], bool], straight: Callable[[Callable[[bytes], None]], Straight]
+    ) -> None:
         """Call `take` with the bytes of its `flow` as they come, until it gives true, or until the end; as `Flow.pour`.
 
         Raises:
@@ -265,7 +267,7 @@ class Answer:
         if self._done is None:
             return
         try:
-            await flow.pour(take, takes_framed)
+            await flow.pour(take, straight)
         except (aiohttp.ClientError, OSError) as error:
             raise _cut_short() from unquoting(error)
         if flow.at_eof():

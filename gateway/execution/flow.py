@@ -5,10 +5,24 @@ else. Who lets it pour is called with each part as it is received, and waits for
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Generator
+from typing import Final, Protocol
 
 _MOST_WAITING: Final = 1 << 18
+Straight = Generator[None, bytes, None]
+"""Is sent what a connection receives, raises nothing, and never ends by itself."""
+
+
+class Source(Protocol):
+    """Where a body comes from: what a connection receives."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes."""
+        ...
+
+    def divert(self, receive: Callable[[bytes], object] | None) -> None:
+        """Let what comes be received so, and not by `data_received`; None: no longer."""
+        ...
 
 
 class Flow:
@@ -16,14 +30,14 @@ class Flow:
 
     Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and whether the
     connection was `reset`; who waits or takes; and whether the transport rests. Of a body in chunks (RFC 9112, 7.1)
-    also whether what comes next is a chunk's beginning (`between`), and who is asked whether they take it as it comes,
-    framing and all.
+    also whether what comes next is a chunk's beginning (`between`).
     """
 
     __slots__ = (
         "_error",
         "_poured",
         "_resting",
+        "_source",
         "_take",
         "_transport",
         "_waiter",
@@ -31,16 +45,15 @@ class Flow:
         "over",
         "parts",
         "reset",
-        "takes_framed",
     )
 
-    def __init__(self, transport: asyncio.Transport, parts: list[bytes], *, over: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, source: Source, parts: list[bytes], *, over: bool) -> None:
         """Take what comes over this transport, which is told to rest when too much waits; `parts` have come."""
         self.over = over
         self.reset = False
         self.between = False
-        self.takes_framed: Callable[[bytes], bytes] | None = None
         self._transport = transport
+        self._source = source
         self.parts = parts
         self._error: BaseException | None = None
         self._take: Callable[[bytes], bool] | None = None
@@ -76,6 +89,11 @@ class Flow:
         if not self.over and self._error is None:
             self._error = error
 
+    @property
+    def at_chunk(self) -> bool:
+        """Whether what comes next is a chunk's beginning, and is poured."""
+        return self.between and self._take is not None
+
     def at_eof(self) -> bool:
         """Tell whether everything has been given."""
         return self.over and not self.parts
@@ -109,11 +127,13 @@ class Flow:
                 self._waiter = None
         return self._waiting()
 
-    async def pour(self, take: Callable[[bytes], bool], takes_framed: Callable[[bytes], bytes] | None = None) -> None:
+    async def pour(
+        self, take: Callable[[bytes], bool], straight: Callable[[Callable[[bytes], None]], Straight] | None = None
+    ) -> None:
         """Call `take` with what has come and then with each part as it comes, until it gives true, or until the end.
 
-        What comes between two chunks is offered to `takes_framed` first, which raises nothing, takes whole chunks only,
-        and gives the rest back.
+        What the connection receives meanwhile, a body's framing and all, goes to `straight` first. That has to give
+        what it does not take to what it is called with, which finds the body in it.
 
         Raises:
             aiohttp.ClientError, OSError: it broke off. What `take` raises is raised, too.
@@ -126,12 +146,18 @@ class Flow:
         if self.over:
             return
         self._take = take
-        self.takes_framed = takes_framed
         self._poured = asyncio.get_running_loop().create_future()
+        taking = straight(self._source.data_received) if straight is not None else None
+        if taking is not None:
+            next(taking)
+            self._source.divert(taking.send)
         try:
             await self._poured
         finally:
-            self._take = self.takes_framed = self._poured = None
+            self._take = self._poured = None
+            if taking is not None:
+                self._source.divert(None)
+                taking.close()
 
     def rest(self) -> None:
         """Let nothing come for now."""
@@ -162,7 +188,7 @@ class Flow:
             self._waiter.set_result(None)
 
     def _finish(self, error: BaseException | None) -> None:
-        self._take = self.takes_framed = None
+        self._take = None
         poured = self._poured
         if poured is None or poured.done():
             return

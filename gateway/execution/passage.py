@@ -22,10 +22,11 @@ from gateway.execution.rewriting import Frame
 from gateway.execution.sse import EventScanner, after_field
 from gateway.execution.takeover import New, Rescue, Takeover
 from gateway.execution.tally import Tally
-from gateway.execution.template import Template
+from gateway.execution.template import Known, Template
 
 _LONGEST: Final = 1 << 20
 _MOST_TEXT: Final = 1 << 20
+_MOST_UNKEPT: Final = 1 << 12
 _DONE: Final = b"data: [DONE]\n\n"
 _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _BLANK: Final = b"\n\n"
@@ -103,11 +104,25 @@ class Passage:
         """
         return (chunk, True) if self._repeats(chunk) else self._feed(chunk)
 
-    def repeats(self, chunk: bytes) -> bool:
-        """Take a whole chunk of HTTP's, if it is an event that the template knows: content, which may go to the client.
+    @property
+    def known(self) -> Known | None:
+        """How an event looks that may pass without being read; None while each is to be looked at."""
+        template = self._template
+        if template is None or self._inside_event:
+            return None
+        return (
+            Known(template, bytearray(), _MOST_UNKEPT)
+            if self.opaque
+            else Known(template, self._transcript.text, _MOST_TEXT)
+        )
 
-        Nearly all go this way and no further: each call in here counts.
-        """
+    def took(self, events: int, size: int) -> None:
+        """Note that so many known events have passed, of so many bytes; their texts have been added to what is kept."""
+        self._tally.passed += events
+        self.size += size
+
+    def repeats(self, chunk: bytes) -> bool:
+        """Take a whole chunk of HTTP's, if it is an event that the template knows: content, which may pass."""
         template = self._template
         if template is None or self._inside_event or not (begins := BEGINNINGS[len(chunk)]):
             return False

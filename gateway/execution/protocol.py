@@ -4,6 +4,7 @@ It leans on what aiohttp does not promise: `ResponseHandler`, its parser and `St
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -103,6 +104,18 @@ class AnswerProtocol(ResponseHandler):
         transport.write(data)
         return awaited
 
+    def divert(self, receive: Callable[[bytes], object] | None) -> None:
+        """Let what comes be received so, and not by `data_received`; None: no longer.
+
+        A loop may look that up once, when the transport is given its protocol.
+        """
+        if receive is None:
+            del self.data_received
+        else:
+            self.data_received = receive  # type: ignore[method-assign, assignment] # what it gives is not looked at
+        if self.transport is not None:
+            self.transport.set_protocol(self)
+
     def data_received(self, data: bytes) -> None:
         """Let what the bytes bring of a body go on at once: one write a read, however many chunks that holds."""
         flow = self.flow
@@ -112,10 +125,6 @@ class AnswerProtocol(ResponseHandler):
             elif self._parser is not None or not self._repeats(self._awaited, data):
                 self._parse(self._awaited, data)
             return
-        if flow.between and flow.takes_framed is not None:
-            data = flow.takes_framed(data)
-            if not data:
-                return
         if self._due:
             self._fill(flow, data)
         else:
@@ -131,7 +140,7 @@ class AnswerProtocol(ResponseHandler):
             return False
         at, length = found
         self._awaited = None
-        flow = Flow(transport, [], over=not length)
+        flow = Flow(transport, self, [], over=not length)
         self._due = length
         if len(data) > at:
             self._fill(flow, data[at:])
@@ -271,8 +280,8 @@ def _flow(protocol: AnswerProtocol, body: StreamReader) -> Flow:
     transport = protocol.transport
     assert transport is not None  # noqa: S101 - it has just brought the head
     if isinstance(body, EmptyStreamReader):
-        return Flow(transport, [], over=True)
-    flow = Flow(transport, list(body._buffer), over=body.is_eof())  # noqa: SLF001 - what has come
+        return Flow(transport, protocol, [], over=True)
+    flow = Flow(transport, protocol, list(body._buffer), over=body.is_eof())  # noqa: SLF001 - what has come
     if not flow.over:
         protocol.flow = flow
         body.__class__ = _Pouring

@@ -14,9 +14,11 @@ from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.chunks import usage_in
 from gateway.execution.client import Client, WireClient
 from gateway.execution.deadline import Deadline, ExpiredError
-from gateway.execution.flow import Flow
+from gateway.execution.flow import Flow, Straight
+from gateway.execution.framing import BEGINNINGS
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
+from gateway.execution.template import Known
 from gateway.routing.failures import Cause, Failure
 
 _TAIL: Final = 4096
@@ -63,12 +65,17 @@ class Passing(Protocol):
         """Take the next bytes; give what may go to the client, and whether content came."""
         ...
 
-    def repeats(self, chunk: bytes) -> bool:
-        """Take a whole chunk of HTTP's (RFC 9112, 7.1) if it is content and may pass as it is; else leave it."""
+    @property
+    def known(self) -> Known | None:
+        """How an event looks that may pass without being read; None while each is to be looked at."""
+        ...
+
+    def took(self, events: int, size: int) -> None:
+        """Note that so many known events have passed, of so many bytes; their texts have been added to what is kept."""
         ...
 
     def repeated(self, chunks: bytes) -> int:
-        """Do so with the chunks that these bytes begin with; tell how many bytes were taken."""
+        """Take the known events that these chunks of HTTP's (RFC 9112, 7.1) begin with; tell how many bytes of them."""
         ...
 
     def end(self) -> bytes:
@@ -111,9 +118,12 @@ class Body:
             self.first_content = self._clock()
         return chunk, True
 
-    def repeats(self, _: bytes) -> bool:
-        """Leave each chunk: there is something to be told of all."""
-        return False
+    @property
+    def known(self) -> None:
+        """Nothing may pass: there is something to be told of all."""
+
+    def took(self, events: int, size: int) -> None:
+        """Nothing of it does."""
 
     def repeated(self, _: bytes) -> int:
         """Leave all chunks."""
@@ -254,6 +264,10 @@ async def _pass_each(answer: Answer, first: bytes, client: Client, course: _Cour
 class _Pouring:
     """Passes on in the upstream's own calls: no task is woken for a part.
 
+    Nearly all of a stream is known events, each in a chunk of HTTP's of its own, and brought by a read of its own. With
+    a thousand streams nothing of this one is in the processor's cache when its next token comes. So all that such a
+    chunk needs is in one place, the frame of a generator that is sent what is read (`_straight`).
+
     Mutable: whether the client is full; and the `way` that chunks go as they are, None while there is none.
     """
 
@@ -277,7 +291,7 @@ class _Pouring:
         try:
             if self._client.full:
                 self.rest()
-            await answer.pour(self._flow, self._take, self._takes_framed)
+            await answer.pour(self._flow, self._take, self._straight)
         finally:
             self._client.pourer = None
 
@@ -293,24 +307,52 @@ class _Pouring:
         self._flow.go_on()
         self._course.came(content=True, runs=True)
 
-    def _takes_framed(self, data: bytes) -> bytes:
-        """Pass whole chunks on as they are, as far as there is nothing to be told of them; give the rest.
+    def _straight(self, otherwise: Callable[[bytes], None]) -> Straight:
+        """Pass known events on in the very chunks that they come in; let all else be received `otherwise`."""
+        passing, course, flow = self._passing, self._course, self._flow
+        clock, now, idle, beginnings = course.clock, course.now, course.idle, BEGINNINGS
+        while True:
+            data = yield
+            known, way = passing.known, self._way
+            if known is None or way is None or not flow.at_chunk:
+                otherwise(data)
+                continue
+            template, kept, most = known
+            prefix, ends, had, events = template.prefix, template.ends, len(kept), 0
+            around = len(prefix) + len(ends)
+            try:
+                while True:
+                    begins = beginnings[len(data)]
+                    middle = data.removeprefix(begins + prefix).removesuffix(ends)
+                    if not begins or len(begins) + len(middle) + around != len(data):
+                        break
+                    try:
+                        text = middle.decode()
+                    except UnicodeDecodeError:
+                        break
+                    if not text or not text.isprintable() or '"' in text or "\\" in text:  # as `is_verbatim`
+                        break
+                    if self._way is not way or len(kept) > most or way.is_closing():
+                        break
+                    events += 1
+                    kept += middle
+                    clock.when = now() + idle
+                    way.write(data)  # the clock stops here if the client is full now
+                    data = yield
+            finally:
+                passing.took(events, events * template.around + len(kept) - had)
+            course.deadline = clock.when
+            self._pass_several(data, otherwise)
 
-        Nearly all of a stream goes this way and no further, a chunk at a time: each call in here counts.
-        """
-        way = self._way
-        if way is None or way.is_closing():
-            return data
-        rest = b""
-        if not self._passing.repeats(data):
-            taken = self._passing.repeated(data)
-            if not taken:
-                return data
-            data, rest = data[:taken], data[taken:]
-        course = self._course
-        course.deadline = course.clock.when = course.now() + course.idle
-        way.write(data)  # the clock stops here if the client is full now
-        return rest
+    def _pass_several(self, data: bytes, otherwise: Callable[[bytes], None]) -> None:
+        """Do so with the chunks that begin what a read brought."""
+        way, course = self._way, self._course
+        if way is not None and not way.is_closing() and (taken := self._passing.repeated(data)):
+            course.deadline = course.clock.when = course.now() + course.idle
+            way.write(data[:taken])
+            data = data[taken:]
+        if data:
+            otherwise(data)
 
     def _take(self, chunk: bytes) -> bool:
         data, content = self._passing.feed(chunk)

@@ -12,7 +12,7 @@ What begins and ends so says what stands between, and need not be decoded. That 
   event.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.execution.chunks import MalformedError, plain, read
 from gateway.execution.framing import ENDS
@@ -80,3 +80,14 @@ class Template:
         except MalformedError:
             return False
         return chunk is not None and plain(chunk) == (self.part, other)
+
+
+class Known(NamedTuple):
+    """How events look that may pass without being read: their template, and where their texts are kept.
+
+    When that is longer than `most` bytes, the next one is to be read.
+    """
+
+    template: Template
+    kept: bytearray
+    most: int

@@ -1,15 +1,18 @@
 """Requests on a session's own connections, and when the session is asked instead."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import aiohttp
 import pytest
+import uvloop
 from msgspec.structs import replace as replaced
 
 from gateway.execution.answer import AttemptFailedError
 from gateway.execution.direct import LARGEST, Direct
 from gateway.execution.fields import Fields
+from gateway.execution.flow import Straight
 from gateway.execution.protocol import Connector, is_tested
 from gateway.execution.upstream import Call, Transport, Upstream
 from gateway.routing.failures import Cause
@@ -298,3 +301,38 @@ class _Exchange:
 
     def sent(self) -> None:
         """Note nothing."""
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_a_connection_receives_goes_another_way_while_it_pours(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def run() -> None:
+        go_on = asyncio.Event()
+        steps = [Send(sse_head() + chunk(b"a")), Pause(go_on), Send(chunk(b"b")), Pause(ends := asyncio.Event())]
+        async with ScriptedUpstream([*steps, Send(last_chunk())]) as a:
+            upstream = Upstream(lambda: 0.0)
+            answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
+            received: list[bytes] = []
+            poured: list[bytes] = []
+
+            def straight(otherwise: Callable[[bytes], None]) -> Straight:
+                while True:
+                    received.append((yield))
+                    otherwise(received[-1])
+
+            def take(data: bytes) -> bool:
+                poured.append(data)
+                return data == b"b"
+
+            assert answer.flow is not None
+            pouring = asyncio.create_task(answer.pour(answer.flow, take, straight))
+            go_on.set()
+            await pouring
+            ends.set()
+            assert await answer.chunk() == b""
+            assert (received, poured) == ([chunk(b"b")], [b"a", b"b"])
+            await upstream.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.execution.flow import Flow
+from gateway.execution.flow import Flow, Straight
 from tests.running import until
 
 
@@ -27,12 +27,26 @@ class Recorded(asyncio.Transport):
         self.told.append("go on")
 
 
+class Source:
+    """A connection that notes who receives what comes."""
+
+    def __init__(self) -> None:
+        self.receive: Callable[[bytes], object] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        raise AssertionError(data)
+
+    def divert(self, receive: Callable[[bytes], object] | None) -> None:
+        self.receive = receive
+
+
 class Body:
     """A flow, its transport, and what it poured."""
 
     def __init__(self, *parts: bytes, over: bool = False) -> None:
         self.transport = Recorded()
-        self.flow = Flow(self.transport, list(parts), over=over)
+        self.source = Source()
+        self.flow = Flow(self.transport, self.source, list(parts), over=over)
         self.poured: list[bytes] = []
 
     def comes(self, *parts: bytes, ends: bool = False, breaks: Exception | None = None) -> None:
@@ -179,11 +193,21 @@ async def test_pouring_that_is_cancelled_pours_no_more() -> None:
     assert (body.poured, await body.flow.readany()) == ([], b"a")
 
 
-async def test_no_chunk_is_offered_once_it_is_enough() -> None:
+async def test_what_is_received_goes_straight_until_it_is_enough() -> None:
     body = Body()
-    pouring = asyncio.create_task(body.flow.pour(lambda _: True, lambda _: b""))
+    received: list[bytes] = []
+
+    def straight(_: Callable[[bytes], None]) -> Straight:
+        while True:
+            received.append((yield))
+
+    pouring = asyncio.create_task(body.flow.pour(lambda _: True, straight))
     await asyncio.sleep(0)
-    offered = [body.flow.takes_framed is not None]
+    body.flow.between = True
+    assert body.source.receive is not None
+    body.source.receive(b"1\r\na\r\n")
+    assert (received, body.flow.at_chunk) == ([b"1\r\na\r\n"], True)
     body.comes(b"a")
-    assert [*offered, body.flow.takes_framed is not None] == [True, False]
+    assert not body.flow.at_chunk
     await pouring
+    assert body.source.receive is None

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.execution.answer import Answer, AttemptFailedError, Facts
+from gateway.execution.chunks import Piece
 from gateway.execution.client import ClientLeftError, WireClient
 from gateway.execution.deadline import Deadline, Watch
 from gateway.execution.fields import Fields
@@ -19,7 +20,7 @@ from gateway.execution.framing import BEGINNINGS, framed
 from gateway.execution.passage import Passage
 from gateway.execution.protocol import AnswerProtocol, LastHeads
 from gateway.execution.relay import relay
-from tests.execution.test_template import chat, cut, known, passage_of, streams, unhurried
+from tests.execution.test_template import CHAT, chat, cut, event, known, passage_of, streams, unhurried
 from tests.execution.test_wire_client import Line
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -62,6 +63,9 @@ class Upstream(asyncio.Transport):
         pass
 
     def close(self) -> None:
+        pass
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         pass
 
 
@@ -215,6 +219,34 @@ async def test_of_several_chunks_the_first_that_are_known_pass_as_they_came(rest
     relaying.cancel()
 
 
+async def test_after_several_chunks_in_a_read_the_next_one_passes_as_it_came() -> None:
+    way, relaying = await learnt()
+    way.clock.when = 0.0
+    way.comes(framed(chat("c")) + framed(chat("d")))
+    assert 0 < way.clock.when < math.inf
+    chunk = framed(chat("e"))
+    way.comes(chunk)
+    assert way.writes[1] is chunk
+    relaying.cancel()
+
+
+@pytest.mark.parametrize("text", [b"", b'"', rb"\n", rb"\"", b"\n", b"\x00", b"\xff", "\u200d".encode(), b'a","b":"c'])
+async def test_a_chunk_whose_text_is_not_plain_is_decoded(text: bytes) -> None:
+    way, relaying = await learnt()
+    decoding = passage_of(learns=False)
+    for each in (b"a", b"b", text, b"c"):
+        decoding.feed(event(CHAT, each))
+    odd, plain = framed(event(CHAT, text)), framed(chat("c"))
+    way.comes(odd, plain)
+    assert all(each is not odd for each in way.writes)
+    assert way.writes[-1] == plain
+    await asyncio.sleep(0)
+    relaying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await relaying
+    assert seen(known(way.passage)) == seen(known(decoding))
+
+
 @pytest.mark.parametrize(
     "begun",
     [b"4", b"5;a=", b"5;a=\r", b"1\r\n", b"%x\r\n" % (len(framed(chat("c"))) + 3), framed(chat("d"))[:-1]],
@@ -286,6 +318,32 @@ async def test_a_comment_does_not_put_the_clock_back() -> None:
     way.comes(framed(b": not yet\n\n"))
     assert way.clock.when == until
     relaying.cancel()
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_long_text_is_kept_up_to_a_limit(*, keeps: bool) -> None:
+    way = Run(passage_of(learns=True, keeps=keeps))
+    relaying = await way.begin()
+    decoding = passage_of(learns=False, keeps=keeps)
+    for text in ["a"] + ["ä" * (1 << 13)] * 80:
+        way.comes(framed(chat(text)))
+        decoding.feed(chat(text))
+    way.comes(framed(FINISH), LAST)
+    decoding.feed(FINISH)
+    await relaying
+    decoding.end()
+    assert seen(known(way.passage)) == seen(known(decoding))
+    assert (way.passage.opaque, way.passage._decoded, decoding._decoded) == (True, 1, 81)
+
+
+async def test_what_is_known_of_events_that_passed_is_noted_when_the_stream_breaks() -> None:
+    way, relaying = await learnt()
+    way.comes(framed(chat("c")), framed(chat("d")))
+    way.protocol.connection_lost(None)
+    with pytest.raises(AttemptFailedError):
+        await relaying
+    assert (way.passage.tokens, way.passage.size) == (4, 4 * len(chat("a")))
+    assert way.passage.said == (Piece("content", "abcd"),)
 
 
 async def test_a_client_that_is_gone_is_noticed() -> None:
