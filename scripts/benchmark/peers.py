@@ -108,6 +108,12 @@ def _litellm(port: int, upstream: int, _: Path) -> Start:
     return Start({"c.yaml": _LITELLM.format(upstream=upstream)}, (*command, "--num_workers", "1"))
 
 
+def _sglang(port: int, upstream: int, _: Path) -> Start:
+    """Start SGLang's router, a compiled one; by default it pins conversations to boxes, which others do not."""
+    to = ("--worker-urls", f"http://127.0.0.1:{upstream}", "--policy", "random")
+    return Start({}, (_found("smg"), "launch", *to, "--host", "127.0.0.1", "--port", str(port)))
+
+
 def _found(command: str) -> str:
     """Find a command; Debian's nginx and haproxy are in /usr/sbin, which may not be on PATH."""
     return which(command) or f"/usr/sbin/{command}"
@@ -133,5 +139,6 @@ PEERS: Final = (
     Peer("bare aiohttp", lambda: True, _passthrough, lambda: package("aiohttp")),
     Peer("nginx", lambda: Path(_found("nginx")).exists(), _nginx, _first_line("nginx", "-v")),
     Peer("haproxy", lambda: Path(_found("haproxy")).exists(), _haproxy, _first_line("haproxy", "-v")),
+    Peer("sglang-router", lambda: which("smg") is not None, _sglang, _first_line("smg", "--version")),
     Peer("litellm", lambda: which("litellm") is not None, _litellm, _first_line("litellm", "--version")),
 )

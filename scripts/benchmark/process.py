@@ -70,13 +70,21 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    command: Sequence[str], core: int, folder: Path, environ: dict[str, str] | None = None
+    command: Sequence[str], core: int, folder: Path, environ: dict[str, str] | None = None, *, heard: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command on a core, with its output in `folder`/output; kill it in the end."""
+    """Run a command on a core, with what it says in `folder`/output; kill it in the end.
+
+    If it is `heard`, its standard output is read by who runs it.
+    """
     pinned = ["taskset", "--cpu-list", str(core), *command]
     with (folder / "output").open("a", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603 - the bench's own commands
-            pinned, stdout=subprocess.PIPE, stderr=output, text=True, cwd=folder, env={**os.environ, **(environ or {})}
+            pinned,
+            stdout=subprocess.PIPE if heard else output,
+            stderr=output,
+            text=True,
+            cwd=folder,
+            env={**os.environ, **(environ or {})},
         )
         try:
             yield process

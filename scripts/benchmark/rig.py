@@ -112,7 +112,8 @@ class Rig:
     def upstream(self, *, body: int = 600, tokens: int = 200, interval: float = 0.02) -> Iterator[int]:
         """Run the upstream; give its port."""
         arguments = [str(number) for number in (0, body, tokens, round(interval * 1e6))]
-        with running([str(self.folder / "upstream"), *arguments], self.cores.load, self.folder) as process:
+        command = [str(self.folder / "upstream"), *arguments]
+        with running(command, self.cores.load, self.folder, heard=True) as process:
             assert process.stdout is not None  # noqa: S101 - it is a pipe
             yield int(process.stdout.readline())
 
@@ -154,7 +155,8 @@ class Rig:
         file.write_text(body, encoding="utf-8")
         lasts = (self.pace.warm_up if warm_up is None else warm_up, seconds or self.pace.seconds)
         numbers = [str(number) for number in (server.port, connections, *lasts, rate)]
-        with running([str(self.folder / "load"), *numbers, str(file)], self.cores.load, self.folder) as process:
+        command = [str(self.folder / "load"), *numbers, str(file)]
+        with running(command, self.cores.load, self.folder, heard=True) as process:
             yield Load(process, server, self.folder / "output")
 
     def loaded(self, server: Server, body: str, **how: Any) -> Loaded:  # noqa: ANN401 - as `load`'s

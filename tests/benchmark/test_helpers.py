@@ -38,7 +38,7 @@ def helpers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def upstream(helpers: Path, tmp_path: Path) -> AsyncIterator[str]:
     """Run the upstream; give its URL."""
     command = [str(helpers / "upstream"), "0", "600", str(TOKENS), "1000"]
-    with running(command, CORE, tmp_path) as process:
+    with running(command, CORE, tmp_path, heard=True) as process:
         assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)
         yield f"http://127.0.0.1:{int(line)}"
@@ -156,6 +156,7 @@ def test_a_server_is_read_from_the_system(tmp_path: Path) -> None:
     port = free_port()
     script = (
         "from http.server import BaseHTTPRequestHandler as Handler, HTTPServer\n"
+        "print('more than a pipe holds' * 9999, flush=True)\n"
         "Handler.do_POST = lambda self: self.send_error(200)\n"
         f"HTTPServer(('127.0.0.1', {port}), Handler).serve_forever()\n"
     )
