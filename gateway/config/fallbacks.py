@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
-from gateway.config.faults import Fault, nearest
+from gateway.config.faults import Fault, Suggestions
 from gateway.config.names import Names
 from gateway.config.shown import Path, dotted, shown
 from gateway.config.strict_yaml import Tree
@@ -21,11 +21,12 @@ _Edges = dict[int, dict[int, Path]]
 def check_fallbacks(tree: Tree, names: Names) -> Iterator[Fault]:
     """Give the faults of the fallbacks in a models.yaml."""
     edges: _Edges = {}
+    known = Suggestions(names.written())
     for path, name in _named(tree):
         model = int(path[1])
         target = names.models.get(name)
         if target is None:
-            told = f"expected a model of this file{nearest(name, names.written()) if type(name) is str else ''}"
+            told = f"expected a model of this file{known.nearest(name) if type(name) is str else ''}"
         elif target == model:
             told = "expected another model than this one"
         elif (first := edges.setdefault(model, {}).setdefault(target, path)) != path:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from gateway.config.environment import Interpolated, MalformedReferenceError, UnsetVariablesError, expand
-from gateway.config.faults import Fault, nearest
+from gateway.config.faults import Fault, Suggestions
 from gateway.config.fields import Unset
 from gateway.config.scalars import LONE_SURROGATE
 from gateway.config.shown import Path
@@ -18,13 +18,13 @@ def interpolate(tree: Tree, variables: Mapping[str, str], suggested: Iterable[st
 
     An unset variable in an address or a key becomes `Unset`, and so does an address that comes out empty.
     """
-    walk = _Walk(tree, variables, tuple(suggested))
+    walk = _Walk(tree, variables, Suggestions(suggested))
     tree.data = walk.value(tree.data, ())
     return tuple(walk.faults)
 
 
 class _Walk:
-    def __init__(self, tree: Tree, variables: Mapping[str, str], suggested: tuple[str, ...]) -> None:
+    def __init__(self, tree: Tree, variables: Mapping[str, str], suggested: Suggestions) -> None:
         self._tree = tree
         self._variables = variables
         self._suggested = suggested
@@ -58,7 +58,7 @@ class _Walk:
         if _named(path, _MAY_WAIT):
             return Unset(variables[0])
         for variable in variables:
-            offered = nearest(variable, self._suggested)
+            offered = self._suggested.nearest(variable)
             self._broken(path, f"found ${{{variable}}}, which is not set and has no default{offered}")
         return Broken()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from gateway.config.faults import Fault, nearest
+from gateway.config.faults import Fault, Suggestions
 from gateway.config.shown import Path, dotted, shown
 from gateway.config.strict_yaml import Broken, Tree
 
@@ -45,11 +45,12 @@ class Names(Struct, frozen=True):
 
     def check(self, routing: Tree) -> Iterator[Fault]:
         """Give the faults of the models that a routing.yaml lists."""
+        known = Suggestions(self.written())
         for group in ("local_deployment", "remote_deployment"):
             for place, entry in enumerate(_items(_get(routing.data, group))):
-                yield from self._check_entry(routing, _items(_get(entry, "models")), (group, place, "models"))
+                yield from self._check_entry(routing, _items(_get(entry, "models")), (group, place, "models"), known)
 
-    def _check_entry(self, routing: Tree, listed: list[object], path: Path) -> Iterator[Fault]:
+    def _check_entry(self, routing: Tree, listed: list[object], path: Path, known: Suggestions) -> Iterator[Fault]:
         seen: dict[str | int, Path] = {}
         for place, name in enumerate(listed):
             if not isinstance(name, str) or not name:
@@ -57,7 +58,7 @@ class Names(Struct, frozen=True):
             here = (*path, place)
             model = self.models.get(name) if self.readable else name
             if model is None:
-                offered = nearest(name, self.written()) if type(name) is str else ""
+                offered = known.nearest(name) if type(name) is str else ""
                 yield routing.fault(here, f"found {shown(name, here)}, expected a model of {self.file}{offered}")
             elif (first := seen.setdefault(model, here)) != here:
                 yield routing.fault(here, f"found {shown(name, here)}, expected each model once: see {dotted(first)}")

@@ -1,4 +1,8 @@
+import pytest
+
+from gateway.config import faults
 from gateway.config.faults import ConfigError, Fault, nearest
+from tests.config import loading
 
 FAULT = Fault("config/models.yaml", 12, 9, "models[0].route[1].weight", "found -1, expected a number of at least 0")
 
@@ -41,3 +45,21 @@ def test_nearest_offers_a_close_name_whatever_its_case() -> None:
 def test_nearest_offers_nothing_far_away() -> None:
     assert nearest("zzz", ["weight", "name"]) == ""
     assert nearest("weight", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("models", "routing", "env"),
+    [
+        ("", "local_deployment: [{endpoint: 'http://x', models: [aab, bba, cca, aab]}]", ""),
+        ("    fallbacks: [aab, bba, cca, aab]\n", None, ""),
+        ("    description: '${aab}${bba}${cca}'\n    owned_by: '${aab}'\n", None, "aaa=1\nbbb=2\nccc=3\n"),
+    ],
+    ids=["listed", "fallbacks", "variables"],
+)
+def test_among_many_names_the_nearest_is_offered_for_the_first_faults_and_those_alike(
+    models: str, routing: str | None, env: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "MOST_COMPARISONS", 6)
+    known = "models:\n" + "".join(f"  - id: {name}\n    base_url: http://x\n" for name in ("aaa", "bbb", "ccc"))
+    told = loading.faults(known + models, routing, env=env)
+    assert [fault.partition("did you mean ")[2] for fault in told] == ["'aaa'?", "'bbb'?", "", "'aaa'?"]
