@@ -6,6 +6,7 @@ beside the root; one that does not raises `UnreadableError`. No message quotes t
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -110,10 +111,11 @@ def decode(content: bytes) -> str:
         UnreadableError: they are something else.
 
     """
+    content = content.removeprefix(BOM_UTF8)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
-        before = content[: error.start].decode("utf-8-sig")
+        before = content[: error.start].decode()
         raise UnreadableError(_mark_after(before), "found bytes that are no UTF-8, expected UTF-8 text") from None
 
 

@@ -65,6 +65,8 @@ def test_a_place_that_is_not_there_is_its_nearest_parent() -> None:
         ("a: b\n\x00", "f:2:1: found the control character U+0000"),
         (b"a: \xff", "f:1:4: found bytes that are no UTF-8"),
         (b"a: 1\nb: \xc3\xa9\xc3", "f:2:5: found bytes that are no UTF-8"),
+        (b"\xef\xbb\xbfa: \xff", "f:1:4: found bytes that are no UTF-8"),
+        (b"\xef\xbb\xbf\xc3\xa9ab\xff: 1\n", "f:1:4: found bytes that are no UTF-8"),
         ("a: b".encode("utf-16"), "f:1:1: found bytes that are no UTF-8"),
     ],
 )
