@@ -186,11 +186,13 @@ class _Composer:
             unknown = Bad(_mark(event), "found an alias without an anchor that ends before it")
             return self._anchors.get(str(event.anchor), unknown)
         started = cast("yaml.ScalarEvent | yaml.CollectionStartEvent", event)
-        self._anchors.pop(str(started.anchor), None)
+        if started.anchor is not None:
+            self._anchors.pop(started.anchor, None)
         node = self._content(started, depth)
         if started.tag is not None:
             node = Bad(node.mark, "found a tag ('!'), expected a value without one")
-        self._anchors[str(started.anchor)] = node
+        if started.anchor is not None:
+            self._anchors[started.anchor] = node
         return node
 
     def _content(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, depth: int) -> Node:

@@ -102,6 +102,7 @@ def test_a_place_behind_the_end_is_brought_back_into_the_file() -> None:
         ("a: !!python/object:os.system [b]", "f:1:4: a: found a tag ('!')"),
         ("a: !!str 1", "f:1:4: a: found a tag ('!')"),
         ("a: *b", "f:1:4: a: found an alias without an anchor that ends before it"),
+        ("a: 1\nb: *None", "f:2:4: b: found an alias without an anchor that ends before it"),
         ("a: &a [*a]", "f:1:8: a[0]: found an alias without an anchor that ends before it"),
         ("a: &x 1\nb: &x {c: *x}", "f:2:11: b.c: found an alias without an anchor that ends before it"),
         ("a: 1\n---\nb: 2", "f:2:1: found a second document, expected one"),
@@ -133,9 +134,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted() -> None:
 
 
 def test_an_alias_repeats_a_value() -> None:
-    tree, faults = read("a: &x [1, {b: 2}]\nc: *x\nd: &x 3\ne: *x\n")
+    tree, faults = read("a: &x [1, {b: 2}]\nc: *x\nd: &x 3\ne: *x\nf: &None 4\ng: 5\nh: *None\n")
     assert not faults
-    assert tree.data == {"a": [1, {"b": 2}], "c": [1, {"b": 2}], "d": 3, "e": 3}
+    assert tree.data == {"a": [1, {"b": 2}], "c": [1, {"b": 2}], "d": 3, "e": 3, "f": 4, "g": 5, "h": 4}
     assert tree.values[("c", 1, "b")] == tree.values[("a", 1, "b")] == (1, 15)
 
 
