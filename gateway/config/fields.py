@@ -8,11 +8,11 @@ message, for a value that must not be shown).
 import ipaddress
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Literal, NoReturn, get_args
 from urllib.parse import SplitResult, urlsplit
 
-from msgspec import Struct
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -54,10 +54,15 @@ _KEY = re.compile(r"[!-~]+")
 _PATH = re.compile(r"/[!-\"$-~]*")
 
 
-class Unset(Struct, frozen=True):
-    """Stands for the value of a variable that is not set, or that is empty where an address is needed."""
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """Stands for the value of a variable that is not set, or that is empty where an address is needed.
+
+    `written` is an address as it stands in the file, a part of which may be a secret; empty for a key.
+    """
 
     variable: str
+    written: str = field(default="", repr=False)
 
 
 def _refuse(expected: str) -> NoReturn:

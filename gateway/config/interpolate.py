@@ -47,16 +47,16 @@ class _Walk:
         except MalformedReferenceError:
             return self._broken(path, "found a '${' that is no ${NAME} or ${NAME:-default}: write $$ for a dollar")
         except UnsetVariablesError as error:
-            return self._unset(path, error.variables)
+            return self._unset(text, path, error.variables)
         if not isinstance(expanded, Interpolated):
             return expanded
         if LONE_SURROGATE.search(expanded):
             return self._broken(path, f"found a value of {expanded.source} that is no UTF-8 text")
-        return Unset(expanded.variables[0]) if not expanded and _named(path, _ADDRESSES) else expanded
+        return Unset(expanded.variables[0], text) if not expanded and _named(path, _ADDRESSES) else expanded
 
-    def _unset(self, path: Path, variables: tuple[str, ...]) -> object:
+    def _unset(self, text: str, path: Path, variables: tuple[str, ...]) -> object:
         if _named(path, _MAY_WAIT):
-            return Unset(variables[0])
+            return Unset(variables[0], text if _named(path, _ADDRESSES) else "")
         for variable in variables:
             offered = self._suggested.nearest(variable)
             self._broken(path, f"found ${{{variable}}}, which is not set and has no default{offered}")

@@ -47,13 +47,15 @@ class Target(Struct, frozen=True):
 
     @property
     def identity(self) -> str:
-        """What endpoints are compared by; those that wait for one variable compare equal."""
-        return f"${{{self.address.variable}}}" if isinstance(self.address, Unset) else self.address.identity
+        """What endpoints are compared by; of one that waits for a variable, what is written: it is not to be shown."""
+        if isinstance(self.address, Unset):
+            return self.address.written.rstrip("/").removesuffix("/v1").rstrip("/")
+        return self.address.identity
 
     @property
     def host_port(self) -> str:
         """What a deployment is called that was given no name."""
-        return self.identity if isinstance(self.address, Unset) else self.address.host_port
+        return f"${{{self.address.variable}}}" if isinstance(self.address, Unset) else self.address.host_port
 
 
 class Claim(Struct, frozen=True):

@@ -105,7 +105,7 @@ def _clashes(drafts: _Drafts) -> Iterator[Remark]:
 def _health_conflicts(drafts: Iterable[Draft]) -> Iterator[Remark]:
     known: dict[str, Draft] = {}
     for draft in drafts:
-        if draft.health_path is not None:
+        if draft.health_path is not None and isinstance(draft.target.address, Address):
             identity = draft.target.identity
             first = known.setdefault(identity, draft)
             if first.health_path != draft.health_path:

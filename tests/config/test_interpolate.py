@@ -107,14 +107,20 @@ def test_an_unset_variable_in_an_address_or_a_key_waits() -> None:
     assert loaded.routing is not None
     entry = loaded.models.models[0]
     assert entry.route is not None
-    assert (entry.base_url, entry.api_key) == (Unset("URL"), Unset("KEY"))
+    assert (entry.base_url, entry.api_key) == (Unset("URL", "${URL}"), Unset("KEY"))
     assert [(route.base_url, route.api_key) for route in entry.route] == [
-        (Unset("HOST"), Unset("KEY")),
-        (Unset("EMPTY"), None),
+        (Unset("HOST", "http://${HOST}:8000"), Unset("KEY")),
+        (Unset("EMPTY", "${EMPTY}"), None),
     ]
     (local,), (remote,) = loaded.routing.local_deployment, loaded.routing.remote_deployment
-    assert (local.endpoint, local.api_key) == (Unset("OTHER"), Unset("KEY"))
-    assert remote.endpoint == Unset("EMPTY")
+    assert (local.endpoint, local.api_key) == (Unset("OTHER", "${URL:-${OTHER}}"), Unset("KEY"))
+    assert remote.endpoint == Unset("EMPTY", "${EMPTY:-}")
+
+
+def test_an_address_that_waits_hides_what_is_written_besides() -> None:
+    loaded = load(models("route: [{base_url: 'http://canary@${HOST}'}]"))
+    assert not loaded.faults
+    assert "canary" not in repr(loaded)
 
 
 def test_an_unset_variable_elsewhere_is_a_fault_with_the_nearest_name_of_the_dot_env() -> None:

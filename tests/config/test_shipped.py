@@ -20,7 +20,10 @@ def test_the_shipped_files_are_good_without_any_variable() -> None:
     large, small = loaded.models.models
     assert (large.id, small.id) == ("llama-3.3-70b-instruct", "llama-4-scout")
     assert large.route is not None
-    assert [entry.base_url for entry in large.route] == ["http://localhost:8000", Unset("LLAMA_BASE_URL")]
+    assert [entry.base_url for entry in large.route] == [
+        "http://localhost:8000",
+        Unset("LLAMA_BASE_URL", "${LLAMA_BASE_URL}"),
+    ]
     assert small.base_url == "http://localhost:8000"
 
 

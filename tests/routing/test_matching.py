@@ -170,11 +170,43 @@ def test_one_variable_in_both_files_is_one_deployment() -> None:
     assert shares(models, routing) == {"box:80": 1}
 
 
-def test_entries_that_wait_for_one_variable_do_not_clash() -> None:
-    routing = (
-        "local_deployment: [{endpoint: 'http://${H}/a', models: [llama]}, {endpoint: 'http://${H}/b', models: [l3]}]"
+@pytest.mark.parametrize(
+    ("registered", "claimed"),
+    [("http://${H}:8000", "http://${H}:8000/v1"), ("http://${H}/x/v1/", "http://${H}/x"), ("${H}", "${H}/")],
+)
+def test_endpoints_that_wait_for_a_variable_are_one_as_written_without_v1(registered: str, claimed: str) -> None:
+    models = f"models: [{{id: llama, base_url: '{registered}'}}]"
+    assert make(models, claim(claimed)).inactive == (Inactive("llama", "local", "H", "${H}"),)
+
+
+def test_endpoints_that_wait_for_one_variable_are_two_where_more_is_written() -> None:
+    models = """\
+models:
+  - id: llama
+    route:
+      - {base_url: "http://x"}
+      - {name: a, base_url: "http://${H}:8000", health_path: /a}
+      - {name: b, base_url: "http://${H}:9000", health_path: /b}
+"""
+    routing = """\
+local_deployment:
+  - {endpoint: "http://${H}:8000", models: [llama]}
+  - {endpoint: "http://${H}/c", models: [llama], name: c}
+remote_deployment:
+  - {endpoint: "http://${H}/d", models: [llama], name: d}
+"""
+    assert make(models, routing).inactive == (
+        Inactive("llama", "local", "H", "a"),
+        Inactive("llama", "unlisted", "H", "b"),
+        Inactive("llama", "local", "H", "c"),
+        Inactive("llama", "remote", "H", "d"),
     )
-    assert make(BOXES, routing).inactive == (Inactive("llama", "local", "H", "${H}"),)
+    assert list(deployments(make(models, routing, H="h"))) == ["x:80", "a", "b", "c", "d"]
+
+
+def test_two_health_paths_for_an_endpoint_that_waits_are_no_fault_yet() -> None:
+    models = "models: [{id: llama, route: [{base_url: '${H}', health_path: /a}, {base_url: '${H}', health_path: /b}]}]"
+    assert len(make(models).inactive) == 2
 
 
 def test_what_a_model_is_left_without_is_told() -> None:
