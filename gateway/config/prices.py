@@ -55,7 +55,7 @@ def _number(value: object) -> float:
     read = resolve(value) if isinstance(value, Interpolated) else value
     try:
         return float(read) if isinstance(read, int | float | str) else 0.0
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

@@ -19,6 +19,7 @@ READS = "expected a price: a number of at least 0, or text that reads as one"
         ("' 1'", f"found ' 1', {READS}"),
         ("'1e999'", f"found '1e999', {READS}"),
         ("${P}", f"found the value of ${{P}}, {READS}"),
+        ("${H}", f"found the value of ${{H}}, {READS}"),
         ("-1", "found -1, expected a price: a number of at least 0, or text"),
         (".nan", "found .nan, expected a finite number"),
         ("[1]", "found a list, expected a price"),
@@ -30,7 +31,7 @@ READS = "expected a price: a number of at least 0, or text that reads as one"
     ],
 )
 def test_a_counted_price_refuses(name: str, price: str, told: str) -> None:
-    environ = {"P": "canary", "Q": "2000"}
+    environ = {"P": "canary", "Q": "2000", "H": "0x" + "f" * 400}
     (fault,) = faults(models(f"pricing:\n  {name}: {price}"), environ=environ)
     column = 7 + len(name) + 2
     where = f"config/models.yaml:5:{column if price else column - 1}: models[0].pricing.{name}: "
