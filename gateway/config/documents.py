@@ -123,7 +123,7 @@ class ModelEntry(Document):
     """One model: its public names, its deployments, and what /v1/models tells of it."""
 
     id: Text = Field(description="The public id that clients ask for.")
-    name: Text | None = Field(None, description="The display name; default: the id.")
+    name: Text | None = Field(None, description="The display name, given out by /v1/models.")
     aliases: Texts = Field((), description="Further public names; each is unique over all models.")
     provider: Kind = Field("openai", description="The kind of the route entries that name none.")
     base_url: BaseUrl | None = Field(
@@ -157,12 +157,12 @@ class ModelEntry(Document):
     owned_by: Text | None = Field(None, description="Who made or serves it.")
 
     def metadata(self) -> dict[str, object]:
-        """Give the metadata fields that are set, ready for JSON."""
+        """Give the display name and the metadata fields that are set, ready for JSON."""
         return {name: thaw(value) for name in METADATA if (value := getattr(self, name)) is not None}
 
 
 _FIELDS = tuple(ModelEntry.model_fields)
-METADATA = _FIELDS[_FIELDS.index("context_length") :]
+METADATA = ("name", *_FIELDS[_FIELDS.index("context_length") :])
 
 
 class ModelsDocument(Document):

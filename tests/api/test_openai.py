@@ -158,6 +158,7 @@ async def test_unknown_places_and_methods(
 MODELS = """
 models:
   - id: org/big
+    name: The Big One
     aliases: [big]
     base_url: http://127.0.0.1:1
     context_length: 8192
@@ -180,6 +181,7 @@ async def test_models_are_listed_with_their_metadata(config: Config) -> None:
             "object": "model",
             "created": 0,
             "owned_by": "org",
+            "name": "The Big One",
             "context_length": 8192,
             "pricing": {"prompt": "0.5"},
         }

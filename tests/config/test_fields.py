@@ -297,6 +297,7 @@ def test_metadata_is_what_is_set_ready_for_json() -> None:
     )
     assert loaded.models is not None
     assert loaded.models.models[0].metadata() == {
+        "name": "L",
         "context_length": 8192,
         "input_modalities": ["text", "image"],
         "supports_tools": False,
