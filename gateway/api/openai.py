@@ -34,6 +34,7 @@ JSON: Final = "application/json"
 _FORWARDED: Final = ("Accept",)
 _TRACE: Final = ("traceparent", "tracestate")
 _GRACE: Final = 30.0
+_MOST_DIGITS: Final = 9
 _SLOWEST: Final = 16_384
 _NO_FIELDS: Final = CIMultiDictProxy(CIMultiDict[str]())
 _CREDIT: Final = 8
@@ -46,6 +47,16 @@ class Peek(msgspec.Struct):
     model: str
     stream: bool | None = None
     stream_options: msgspec.Raw = msgspec.Raw()
+    n: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def choices(self) -> int:
+        """How many choices the answer will have; 0 where that is not told here, as by a list of prompts."""
+        if memoryview(self.prompt)[:1].tobytes() == b"[":
+            return 0
+        number = bytes(self.n)
+        return 1 if number in {b"", b"null"} else int(number) if number.isdigit() and len(number) <= _MOST_DIGITS else 0
 
     def adds_usage(self, operation: Operation) -> bool:
         """Tell whether the upstream is to be asked for the usage of a stream that the client does not ask for."""
@@ -207,7 +218,8 @@ class OpenAI:
         call = Call(asked.operation, body, asked.fields or self.forwarded(asked.headers), asked.request_id)
         asked.forget()
         del body
-        ask = Ask(asked.request_id, peek.model, bool(peek.stream), call, peek.adds_usage(asked.operation), trace)
+        adds_usage, choices = peek.adds_usage(asked.operation), peek.choices if peek.stream else 1
+        ask = Ask(asked.request_id, peek.model, bool(peek.stream), call, adds_usage, trace, choices)
         try:
             unanswered = await self._executor.run(ask, snapshot, route, client)
         except ClientLeftError:

@@ -39,14 +39,18 @@ _WORTH: Final = 2
 class Passage:
     """One client's event stream; it lives through the streams that it is made of.
 
-    Mutable. Of the stream that passes now: `finished` (a finish reason came), `done` (`[DONE]` came), `failed` (an
-    error came: `error`). Of the whole: `size` (bytes passed), `first_content` (when it came), `malformed` (events left
-    out), `opaque` (something passed that nobody can go on from, or too much).
+    Mutable. Of the stream that passes now: `finished` (each choice has its finish reason; that is not said where nobody
+    knows how many there are), `done` (`[DONE]` came), `failed` (an error came: `error`). Of the whole: `size` (bytes
+    passed), `first_content` (when it came), `malformed` (events left out), `opaque` (something passed that nobody can
+    go on from, or too much).
     """
 
     __slots__ = (
+        "_begun",
+        "_choices",
         "_clock",
         "_decoded",
+        "_ended",
         "_first",
         "_hides_usage",
         "_inside",
@@ -69,19 +73,30 @@ class Passage:
     )
 
     def __init__(
-        self, clock: Callable[[], float], *, hides_usage: bool = False, keeps: bool = True, learns: bool = True
+        self,
+        clock: Callable[[], float],
+        *,
+        hides_usage: bool = False,
+        keeps: bool = True,
+        learns: bool = True,
+        choices: int = 1,
     ) -> None:
         """`clock` is monotonic, in seconds; `keeps` the text that has passed, so that the stream can be carried on.
+
+        `choices` is how many the answer will have, 0 if that is not known. Only one can be carried on.
 
         One that does not learn decodes every event; that makes no difference but for the time that it takes.
         """
         self.size = 0
         self.first_content: float | None = None
         self.malformed = 0
-        self.opaque = not keeps
+        self.opaque = not keeps or choices != 1
         self.finished = self.done = self.failed = False
         self.error = _NOTHING
         self._clock = clock
+        self._choices = choices
+        self._begun: list[object] = []
+        self._ended: list[object] = []
         self._hides_usage = hides_usage
         self._scanner = EventScanner()
         self._inside = self._inside_event = False
@@ -211,6 +226,7 @@ class Passage:
         self._scanner = EventScanner()
         self._inside_event = False
         self._template = None
+        self._begun, self._ended = [], []
         self.finished = self.done = self.failed = False
 
     @property
@@ -303,6 +319,8 @@ class Passage:
             self.opaque = True
             return raw, False
         if chunk.error is not None:
+            if self.complete:  # it is none of the answer's any more
+                return _NOTHING, False
             self.failed = True
             self.error = data
             self._template = None
@@ -316,6 +334,8 @@ class Passage:
     def _take_plain(self, chunk: Chunk, raw: bytes, said: tuple[str, str]) -> None:
         self._tally.passed += 1
         self._decoded += 1
+        if 0 not in self._begun:
+            self._begun.append(0)
         if not self.opaque:
             self._note((said,))
         usage = chunk.told_usage
@@ -326,9 +346,8 @@ class Passage:
 
     def _take_chunk(self, chunk: Chunk, data: bytes, raw: bytes) -> tuple[bytes, bool]:
         content = chunk.content
-        if chunk.finished:
-            self.finished = True
-            self._template = None
+        if chunk.choices:
+            self._count_choices(chunk)
         usage = chunk.told_usage
         if self._takeover is None:
             self._first = self._first or (data if chunk.choices else _NOTHING)
@@ -343,6 +362,17 @@ class Passage:
             if self._hides_usage and not chunk.choices:
                 passed = _NOTHING
         return passed, content
+
+    def _count_choices(self, chunk: Chunk) -> None:
+        """Note which choices have begun and which are over, and whether that is all of them."""
+        begun, ended = self._begun, self._ended
+        for choice in chunk.choices or ():
+            seen = ended if choice.finish_reason else begun
+            if choice.index not in seen:
+                seen.append(choice.index)
+        if self._choices and len(ended) >= self._choices and all(index in ended for index in begun):
+            self.finished = True
+            self._template = None
 
     def _learn(self, raw: bytes, part: str, text: str) -> None:
         """Make this event the template, unless too few of those that there were have been of use."""

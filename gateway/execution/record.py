@@ -26,7 +26,7 @@ class Ask(msgspec.Struct, frozen=True):
     """What a client asked for.
 
     `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for. `trace`: where
-    requests are traced.
+    requests are traced. `choices`: how many a stream will have, 0 where that is not known.
     """
 
     request_id: str
@@ -35,6 +35,7 @@ class Ask(msgspec.Struct, frozen=True):
     call: Call
     adds_usage: bool = False
     trace: Trace | None = None
+    choices: int = 1
 
 
 class Unanswered(msgspec.Struct, frozen=True):
@@ -124,8 +125,9 @@ class Record(msgspec.Struct):
 
     def passes(self) -> Passage:
         """Begin with an event stream, which nobody has seen anything of."""
-        keeps = self.route.rescue != "off" and self.ask.call.operation != "embeddings"
-        passage = self.passing = Passage(self.clock, hides_usage=self.ask.adds_usage, keeps=keeps)
+        ask = self.ask
+        keeps = self.route.rescue != "off" and ask.call.operation != "embeddings"
+        passage = self.passing = Passage(self.clock, hides_usage=ask.adds_usage, keeps=keeps, choices=ask.choices)
         return passage
 
     def breaks(self, failure: Failure) -> bool:

@@ -210,3 +210,22 @@ def test_a_request_shows_neither_its_key_nor_what_it_says() -> None:
     assert "r-1" in shown
     assert "sk-secret" not in shown
     assert "private" not in shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "choices"),
+    [
+        (b"", 1),
+        (b', "n": null', 1),
+        (b', "n": 1', 1),
+        (b', "n": 4', 4),
+        (b', "n": 0', 0),
+        (b', "n": 1e3', 0),
+        (b', "n": "2"', 0),
+        (b', "n": 99999999999999999999', 0),
+        (b', "prompt": "[a"', 1),
+        (b', "prompt": ["a", "b"], "n": 2', 0),
+    ],
+)
+def test_how_many_choices_a_stream_will_have_is_read(fields: bytes, choices: int) -> None:
+    assert peek_body(b'{"model": "m"%b}' % fields).choices == choices

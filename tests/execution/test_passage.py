@@ -695,3 +695,31 @@ def test_reasoning_of_another_form_is_not_lost_with_the_text_beside_it() -> None
         assert "empty" in feed(passage, sealed).decode()
     except DiffersError:
         return
+
+
+def of(index: object, finish: str | None = None) -> bytes:
+    delta = {} if finish else {"content": "a"}
+    return sse({"choices": [{"index": index, "delta": delta, "finish_reason": finish}]})
+
+
+@pytest.mark.parametrize(
+    ("choices", "stream", "finished"),
+    [
+        (1, [of(0), of(0, "stop")], True),
+        (1, [of(1), of(1, "stop")], True),
+        (1, [of(0), of(1), of(0, "stop")], False),
+        (1, [of(1), of(0), of(1, "stop")], False),
+        (1, [of(1), of(0), of(1, "stop"), of(0, "stop")], True),
+        (2, [of(0), of(0, "stop")], False),
+        (2, [of(0), of(0, "stop"), of(0, "stop")], False),
+        (2, [of(0), of(0, "stop"), of(1), of(1, "length")], True),
+        (2, [of([0]), of([0], "stop"), of([1], "stop")], True),
+        (0, [of(0), of(0, "stop"), of(1), of(1, "stop")], False),
+        (0, [of(0), of(0, "stop"), DONE], True),
+    ],
+)
+def test_a_stream_is_whole_when_all_its_choices_are(choices: int, stream: list[bytes], *, finished: bool) -> None:
+    passage = Passage(lambda: 0.0, choices=choices)
+    feed(passage, *stream)
+    assert (passage.complete, passage.truncated) == (finished, not finished)
+    assert passage.opaque == (choices != 1 or of(1) in stream)

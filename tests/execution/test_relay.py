@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -388,3 +389,47 @@ async def test_no_number_of_streams_is_too_large_for_the_pool(config: Config) ->
         assert gate.gateway.executor.in_flight["m", "a"] == streams
         go_on.set()
         assert {(await answer).body for answer in answers} == {CONTENT + DONE}
+
+
+def of_choice(index: int, text: str | None, finish: str | None = None) -> bytes:
+    delta = {"content": text} if text else {}
+    return sse(json.dumps({"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}))
+
+
+async def test_a_stream_of_two_choices_is_whole_when_both_are(config: Config) -> None:
+    first = of_choice(0, "a") + of_choice(0, None, "stop")
+    both = first + of_choice(1, "b") + of_choice(1, None, "stop")
+
+    def script(number: int, _: object) -> list[Step]:
+        return [Send(sse_head() + chunk(both if number else first)), Reset()]
+
+    async with ScriptedUpstream(script) as a, running(config, {"m": chain(a.url)}) as gate:
+        async with gate.client() as client:
+            await client.send(ask(stream=True, n=2))
+            assert await read_broken(client) == (first + BROKEN, "fin")
+        assert (await gate.outcome()).failure == "cut_answer"
+        async with gate.client() as client:
+            await client.send(ask(stream=True, n=2))
+            assert (await client.read_answer()).body == both + DONE
+        assert (await gate.outcome(2)).failure is None
+
+
+async def test_an_error_after_the_end_is_none(config: Config) -> None:
+    whole, error = CONTENT + FINISH, sse('{"error":{"message":"no usage"}}')
+
+    def script(number: int, _: object) -> list[Step]:
+        return [Send(sse_head() + chunk(whole) + chunk(DONE if number else b": \n\n") + chunk(error) + last_chunk())]
+
+    async with (
+        ScriptedUpstream(script) as a,
+        ScriptedUpstream() as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        assert (await client.read_answer()).body == whole + b": \n\n" + DONE
+        assert (await gate.outcome()).failure is None
+        await client.send(ask(stream=True))
+        assert (await client.read_answer()).body == whole + DONE
+        assert (await gate.outcome(2)).failure is None
+        assert (len(a.requests), b.requests) == (2, [])
