@@ -29,7 +29,8 @@ def identities(names: Iterable[Path]) -> Identities:
     They are the folders that hold the names and, where a name is a symbolic link, the folder of the real file.
     """
     names = tuple(names)
-    real = [Path(os.path.realpath(name)) for name in names if name.is_symlink()]
+    links = (name for name in names if os.path.islink(name))  # noqa: PTH114 - is_symlink raises where it may not look
+    real = [Path(os.path.realpath(link)) for link in links]
     return {file.parent: _identity(file.parent) for file in (*names, *real)}
 
 

@@ -37,6 +37,11 @@ def test_the_folder_of_a_linked_file_is_watched_too(tmp_path: Path) -> None:
     assert watched == {config: identity(config), Path(os.path.realpath(real)): identity(real)}
 
 
+def test_a_name_that_may_not_be_looked_at_is_no_link(tmp_path: Path) -> None:
+    """One that is too long, as lstat refuses it to root as well, who may enter every folder."""
+    assert identities([tmp_path / ("n" * 300)]) == {tmp_path: identity(tmp_path)}
+
+
 def test_a_replaced_folder_has_another_identity(tmp_path: Path) -> None:
     name = tmp_path / "config" / "models.yaml"
     name.parent.mkdir()
