@@ -109,10 +109,10 @@ class _Host:
     def running(self, doing: str, keys: Iterable[SecretStr | None] = ()) -> Iterator[None]:
         try:
             yield
-        except StrategyError:
+        except (StrategyError, KeyboardInterrupt):  # Ctrl-C ends `gateway check`
             raise
-        except (Exception, SystemExit) as error:
-            told = f"{doing} {type(error).__name__}: {error}"
+        except BaseException as error:  # a panic in Rust code is no Exception; nothing here is awaited
+            told = f"{doing} {type(error).__name__}: {_words(error)}"
             for key in (key.get_secret_value() for key in keys if key is not None and len(key) >= _SHORTEST_SECRET):
                 told = told.replace(key, "***")
             raise self.error(told) from error
@@ -127,6 +127,13 @@ class _Host:
         for text, instead in self._hidden:
             message = message.replace(text, instead)
         return message
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - it is as much a guest's as the error
+        return "its message cannot be had"
 
 
 def _hidden(value: object, path: Path) -> Iterator[tuple[str, str]]:

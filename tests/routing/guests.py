@@ -1,7 +1,7 @@
 """Strategies as users may write them: good ones, and one for each way to go wrong."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -154,6 +154,24 @@ class Lazy(Mapping[Deployment, float]):
 
 def leaves(local: Group, remote: Group) -> object:
     sys.exit(f"{len(local) + len(remote)} are too many")
+
+
+class PanicException(BaseException):
+    """As the panics of Rust code, it is no Exception."""
+
+
+class MuteError(Exception):
+    """Has no message that could be had."""
+
+    def __str__(self) -> str:
+        return self.args[0]()  # type: ignore[no-any-return]
+
+
+def raises(error: BaseException) -> Callable[[Group, Group], object]:
+    def answer(*_: Group) -> object:
+        raise error
+
+    return answer
 
 
 BAD_WEIGHTS: tuple[object, ...] = (-1, -0.5, float("nan"), float("inf"), "1", None, 1j, Decimal(1), [])

@@ -1,5 +1,6 @@
 import os
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from gateway.routing.contract import resolve
 from gateway.routing.snapshot import Deployment
 from gateway.routing.strategies import StrategyError
-from tests.routing.guests import BAD_WEIGHTS, Answers, Asked, Group, Lazy, leaves
+from tests.routing.guests import BAD_WEIGHTS, Answers, Asked, Group, Lazy, MuteError, PanicException, leaves, raises
 from tests.routing.planning import ALIVE, BOXES, DEAD, SPLIT, faults, make, probe, serve, shares, snapshot, weights
 
 GUESTS = "tests.routing.guests"
@@ -171,6 +172,10 @@ def test_its_own_messages_show_no_secret(token: str, expected: str) -> None:
         (lambda *_: Lazy(), " raised OSError: asleep"),
         (lambda *_: 1 / 0, " raised ZeroDivisionError: division by zero"),
         (leaves, " raised SystemExit: 3 are too many"),
+        (raises(PanicException("unwrapped")), " raised PanicException: unwrapped"),
+        (raises(CancelledError("its own")), " raised CancelledError: its own"),
+        (raises(MuteError(lambda: 1 / 0)), " raised MuteError: its message cannot be had"),
+        (raises(MuteError(dict)), " raised MuteError: its message cannot be had"),
     ],
 )
 def test_an_answer_that_breaks_the_contract_is_a_fault(
@@ -180,6 +185,12 @@ def test_an_answer_that_breaks_the_contract_is_a_fault(
     assert faults(BOXES, named("Answers")) == [
         f"routing.yaml:1:19: routing_strategy: {GUESTS}:Answers.assign for llama{expected}"
     ]
+
+
+def test_an_interrupt_is_no_fault_of_the_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Answers, "answer", staticmethod(raises(KeyboardInterrupt())))
+    with pytest.raises(KeyboardInterrupt):
+        faults(BOXES, named("Answers"))
 
 
 def test_a_deployment_of_another_model_is_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
