@@ -5,6 +5,7 @@ boxes are not asked in the same instant. A fault of our own (no file descriptor 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -14,6 +15,7 @@ from gateway.routing.health import LOADING_INTERVAL, ProbeResult
 from gateway.routing.snapshot import Endpoint, Snapshot
 
 _JITTER: Final = 0.1
+_log: Final = logging.getLogger(__name__)
 _Watched = tuple[Endpoint, float, float]
 
 
@@ -75,9 +77,16 @@ class Prober:
         while True:
             result = await self._probe(endpoint, timeout)
             if result is not None:
-                self._report(endpoint.identity, result)
+                self._tell(endpoint, result)
             soon = result is not None and result.loading
             await self._sleep(LOADING_INTERVAL if soon else interval * (1 - _JITTER * self._dice()))
+
+    def _tell(self, endpoint: Endpoint, result: ProbeResult) -> None:
+        """Report what a probe found; a report that fails ends no probe."""
+        try:
+            self._report(endpoint.identity, result)
+        except Exception:  # noqa: BLE001 - it asks the strategy and the observers
+            _log.exception("the report of a probe of %s failed", endpoint.identity)
 
     async def _probe(self, endpoint: Endpoint, timeout: float) -> ProbeResult | None:  # noqa: ASYNC109 - a setting
         try:

@@ -41,9 +41,12 @@ class Watch:
         self.found: list[tuple[str, ProbeResult]] = []
         self.slept: list[float] = []
         self.turn = asyncio.Event()
+        self.fails = False
 
     def _report(self, endpoint: str, result: ProbeResult) -> None:
         self.found.append((endpoint, result))
+        if self.fails:
+            raise RuntimeError("not told")
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -137,6 +140,19 @@ async def test_a_fault_of_ours_says_nothing(watch: Watch) -> None:
         assert (watch.found, a.connections) == ([], 0)
         watch.turn.set()
         assert await watch.finds(2) == ProbeResult()
+
+
+async def test_a_report_that_fails_is_logged_and_the_endpoint_asked_again(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch.fails = True
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a:
+        watch.prober.follow(snapshot(a.url))
+        await watch.finds(1)
+        watch.turn.set()
+        await watch.finds(2)
+        assert watch.found == [(a.url, ProbeResult())] * 2
+        assert caplog.messages == [f"the report of a probe of {a.url} failed"] * 2
 
 
 async def test_a_probe_lives_as_long_as_its_endpoint(watch: Watch) -> None:
