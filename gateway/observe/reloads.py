@@ -1,7 +1,7 @@
 """How the readings of the configuration went: the last one, and the last twenty.
 
-A reading is here what the reloader built from, good or bad. One that was read before and changes nothing (SIGHUP, a
-touched file) is not kept: it would push out those that tell something.
+A reading is here what the reloader built from, good or bad. One that changes nothing (SIGHUP, a touched file) is not
+kept: it would push out those that tell something.
 """
 
 from collections import deque
@@ -62,15 +62,18 @@ class ReloadState(Struct):
     ) -> None:
         """Note a good reading; without `changes` it means what the last good one meant, or is the first."""
         last = self.history[-1] if self.history else None
-        if last is None or last.digest != digest or last.result == "rejected":
-            self.history.append(Reading(at, "accepted", generation, digest, changes))
         if last is None or last.generation != generation:
             self.accepted = at
+        if last is None or (last.digest, last.generation) != (digest, generation):  # a rejection has no digest
+            self.history.append(Reading(at, "accepted", generation, digest, changes))
         self.rejected, self.faults, self.notices = None, (), tuple(notices)
 
     def reject(self, at: float, generation: int, faults: Iterable[Fault]) -> None:
-        """Note a bad reading."""
-        self.rejected, self.faults = at, tuple(faults)
+        """Note a bad reading; with the faults of the last one it says nothing new."""
+        faults = tuple(faults)
+        if self.rejected is not None and self.faults == faults:
+            return
+        self.rejected, self.faults = at, faults
         self.history.append(Reading(at, "rejected", generation, faults=self.faults))
 
     def as_dict(self) -> Mapping[str, object]:

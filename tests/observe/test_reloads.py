@@ -62,6 +62,27 @@ def test_a_reading_that_changes_nothing_is_kept_where_it_says_something() -> Non
     assert (state.accepted, state.rejected, state.faults) == (1.0, None, ())
 
 
+def test_a_new_generation_of_the_same_files_is_kept_once() -> None:
+    """A variable in `.env` has changed."""
+    state = ReloadState()
+    for at, generation in enumerate([1, 2, 2]):
+        state.accept(float(at), generation, "aaa", (), CHANGES)
+    assert [reading.generation for reading in state.history] == [1, 2]
+    assert state.accepted == 1.0
+
+
+def test_a_rejection_is_kept_once_until_its_faults_are_others() -> None:
+    state = ReloadState()
+    state.accept(0.0, 1, "aaa", ())
+    for at, faults in enumerate([[FAULT], [FAULT], [FAULT, FAULT]], start=1):
+        state.reject(float(at), 1, faults)
+    assert [reading.at for reading in state.history] == [0.0, 1.0, 3.0]
+    assert state.rejected == 3.0
+    state.accept(4.0, 1, "aaa", ())
+    state.reject(5.0, 1, [FAULT, FAULT])
+    assert [reading.at for reading in state.history] == [0.0, 1.0, 3.0, 4.0, 5.0]
+
+
 def test_the_last_twenty_are_kept() -> None:
     state = ReloadState()
     for number in range(1, 30):
