@@ -51,6 +51,16 @@ class Config:
         logging = {"output": str(self.log)} | dict(_mapping(fields.pop("logging", {})))
         self.save("routing.yaml", json.dumps({"logging": logging, **fields}, indent=1))
 
+    def waiting_strategy(self) -> Path:
+        """Write the strategy `waiting:Waiting` beside the folder: its import waits for a FIFO, which comes back."""
+        fifo = self.path.parent / "awaited"
+        os.mkfifo(fifo)
+        source = (
+            f"open({str(fifo)!r}).read()\nclass Waiting:\n def assign(self, local, remote): return {{local[0]: 1}}\n"
+        )
+        (self.path.parent / "waiting.py").write_text(source, encoding="utf-8")
+        return fifo
+
     def records(self, event: str | None = None, log: Path | None = None) -> list[dict[str, Any]]:
         """Read the whole lines of the log, or those that are of one event."""
         path = log or self.log

@@ -409,9 +409,10 @@ async def test_a_limit_that_open_files_do_not_allow_is_told(config: Config) -> N
 
 
 async def test_an_interrupt_is_no_traceback(config: Config) -> None:
-    fifo = config.path / "models.yaml"
-    os.mkfifo(fifo)
-    async with Process("check", "--config-dir", str(config.path)) as gateway:
+    fifo = config.waiting_strategy()
+    config.models(m={"box": "http://localhost:9"})
+    config.routing(routing_strategy="waiting:Waiting")
+    async with Process("check", "--config-dir", str(config.path), cwd=fifo.parent) as gateway:
         file = await hold(fifo)
         gateway.send_signal(signal.SIGINT)
         os.close(file)  # a signal just before the read would not end it

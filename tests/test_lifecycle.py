@@ -196,14 +196,13 @@ async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor
 
 
 async def test_a_stop_before_it_serves_is_obeyed(serve: list[str], config: Config) -> None:
-    """A FIFO holds it in its first reading; the signal used to kill it there."""
-    fifo = config.path / "models.yaml"
-    os.mkfifo(fifo)
-    async with Process(*serve) as gateway:
+    """A strategy holds it in its first build; the signal used to kill it there."""
+    fifo = config.waiting_strategy()
+    config.models(m={"box": "http://localhost:9"})
+    config.routing(routing_strategy="waiting:Waiting")
+    async with Process(*serve, cwd=fifo.parent) as gateway:
         file = await hold(fifo)
         gateway.send_signal(signal.SIGTERM)
-        os.write(file, b"models:\n- {id: m, base_url: http://localhost:9}\n")
-        fifo.unlink()
         os.close(file)
         assert await gateway.ended() == 0
 

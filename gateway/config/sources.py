@@ -1,15 +1,18 @@
 """Where the configuration stands on disk, and what was read there."""
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 from gateway.config.faults import ConfigError, Fault
 
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
+_READ_ONCE: Final = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
 class ConfigFiles(Struct, frozen=True):
@@ -55,7 +58,7 @@ def read(files: ConfigFiles) -> Sources:
     """Read the files; blocks.
 
     Raises:
-        ConfigError: a file exists and cannot be read; it names each such file and the reason.
+        ConfigError: a file exists and cannot be read, or is a pipe or a socket; it names each such file and the reason.
 
     """
     faults: list[Fault] = []
@@ -73,15 +76,21 @@ def is_legacy(name: str) -> bool:
 
 
 def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] = _ABSENT) -> bytes | None:
-    """Read a file, or nothing where there is none; a folder called `.env` is none (some keep a venv there)."""
+    """Read a file, or nothing where there is none; a folder called `.env` is none (some keep a venv there).
+
+    A pipe is not opened: that would wait for its writer, and a second reading would find it empty.
+    """
     try:
-        return path.read_bytes()
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind not in _READ_ONCE:
+            return path.read_bytes()
+        reason = f"is a {_READ_ONCE[kind]}, expected a file"
     except absent:
         return None
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        faults.append(Fault(str(path), 0, 0, "", f"cannot be read: {reason}"))
-        return None
+        reason = f"cannot be read: {(error.strerror or type(error).__name__).lower()}"
+    faults.append(Fault(str(path), 0, 0, "", reason))
+    return None
 
 
 def _legacy(routing: Path) -> str | None:

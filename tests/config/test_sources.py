@@ -1,4 +1,6 @@
 import errno
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,30 @@ def test_files_that_cannot_be_read_are_faults_with_the_reason(config: Path) -> N
         f"{config}/models.yaml: cannot be read: is a directory",
         f"{config}/routing.yaml: cannot be read: is a directory",
     ]
+
+
+def test_pipes_and_sockets_are_faults_and_not_read(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (config / "routing.yaml").unlink()
+    os.mkfifo(config / "routing.yaml")
+    monkeypatch.chdir(config)  # a socket's path is short
+    reading, writing = os.pipe()
+    os.write(writing, b"A=1")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("bound")
+        with pytest.raises(ConfigError) as caught:
+            read(ConfigFiles(Path("bound"), config / "routing.yaml", Path(f"/dev/fd/{reading}")))
+    assert str(caught.value).splitlines() == [
+        "bound: is a socket, expected a file",
+        f"{config}/routing.yaml: is a pipe, expected a file",
+        f"/dev/fd/{reading}: is a pipe, expected a file",
+    ]
+    assert os.read(reading, 100) == b"A=1"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_the_null_device_is_an_empty_file(config: Path) -> None:
+    assert read(ConfigFiles.of(config, {}, Path(os.devnull))).env == b""
 
 
 def test_a_reason_without_words_is_the_name_of_the_error(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
