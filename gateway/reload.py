@@ -21,9 +21,10 @@ never rest, or stay away, are taken as they are.
 Was it looked at before? Then nothing happens, be it good or bad: a touched bad file is not reported twice. Contents
 that go back to what is served differ from the bad ones in between: they are built again, which clears the fault.
 
-Reading and building have a thread. A busy loop gives the GIL away for moments too short to take it, and a look of 30
-system calls then lasts seconds (measured). So the loop sleeps for the thread's first moments: a look needs 0.1 ms, and
-a disk that hangs costs `_HEAD_START` a tick.
+Reading and building happen in a thread. It may hang for good, in a strategy or on a disk that is gone: nobody waits for
+it when the process ends. A busy loop gives the GIL away for moments too short to take it, and a look of 30 system calls
+then lasts seconds (measured). So the loop sleeps for the thread's first moments: a look needs 0.1 ms, and a disk that
+hangs costs `_HEAD_START` a tick.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ import enum
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from msgspec import Struct
 
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import ConfigFiles, Sources, read
+from gateway.threads import DaemonThreads
 from gateway.watch import Identities, Watch, identities, own_mount_points, pinned
 
 T = TypeVar("T")
@@ -162,7 +164,7 @@ class Reloader(Generic[T]):
         self._pace = pace or Pace()
         self._clock, self._sleep = clock, sleep
         self._comparison = Comparison(self._pace)
-        self._threads = ThreadPoolExecutor(2, "gateway-reload")  # one reads and builds, one watches
+        self._threads = DaemonThreads("gateway-reload")  # at most two: one reads or builds, one watches
         self._stir = asyncio.Event()
         self._asked = False
         self._folders: Identities = {}
@@ -175,20 +177,13 @@ class Reloader(Generic[T]):
         await self._rebuild(sight.reading)
 
     async def run(self) -> None:
-        """Follow the files until cancelled; once."""
-        try:
-            while True:
-                try:
-                    await self._look()
-                    await self._follow(self._folders)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the files are followed further
-                    await self._failed(_described(error))
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """End the threads; needed where `run` was not, or was cancelled before it began."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Follow the files until cancelled."""
+        while True:
+            try:
+                await self._look()
+                await self._follow(self._folders)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the files are followed further
+                await self._failed(_described(error))
 
     def request(self) -> None:
         """Read and build now, changed or not; several requests before the next reading are one."""

@@ -215,7 +215,6 @@ class Gateway:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-        self.reloader.close()
         for task in (self._ramp, self._tidying):
             if task is not None:
                 task.cancel()

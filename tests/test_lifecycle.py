@@ -207,6 +207,20 @@ async def test_a_stop_before_it_serves_is_obeyed(serve: list[str], config: Confi
         assert await gateway.ended() == 0
 
 
+async def test_a_build_that_hangs_does_not_hold_a_stop(serve: list[str], config: Config) -> None:
+    fifo = config.waiting_strategy()
+    config.models(m={"box": "http://localhost:9"})
+    config.routing()
+    async with Process(*serve, cwd=fifo.parent) as gateway:
+        await gateway.url()
+        config.routing(routing_strategy="waiting:Waiting")
+        file = await hold(fifo)
+        gateway.send_signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+        os.close(file)
+    assert config.records()[-1]["event"] == "gateway.stopped"
+
+
 async def test_sighup_reads_the_configuration_again(serve: list[str], config: Config, make_box: MakeBox) -> None:
     config.models(m={"box": await make_box(Box("box"))})
     config.routing()

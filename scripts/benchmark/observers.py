@@ -128,7 +128,6 @@ class Measured:
         """Stop writing."""
         await asyncio.to_thread(self._gateway.ledger.close, 5.0)
         await asyncio.to_thread(self._gateway.sink.close, 5.0)
-        self._gateway.reloader.close()
 
 
 async def measured(folder: Path, kind: Kind, seconds: float) -> list[dict[str, float]]:
