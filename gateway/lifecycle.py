@@ -5,7 +5,7 @@
     SIGHUP            read the configuration again
 
 The address is taken before anything else is done, so that a second gateway on it writes nothing into the first one's
-log. It is listened on once the configuration is read.
+log. It is listened on once the configuration is read; a signal to stop does not wait for that.
 
 While it drains, a connection that is still open gets its answers with `Connection: close`, so that no client is cut
 off between two requests. A request is in flight until its answer's last byte is with the kernel.
@@ -169,10 +169,21 @@ async def serve(options: Options, listen: Listen, opened: Callable[[Door], Await
     door = Door(options)
     door.gateway.tidy = settle
     loop = asyncio.get_running_loop()
+    opening = loop.create_task(door.open(listen))
+
+    def stop() -> None:
+        door.stop()
+        opening.cancel()  # the reading may hang for good
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, door.stop)
+        loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, door.gateway.reloader.request)
-    await door.open(listen)
+    try:
+        await opening
+    except asyncio.CancelledError:
+        if door.stopping.is_set():
+            return
+        raise
     try:
         await opened(door)
         await door.stopping.wait()

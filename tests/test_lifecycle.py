@@ -195,16 +195,18 @@ async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor
             assert len(client.raw) < 100_000_000
 
 
-async def test_a_stop_before_it_serves_is_obeyed(serve: list[str], config: Config) -> None:
-    """A strategy holds it in its first build; the signal used to kill it there."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_before_it_serves_is_obeyed(serve: list[str], config: Config, number: int) -> None:
+    """A strategy holds it in its first build."""
     fifo = config.waiting_strategy()
     config.models(m={"box": "http://localhost:9"})
     config.routing(routing_strategy="waiting:Waiting")
     async with Process(*serve, cwd=fifo.parent) as gateway:
         file = await hold(fifo)
-        gateway.send_signal(signal.SIGTERM)
-        os.close(file)
+        gateway.send_signal(number)
         assert await gateway.ended() == 0
+        os.close(file)
+    assert (gateway.stderr, config.records()) == ("", [])
 
 
 async def test_a_build_that_hangs_does_not_hold_a_stop(serve: list[str], config: Config) -> None:
