@@ -150,6 +150,21 @@ async def test_one_change_of_a_model_alone(config: Config, check: Check) -> None
         ]
 
 
+async def test_another_order_of_fallbacks_is_told(config: Config, check: Check) -> None:
+    def order(*fallbacks: str) -> None:
+        config.models(m={"main": A} | {name: {"base_url": f"http://{name}", "weight": 0} for name in fallbacks})
+
+    order("cheap", "dear")
+    async with running(config, None) as gate:
+        following = gate.gateway._following
+        assert following is not None
+        following.cancel()
+        order("dear", "cheap")
+        text, more = await check(gate.url), json.loads("\n".join((await check(gate.url, "--json"))[1]))
+        assert text[1][:2] == ["  m", "    ~ tried in the order main, dear, cheap"]
+        assert more["changes"] == {"models_changed": ["m: tried in the order main, dear, cheap"]}
+
+
 async def test_as_json_it_has_the_fields_of_the_log(config: Config, check: Check) -> None:
     async with served(config) as url:
         configure(config, fraction=1.0)

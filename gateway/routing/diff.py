@@ -109,6 +109,17 @@ def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]
         yield said(f"fallbacks {_listed(old.fallbacks)} -> {_listed(new.fallbacks)}")
     if old.rescue != new.rescue:
         yield said(f"rescue {old.rescue} -> {new.rescue}")
+    if _is_reordered(old, new):
+        yield said(f"tried in the order {', '.join(each.name for each in new.deployments)}")
+
+
+def _is_reordered(old: ModelOutline, new: ModelOutline) -> bool:
+    """Tell whether deployments that stay are tried in another order, and not because of their weights alone."""
+    weights = {each.name: each.weight for each in new.deployments}
+    was = [each.name for each in old.deployments if each.name in weights]
+    was.sort(key=weights.__getitem__, reverse=True)
+    stays = set(was)
+    return was != [name for name in weights if name in stays]
 
 
 def _deployments(old: ModelOutline | None, new: ModelOutline, other_keys: frozenset[Identity]) -> Iterator[Change]:

@@ -1,4 +1,5 @@
 import msgspec
+import pytest
 
 from gateway.routing.diff import Change, Diff, diff
 from gateway.routing.manager import RoutingManager
@@ -96,6 +97,27 @@ def test_a_models_rescue_is_told() -> None:
     assert lines((never, None), (never.replace("off", "replay"), None)) == {
         "models_changed": ["llama: rescue off -> replay"]
     }
+
+
+def written(**deployments: float) -> str:
+    """Write a model's deployments, by name, with their weights."""
+    each = (f"{{name: {name}, base_url: 'http://{name}', weight: {weight}}}" for name, weight in deployments.items())
+    return f"models: [{{id: m, route: [{', '.join(each)}]}}]"
+
+
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        (written(main=1, dear=0, cheap=0), ["m: tried in the order main, dear, cheap"]),
+        (written(new=0, dear=0, cheap=0, main=1), ["m: tried in the order main, new, dear, cheap"]),
+        (written(cheap=0, main=1, dear=0), None),
+        (written(other=0, main=1, new=1, dear=0), None),
+        (written(main=1, cheap=0, dear=3), None),
+    ],
+)
+def test_another_order_of_those_that_stay_is_told_where_no_weight_tells_it(new: str, told: list[str] | None) -> None:
+    old = written(main=1, cheap=0, dear=0)
+    assert lines((old, None), (new, None)).get("models_changed") == told
 
 
 def test_settings_have_the_names_of_routing_yaml() -> None:
