@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ from gateway.api.stats import Stats
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
+from gateway.config.shown import dotted
 from gateway.config.sources import ConfigFiles, Sources
 from gateway.execution.executor import Executor
 from gateway.execution.probe import Prober
@@ -50,7 +51,6 @@ from gateway.reload import Reloader
 from gateway.routing.health import ProbeResult
 from gateway.routing.manager import BreakerChange, Change, HealthChange, Plan, RoutingManager, plan
 from gateway.routing.selector import Selector
-from gateway.routing.strategies import StrategyError
 from gateway.routing.succession import Succession
 
 HANDLER_ARGS: Final[Mapping[str, object]] = {
@@ -254,12 +254,7 @@ class Gateway:
 
     def _adopt(self, ready: _Built) -> None:
         built = ready.succession.new
-        try:
-            changes = self.manager.adopt(ready.succession)
-        except StrategyError as error:
-            faults = tuple(Fault(str(self.files.routing), 0, 0, "", message) for _, message in error.problems)
-            self._reject(ConfigError(faults))
-            return
+        changes = self.manager.adopt(ready.succession)
         snapshot = self.manager.snapshot
         assert snapshot is not None  # noqa: S101 - it was adopted
         told = changes.as_dict() if changes and self._following else None
@@ -285,9 +280,15 @@ class Gateway:
         self.ledger.move(settings.ledger)
         if told is not None:
             self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
-        for notice in built.notices:
+        for notice in (*built.notices, *self._unweighed()):
             self.log.warning("config.warning", **notice.as_dict())
         self._restart_tidying(ready.succession.old)
+
+    def _unweighed(self) -> Iterator[Fault]:
+        """Tell what the strategy failed for as things stood when the plan was put in force."""
+        for path, message in self.manager.problems:
+            told = f"{message}; until health changes, that model's weights are those with everything up"
+            yield Fault(str(self.files.routing), 0, 0, dotted(path), told)
 
     def _reject(self, error: ConfigError) -> None:
         self.metrics.rejected()

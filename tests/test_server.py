@@ -150,10 +150,13 @@ async def test_a_strategy_that_cannot_follow_a_health_change_is_told(
 
     # the next configuration is one that this strategy cannot weigh with local-b down
     config.routing(routing_strategy="fussy:Fussy", health_check=FAST, timeout=3, **groups)
-    await until(lambda: config.records("config.rejected"))
-    state = await routing(client)
-    assert state["generation"] == 1
-    assert [fault["message"] for fault in state["reload"]["faults"]] == [problem]
+    await reaches(client, 2)
+    await until(lambda: config.records("config.warning"))
+    [told] = config.records("config.warning")
+    assert (told["file"], told["path"]) == (str(config.path / "routing.yaml"), "routing_strategy")
+    assert told["message"].startswith(f"{problem}; ")
+    assert await weights(client) == {"local-a": 0.5, "local-b": 0.5, "remote": 0}
+    assert config.records("config.rejected") == []
 
 
 async def test_an_accepted_reload_tells_what_changed(serve: Serve, config: Config, boxes: dict[str, str]) -> None:

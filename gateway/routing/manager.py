@@ -23,9 +23,9 @@ from gateway.routing.itinerary import RetryBudget
 from gateway.routing.outline import Outline
 from gateway.routing.plan import Plan, plan
 from gateway.routing.snapshot import Catalogue, Deployment, Identity, Route, Settings, Snapshot
-from gateway.routing.strategies import StrategyError
+from gateway.routing.strategies import Problem, StrategyError
 from gateway.routing.succession import Succession
-from gateway.routing.weighing import Standing
+from gateway.routing.weighing import Standing, Weighing
 
 __all__ = ["BreakerChange", "Change", "HealthChange", "Plan", "RoutingManager", "plan"]
 
@@ -60,13 +60,15 @@ Change = HealthChange | BreakerChange
 class RoutingManager:
     """Holds the current snapshot, and what it is made of.
 
-    Mutable: the snapshot and the plan behind it; health by endpoint, with the time until which one that loads is left
-    alone where nobody probes; the breakers; and each model's retry budget.
+    Mutable: the snapshot and the plan behind it, with the `problems` that the strategy had when that was put in force;
+    health by endpoint, with the time until which one that loads is left alone where nobody probes; the breakers; and
+    each model's retry budget.
     """
 
     def __init__(self, epoch: float = 0.0) -> None:
         """Start without a configuration; `epoch` plus a monotonic time gives seconds since the epoch, to be shown."""
         self.snapshot: Snapshot | None = None
+        self.problems: tuple[Problem, ...] = ()
         self._epoch = epoch
         self._plan: Plan | None = None
         self._health: dict[str, Health] = {}
@@ -98,11 +100,8 @@ class RoutingManager:
         """Put a plan in force; nothing comes back when it means what the last one meant.
 
         What it costs grows with what is down, out or coming back, and not with the plan, where the succession was
-        worked out before.
-
-        Raises:
-            StrategyError: the strategy fails for the deployments that are usable now; the old snapshot stays.
-
+        worked out before. A model that the strategy fails for as things stand has its weights with everything healthy,
+        and `problems` tell of it.
         """
         ready = self.succession(new) if isinstance(new, Plan) else new
         if ready.old is not self._plan:
@@ -117,8 +116,7 @@ class RoutingManager:
         old, health = self.snapshot, self._kept(new)
         breakers = self._breakers.under(new.settings.breaker, new.catalogue.deployments, others)
         standing = _standing(health, breakers)
-        weighing = new.weighing(standing)
-        routes = {model: weighing.route(model) for model in standing.touched(new.catalogue)}
+        routes, self.problems = _weighed(new.weighing(standing), standing.touched(new.catalogue))
         snapshot = Snapshot(
             generation=old.generation + 1 if old else 1,
             revision=0,
@@ -292,14 +290,7 @@ class RoutingManager:
         if old is None or current is None:
             return None
         standing = _standing(self._health, self._breakers)
-        weighing = current.weighing(standing)
-        routes: dict[str, Route] = {}
-        problems: list[str] = []
-        for model in touched:
-            try:
-                routes[model] = weighing.route(model)
-            except StrategyError as error:
-                problems.append(str(error))
+        routes, problems = _weighed(current.weighing(standing), touched)
         self.snapshot = replace(
             old,
             revision=old.revision + 1,
@@ -307,12 +298,24 @@ class RoutingManager:
             out=standing.out,
             routes=_with(old.routes, old.catalogue, routes),
         )
-        return "; ".join(problems) or None
+        return "; ".join(message for _, message in problems) or None
 
 
 def _standing(health: Mapping[str, Health], breakers: Breakers) -> Standing:
     down = frozenset(endpoint for endpoint, known in health.items() if not known.usable)
     return Standing(down, breakers.out, breakers.returning)
+
+
+def _weighed(weighing: Weighing, models: Iterable[str]) -> tuple[dict[str, Route], tuple[Problem, ...]]:
+    """Give the routes of these models, by id, but for those that the strategy fails for, and what it says of those."""
+    routes: dict[str, Route] = {}
+    problems: list[Problem] = []
+    for model in models:
+        try:
+            routes[model] = weighing.route(model)
+        except StrategyError as error:
+            problems += error.problems
+    return routes, tuple(problems)
 
 
 def _with(routes: Mapping[str, Route], catalogue: Catalogue, others: Mapping[str, Route]) -> Mapping[str, Route]:

@@ -17,6 +17,8 @@ from gateway.config.shown import Path
 from gateway.routing.snapshot import Deployment, Selection
 
 Weight = int | float | Fraction
+Problem = tuple[Path, str]
+"""The routing.yaml path to look at, and what is wrong there."""
 
 
 class Strategy(Protocol):
@@ -33,12 +35,9 @@ class Strategy(Protocol):
 
 
 class StrategyError(Exception):
-    """A strategy could not be had, or did not keep its contract.
+    """A strategy could not be had, or did not keep its contract."""
 
-    `problems` are pairs of the routing.yaml path to look at and what is wrong there.
-    """
-
-    def __init__(self, problems: Iterable[tuple[Path, str]]) -> None:
+    def __init__(self, problems: Iterable[Problem]) -> None:
         """Say what went wrong, and where."""
         self.problems = tuple(problems)
         super().__init__("; ".join(message for _, message in self.problems))
