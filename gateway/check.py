@@ -16,7 +16,7 @@ from gateway.routing.manager import Plan
 
 _TIMEOUT: Final = 5.0
 _LARGEST: Final = 256 << 20
-_EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::", "[::]"})  # noqa: S104 - recognized, not bound
+_REACHED_AT: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - not bound
 _COLOURS: Final = {"+": "\x1b[32m", "-": "\x1b[31m", "~": "\x1b[33m"}
 _PLAIN: Final = "\x1b[0m"
 _SIGNS: Final = {
@@ -34,7 +34,7 @@ class UnreachableError(Exception):
 def default_url(environ: Mapping[str, str]) -> str:
     """Give the address that `gateway serve` would be reached at from here, with the same environment."""
     host = environ.get("GATEWAY_HOST", "")
-    host = "127.0.0.1" if host in _EVERYWHERE else host
+    host = _REACHED_AT.get(host, host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     port = environ.get("GATEWAY_PORT") or environ.get("PORT") or ""
     return f"http://{host}:{port if port.isdecimal() else 8080}"

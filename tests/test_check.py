@@ -275,7 +275,8 @@ def test_who_wants_colour(*, terminal: bool, environ: dict[str, str], wanted: bo
         ({"PORT": "9000", "GATEWAY_PORT": "9001", "GATEWAY_HOST": "0.0.0.0"}, "http://127.0.0.1:9001"),
         ({"GATEWAY_HOST": "gpu-1", "GATEWAY_PORT": "tcp://10.0.0.1:80"}, "http://gpu-1:8080"),
         ({"GATEWAY_HOST": "::1"}, "http://[::1]:8080"),
-        ({"GATEWAY_HOST": "::"}, "http://127.0.0.1:8080"),
+        ({"GATEWAY_HOST": "::"}, "http://[::1]:8080"),
+        ({"GATEWAY_HOST": "[::]"}, "http://[::1]:8080"),
     ],
 )
 def test_the_default_address_is_where_serve_would_be(environ: dict[str, str], url: str) -> None:

@@ -1,6 +1,7 @@
 """The command line: its flags and variables, what it prints, and its exit codes."""
 
 import argparse
+import asyncio
 import importlib
 import json
 import os
@@ -459,6 +460,26 @@ async def test_serve_takes_everything_from_the_environment(config: Config) -> No
             assert (answer.status, answer.json()["error"]["message"]) == (413, "the body is larger than 1024 bytes")
         gateway.process.terminate()
         assert await gateway.ended() == 0
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
+async def test_who_asks_in_the_same_environment_reaches_it(config: Config, host: str) -> None:
+    """`check --diff`, and the image's HEALTHCHECK."""
+    good(config)
+    environ = {"GATEWAY_CONFIG_DIR": str(config.path), "GATEWAY_HOST": host}
+    async with Process("serve", "--port", "0", environ=environ) as gateway:
+        match = await gateway.said(r"(cannot listen)|serving on http\S+:(\d+)")
+        if match[1] and ":" in host:
+            pytest.skip("needs IPv6")
+        environ["GATEWAY_PORT"] = match[2]
+        async with Process("check", "--diff", environ=environ) as check:
+            assert await check.ended() == 0
+        assert "no changes to generation 1 at http://" in check.stdout
+        written = (Path(__file__).parents[1] / "Dockerfile").read_text().partition("HEALTHCHECK ")[2]
+        python, *arguments = json.loads(written[written.index("[") : written.index('"]') + 2].replace("\\\n", ""))
+        assert python == "python3"
+        asked = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environ)
+        assert await asked.wait() == 0
 
 
 async def test_serve_prints_its_warnings(config: Config) -> None:
