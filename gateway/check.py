@@ -66,7 +66,7 @@ def in_force(url: str) -> InForce:
         raise UnreachableError(f"{address}: status {error.code}, expected the plan of a gateway") from None
     except msgspec.DecodeError as error:
         raise UnreachableError(f"{address}: the answer is not the plan of a gateway of this version") from error
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise UnreachableError(f"cannot ask {address}: {_told(reason)}") from error
 
@@ -76,6 +76,8 @@ def _told(reason: object) -> str:
         return f"no answer in {_TIMEOUT:g} s"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror.lower()
+    if isinstance(reason, UnicodeError):
+        return "its host is malformed, or there is more than ASCII in it"
     return type(reason).__name__ if isinstance(reason, Exception) else str(reason)
 
 

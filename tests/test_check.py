@@ -227,6 +227,13 @@ async def test_a_gateway_that_is_not_there_is_one_line(config: Config, check: Ch
     assert line.startswith("gateway: cannot ask http://nowhere.invalid:1/routing/plan: ")
 
 
+@pytest.mark.parametrize("url", ["http://a..b", "http://localhost:1/\u00fc"])
+async def test_an_address_that_cannot_be_asked_is_one_line(config: Config, check: Check, url: str) -> None:
+    configure(config)
+    told = f"gateway: cannot ask {url}/routing/plan: its host is malformed, or there is more than ASCII in it"
+    assert await check(url) == (1, [told])
+
+
 async def test_silence_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.check._TIMEOUT", 0.05)
     async with ScriptedUpstream([Hang()]) as silent:
