@@ -188,7 +188,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     flags = _Flags(checking, environ)
     flags.config()
     checking.add_argument("--diff", action="store_true", help="print what a running gateway would change by it instead")
-    flags.add("--url", "GATEWAY_URL", reads=url, told="where that gateway is", default=default_url(environ))
+    told = "where that gateway is, by default where `serve` would be reached in the same environment"
+    flags.add("--url", "GATEWAY_URL", reads=url, told=told)
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.add_argument("--schema", choices=("models", "routing"), help="print the JSON Schema of a file instead")
     asking = command("stats", _stats, "ask a running gateway what its ledger says of the last hours")
@@ -260,10 +261,17 @@ def _check(arguments: argparse.Namespace) -> int:
         _print_faults(error.faults, notices, as_json=arguments.json)
         return 1
     if arguments.diff:
-        print(_compared(built, arguments.url, as_data=arguments.json))
+        print(_compared(built, arguments.url or _default_url(environ), as_data=arguments.json))
     else:
         print(json.dumps(_plan(built), indent=2) if arguments.json else _table(built))
     return 0
+
+
+def _default_url(environ: Mapping[str, str]) -> str:
+    found = default_url(environ)
+    if not is_url(found):
+        raise UnreachableError(f"cannot ask {found}, which the environment gives: say where the gateway is with --url")
+    return found
 
 
 def _compared(built: Plan, address: str, *, as_data: bool) -> str:

@@ -69,8 +69,7 @@ def test_flags_have_defaults() -> None:
     listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
     listen |= {"max_connections": None}
     assert parsed("serve") == config | listen | {"transport": "direct"}
-    address = {"url": "http://127.0.0.1:8080"}
-    assert parsed("check") == config | address | {"diff": False, "json": False, "schema": None}
+    assert parsed("check") == config | {"url": None, "diff": False, "json": False, "schema": None}
     assert parsed("demo") == listen | {"dir": None, "chaos": False}
     assert parsed("demo", "--chaos")["chaos"] is True
 
@@ -235,6 +234,27 @@ def test_check_prints_warnings_and_the_plan(gateway: Gateway, config: Config) ->
         "",
         "fixed: ok",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("GATEWAY_PORT=0", "http://127.0.0.1:0"),
+        ("GATEWAY_HOST=::zz", "http://[::zz]:8080"),
+        ("GATEWAY_HOST=fe80::1%eth0", None),
+    ],
+)
+def test_only_a_comparison_asks_where_the_gateway_is(
+    gateway: Gateway, config: Config, monkeypatch: pytest.MonkeyPatch, variable: str, url: str | None
+) -> None:
+    good(config)
+    monkeypatch.setenv(*variable.split("="))
+    arguments = ("check", "--config-dir", str(config.path))
+    assert gateway(*arguments)[0] == 0
+    assert gateway("check", "--help")[0] == 0
+    if url:
+        told = f"gateway: cannot ask {url}, which the environment gives: say where the gateway is with --url\n"
+        assert gateway(*arguments, "--diff") == (1, "", told)
 
 
 def test_check_names_fallbacks_and_models_that_wait(gateway: Gateway, config: Config) -> None:
