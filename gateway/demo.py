@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,7 +186,8 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos:
     goes with the demo. With `chaos`, the boxes also fail in every way they know, when they are asked to.
 
     Raises:
-        CannotServeError: the address is not ours, or the directory holds somebody else's configuration.
+        CannotServeError: the address is not ours, or the directory holds somebody else's configuration or cannot hold
+            one.
 
     """
     async with AsyncExitStack() as stack:
@@ -226,16 +227,28 @@ def write_config(folder: Path, urls: Sequence[str], log: Path, *, chaos: bool = 
     """Write models.yaml and routing.yaml for the boxes at these URLs, with a model for each fault if it is `chaos`.
 
     Raises:
-        CannotServeError: one of them is there and is not a demo's.
+        CannotServeError: one of them is there and is not a demo's, they cannot be written, or the folder's name cannot
+            stand in them.
 
     """
-    output = json.dumps(str(log)).replace("$", "$$")  # the gateway reads ${VAR} in any string
-    ledger = json.dumps(f"sqlite:///{folder / 'ledger.db'}").replace("$", "$$")
+    if "?" in str(folder) or not str(folder).isprintable():
+        raise CannotServeError(f"found the folder {str(folder)!r}, expected one without ? and control characters")
+    output, ledger = _quoted(log), _quoted(f"sqlite:///{folder / 'ledger.db'}")
     routing = _ROUTING.format(*urls, log=output, ledger=ledger)
     texts = {"models.yaml": _MODELS.format(*urls), "routing.yaml": routing}
     if chaos:
         texts["models.yaml"] += "".join(_chaos_model(each, urls) for each in CHAOS)
         texts["routing.yaml"] += _CHAOS_ROUTING
+    try:
+        _write(folder, texts)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise CannotServeError(
+            f"cannot write {error.filename or folder}: {reason}, give --dir another folder"
+        ) from error
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
     for name in texts:
         file = folder / name
         if file.exists() and not file.read_bytes().startswith(_OURS):
@@ -243,6 +256,11 @@ def write_config(folder: Path, urls: Sequence[str], log: Path, *, chaos: bool = 
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _quoted(value: object) -> str:
+    """Write text for a file of the configuration; the gateway reads ${VAR} in any string."""
+    return json.dumps(str(value), ensure_ascii=False).replace("$", "$$")
 
 
 def _chaos_model(chaos: Chaos, urls: Sequence[str]) -> str:

@@ -216,15 +216,38 @@ async def test_an_address_that_is_not_ours_is_refused(tmp_path: Path) -> None:
         await demo(Listen("192.0.2.1"), Limits(), tmp_path)
 
 
-@pytest.mark.parametrize("chaos", [False, True])
-def test_a_demos_configuration_is_valid_and_may_be_written_again(tmp_path: Path, *, chaos: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "chaos"), [("new", False), ("new", True), ('\U0001f680 \u00e9 #1 100% ${X} {0} "', False)]
+)
+def test_a_demos_configuration_is_valid_and_may_be_written_again(tmp_path: Path, name: str, *, chaos: bool) -> None:
+    folder = tmp_path / name
     for _ in range(2):
-        write_config(tmp_path / "new", URLS, tmp_path / "new" / "output.log", chaos=chaos)
-    files = ConfigFiles.of(tmp_path / "new", {})
+        write_config(folder, URLS, folder / "output.log", chaos=chaos)
+    files = ConfigFiles.of(folder, {})
     loaded = parse(read(files), files, {})
     assert (loaded.faults, loaded.notices) == ((), ())
     assert loaded.routing is not None
-    assert loaded.routing.logging.output == str(tmp_path / "new" / "output.log")
+    assert loaded.routing.logging.output == str(folder / "output.log")
+    assert loaded.routing.ledger.url is not None
+    assert loaded.routing.ledger.url.path == str(folder / "ledger.db")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("file", "cannot write {}/file: file exists, give --dir another folder"),
+        ("file/below", "cannot write {}/file/below: not a directory, give --dir another folder"),
+        ("folder", "cannot write {}/folder/models.yaml: is a directory, give --dir another folder"),
+        ("q?x", "found the folder '{}/q?x', expected one without ? and control characters"),
+        ("\udcff", "found the folder '{}/\\udcff', expected one without ? and control characters"),
+    ],
+)
+async def test_a_folder_that_cannot_hold_a_demo_is_one_line(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "models.yaml").mkdir(parents=True)
+    async with Process("demo", "--port", "0", "--dir", str(tmp_path / name)) as gateway:
+        assert await gateway.ended() == 1
+    assert gateway.stderr == f"gateway: {told.format(tmp_path)}\n"
 
 
 @pytest.mark.parametrize("name", ["models.yaml", "routing.yaml"])
