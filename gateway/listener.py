@@ -7,6 +7,7 @@ all of them rest until a connection ends or a while has passed. The kernel keeps
 """
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ _BACKLOG: Final = 4096
 _BATCH: Final = 64
 _RETRY: Final = 0.5
 _CALM: Final = 5.0
+_NOT_HERE: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class Listener:
@@ -48,7 +50,7 @@ class Listener:
         self._retry: asyncio.TimerHandle | None = None
 
     async def bind(self, host: str, port: int) -> None:
-        """Take the address, without listening on it.
+        """Take the address, without listening on it; of a name's addresses, those that this machine has.
 
         Raises:
             OSError: it is taken, not ours, or no address.
@@ -56,14 +58,16 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        missing: OSError | None = None
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            bound = socket.socket(family, kind, protocol)
-            self.sockets.append(bound)
-            bound.settimeout(0)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound.bind(address)
+            try:
+                self.sockets.append(_bound(socket.socket(family, kind, protocol), address))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+        if missing and not self.sockets:
+            raise missing
 
     def start(self) -> None:
         """Listen and accept.
@@ -143,6 +147,19 @@ class Listener:
         if self._told and asyncio.get_running_loop().time() - self._failed_at >= self._calm:
             self._told = False
             self._tell("connections.accepted", {})
+
+
+def _bound(made: socket.socket, address: tuple[object, ...]) -> socket.socket:
+    try:
+        made.settimeout(0)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def reachable(url: str) -> str:

@@ -97,6 +97,27 @@ async def test_each_address_of_a_name_is_taken() -> None:
     assert listening.sockets == []
 
 
+NOT_OURS = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("2001:db8::1", 0, 0, 0))
+NO_FAMILY = (socket.AF_APPLETALK, socket.SOCK_STREAM, 0, "", ("", 0))
+OURS = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
+
+
+@pytest.mark.parametrize("other", [NOT_OURS, NO_FAMILY])
+async def test_an_address_of_a_name_that_the_machine_does_not_have_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, other: object
+) -> None:
+    found = [other, OURS]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    listening = listener([])
+    await listening.bind("name", 0)
+    assert [bound.getsockname()[0] for bound in listening.sockets] == ["127.0.0.1"]
+    listening.close()
+    found.remove(OURS)
+    with pytest.raises(OSError, match=r"(?i)address"):
+        await listening.bind("name", 0)
+    assert listening.sockets == []
+
+
 async def ask(client: RawClient, request: bytes) -> Answer:
     await client.send(request)
     return await client.read_answer()
