@@ -83,6 +83,11 @@ def diff(old: Outline | None, new: Outline, other_keys: frozenset[Identity] = fr
     return Diff(tuple(changes))
 
 
+def same(one: object, other: object) -> bool:
+    """Tell whether plain JSON is the same, with its types: to Python 1 is 1.0 and true as well."""
+    return one == other and _json(one) == _json(other)
+
+
 def rekeyed(old: Mapping[Identity, Deployment], new: Mapping[Identity, Deployment]) -> frozenset[Identity]:
     """Give the deployments whose key is another one now."""
     return frozenset(each for each in old.keys() & new.keys() if old[each].key != new[each].key)
@@ -197,8 +202,10 @@ def _settings(old: Outline, new: Outline) -> Iterator[Change]:
 def _values(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     for name in {**old, **new}:
         was, now = old.get(name), new.get(name)
-        if was != now:
-            yield Change("settings", f"{prefix}{name}: {_text(was)} -> {_text(now)}")
+        if not same(was, now):
+            told = _text(was), _text(now)
+            told = (_json(was), _json(now)) if told[0] == told[1] else told
+            yield Change("settings", f"{prefix}{name}: {' -> '.join(told)}")
 
 
 def _text(value: object) -> str:
@@ -206,4 +213,8 @@ def _text(value: object) -> str:
         return "none"
     if isinstance(value, float):
         return f"{value:.12g}"
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()

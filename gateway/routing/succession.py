@@ -10,7 +10,7 @@ from dataclasses import replace
 from msgspec import Struct, structs
 
 from gateway.routing.breakers import strangers
-from gateway.routing.diff import Diff, diff, rekeyed
+from gateway.routing.diff import Diff, diff, rekeyed, same
 from gateway.routing.plan import Plan
 from gateway.routing.snapshot import Identity
 
@@ -32,7 +32,7 @@ class Succession(Struct, frozen=True):
         """Compare two plans."""
         if old is None:
             return cls(old, new, diff(None, new.outline))
-        if new.documents == old.documents:
+        if new.documents == old.documents and same(old.outline.parameters, new.outline.parameters):
             return cls(old, new, None)
         new = _sharing(old, new)
         before, now = old.catalogue.deployments, new.catalogue.deployments

@@ -156,6 +156,27 @@ def test_parameters_are_told_without_secrets() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("1", "true", "1 -> true"),
+        ("[{a: 0}]", "[{a: false}]", '[{"a":0}] -> [{"a":false}]'),
+        ("1", "1.0", "1 -> 1.0"),
+        ("1", "'1'", '1 -> "1"'),
+    ],
+)
+def test_another_type_of_a_parameter_is_a_change(old: str, new: str, told: str) -> None:
+    parameters = OWN + "routing_parameter: {x: "
+    assert lines((BOXES, f"{parameters}{old}}}"), (BOXES, f"{parameters}{new}}}")) == {
+        "settings": [f"routing_parameter.x: {told}"]
+    }
+
+
+def test_another_order_of_parameters_is_none() -> None:
+    manager = serve(BOXES, OWN + "routing_parameter: {x: {a: 1, b: 2}, z: 3}")
+    assert manager.adopt(make(BOXES, OWN + "routing_parameter: {z: 3, x: {b: 2, a: 1}}")) is None
+
+
 KEYED = BOXES.replace("canary-cloud", "'${CLOUD_KEY}'")
 
 
