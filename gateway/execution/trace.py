@@ -3,7 +3,8 @@
 An upstream is told the span of the attempt that asks it, so that its own spans hang below. So trace id and span ids are
 made when a request arrives, and whether it is recorded is decided then too; spans are made of them when it is over.
 
-https://www.w3.org/TR/trace-context-2/. A traceparent that is not well formed is as none, and its tracestate with it.
+https://www.w3.org/TR/trace-context-2/. A traceparent that is not well formed is as none, and its tracestate with it; a
+tracestate that is not well formed is dropped whole.
 """
 
 import random
@@ -20,6 +21,9 @@ RANDOM: Final = 0x02
 _PARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _HALF: Final = 1 << 64
 _LONGEST_STATE: Final = 512
+_MOST_MEMBERS: Final = 32
+_MEMBER: Final = re.compile(r"[ \t]*([a-z0-9][a-z0-9_*/@-]{0,255}=[ -+\--<>-~]{0,255}[!-+\--<>-~])?[ \t]*")
+"""What stands between a tracestate's commas: a key and its value, or nothing."""
 
 _random: Final = random.Random()  # noqa: S311 - ids, not secrets
 
@@ -96,6 +100,9 @@ def _parsed(parents: Sequence[str]) -> tuple[int, int, int] | None:
 
 
 def _state(states: Sequence[str]) -> str | None:
-    """Join the tracestate fields (section 3.3); what is too long or no header text is left out."""
+    """Join the tracestate fields (section 3.3); what is too long or no list of members is left out."""
     joined = ",".join(states)
-    return joined if joined.isascii() and joined.isprintable() and len(joined) <= _LONGEST_STATE else None
+    if len(joined) > _LONGEST_STATE:
+        return None
+    members = joined.split(",")
+    return joined if len(members) <= _MOST_MEMBERS and all(map(_MEMBER.fullmatch, members)) else None

@@ -48,6 +48,15 @@ _MILLISECOND: Final = 1_000_000
 _NOBODYS: Final = frozenset({"client_left", "cut"})
 _CLIENTS: Final = range(400, 500)
 _log: Final = logging.getLogger(__name__)
+_states_log: Final = logging.getLogger(TraceState.__module__)
+
+
+def _withhold(_: logging.LogRecord) -> bool:
+    """Drop a record: OpenTelemetry quotes in it what it could not read of a header."""
+    return False
+
+
+_states_log.addFilter(_withhold)  # it reads fewer keys than the standard allows
 
 
 def exporter_named(name: str) -> SpanExporter | None:

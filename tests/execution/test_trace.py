@@ -73,9 +73,45 @@ def test_a_later_version_is_read_as_far_as_it_is_known(more: str) -> None:
     assert (trace.trace_id, trace.parent_id, trace.flags) == (TRACE_ID, PARENT_ID, SAMPLED | RANDOM)
 
 
-@pytest.mark.parametrize("state", ["v=\x07", "v=\xe9", "v=" + "x" * 511])
-def test_a_state_that_cannot_be_passed_on_is_left_out(state: str) -> None:
+@pytest.mark.parametrize(
+    "state",
+    [
+        "v=\x07",
+        "v=\xe9",
+        ",".join(["v=" + "x" * 250, "w=" + "x" * 250, "y=zzzzz"]),
+        "v=" + "x" * 257,
+        "k" * 257 + "=1",
+        "Session=abc1",
+        "v=1,Session=abc1",
+        "=1",
+        "v",
+        "v=",
+        "v= ",
+        "v=1=2",
+        "v =1",
+        "@v=1",
+        "sess\u0131on=1",
+        "v=1\n",
+        ",".join(f"v{number}=1" for number in range(33)),
+    ],
+)
+def test_a_state_that_is_no_list_of_members_is_left_out(state: str) -> None:
     assert ALL.begin([PARENT], [state]).state is None
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        ['v= !"#+-<>~'],
+        ["1v_-*/=1", "tenant@system=2"],
+        ["v=1 ,\tw=2,, x=3\t"],
+        ["", "v=1"],
+        ["k" * 256 + "=1", "v=" + "x" * 250],
+        [f"v{number}=1" for number in range(32)],
+    ],
+)
+def test_a_state_of_members_is_passed_on_as_it_is(states: list[str]) -> None:
+    assert ALL.begin([PARENT], states).state == ",".join(states)
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,20 @@ async def test_a_malformed_traceparent_is_not_passed_on(config: Config, variable
     assert request.values("tracestate") == []
 
 
+@pytest.mark.parametrize(("state", "passed"), [("Session=abc1", []), ("1session=abc1", ["1session=abc1"])])
+async def test_a_tracestate_that_cannot_be_read_is_not_logged(
+    config: Config, collector: Collector, variables: Variables, state: str, passed: list[str]
+) -> None:
+    variables()
+    async with ScriptedUpstream([Send(json_answer({}))]) as box, traced(config, box.url) as gate:
+        await gate.say(post(CHAT, {"model": "m"}, [("traceparent", PARENT), ("tracestate", state)]))
+        spans = await collector.got(2)
+        (request,) = box.requests
+    assert (request.values("tracestate"), {span.trace_state for span in spans}) == (passed, {""})
+    assert config.records("library.message") == []
+    assert "abc1" not in config.log.read_text()
+
+
 @pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
 async def test_without_traces_the_callers_fields_pass(
     config: Config, collector: Collector, variables: Variables, off: dict[str, str]
