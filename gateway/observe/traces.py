@@ -32,6 +32,7 @@ from opentelemetry.trace import (
     TraceState,
     set_span_in_context,
 )
+from opentelemetry.util.re import parse_env_headers
 
 from gateway import __version__
 from gateway.execution.outcome import Attempt, Outcome
@@ -49,21 +50,35 @@ _NOBODYS: Final = frozenset({"client_left", "cut"})
 _CLIENTS: Final = range(400, 500)
 _log: Final = logging.getLogger(__name__)
 _states_log: Final = logging.getLogger(TraceState.__module__)
+_headers_log: Final = logging.getLogger(parse_env_headers.__module__)
 
 
-def _withhold(_: logging.LogRecord) -> bool:
-    """Drop a record: OpenTelemetry quotes in it what it could not read of a header."""
-    return False
+class _Withheld(logging.Filter):
+    """Drops records: OpenTelemetry quotes in them what it could not read of a header. `number` counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def filter(self, _: logging.LogRecord) -> bool:
+        self.number += 1
+        return False
 
 
-_states_log.addFilter(_withhold)  # it reads fewer keys than the standard allows
+_unread: Final = _Withheld()
+_headers_log.addFilter(_unread)  # a key
+_states_log.addFilter(_Withheld())  # a client's: it reads fewer keys than the standard allows
 
 
-def exporter_named(name: str) -> SpanExporter | None:
-    """Make an installed exporter; it reads its own variables (OTEL_EXPORTER_OTLP_*), and raises what these cause."""
+def exporter_named(name: str) -> tuple[SpanExporter | None, bool]:
+    """Make an installed exporter, and tell whether it could read all of its headers.
+
+    It reads its own variables (OTEL_EXPORTER_OTLP_*), and raises what these cause.
+    """
     found = tuple(entry_points(group="opentelemetry_traces_exporter", name=name))
+    before = _unread.number
     made: SpanExporter | None = found[0].load()() if found else None
-    return made
+    return made, _unread.number == before
 
 
 _Ended = tuple[int, Trace, Outcome]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_HEADERS: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 _INSTALL: Final = "pip install 'hybrid-inference-gateway[otel]'"
 _DEFAULT_SAMPLER: Final = "parentbased_always_on"
 
@@ -45,14 +46,14 @@ class Tracing(Struct, frozen=True):
             reason = f"the variables ask for traces, but OpenTelemetry cannot be imported: {error}"
             return cls(problems=({"reason": reason, "advice": _INSTALL},))
         try:
-            made = exporter_named(exporter)
+            made, all_read = exporter_named(exporter)
         except Exception as error:  # noqa: BLE001 - an exporter may raise anything that its variables cause
             return cls(problems=({"reason": f"the exporter {exporter} cannot be made: {type(error).__name__}"},))
         if made is None:
             reason = f"no exporter called {exporter} is installed"
             return cls(problems=({"reason": reason, "advice": f"{_INSTALL} brings otlp over http/protobuf"},))
         sampling, problems = _sampling(environ)
-        return cls(sampling, Traces(made), problems)
+        return cls(sampling, Traces(made), problems if all_read else (*problems, _unread_headers(environ)))
 
     @property
     def observers(self) -> tuple[Observer, ...]:
@@ -113,6 +114,13 @@ def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[Mapping[str, 
     if sampling is None:
         problems.append(_unread("OTEL_TRACES_SAMPLER", name, "a sampler of the specification", _DEFAULT_SAMPLER))
     return sampling or Sampling(), tuple(problems)
+
+
+def _unread_headers(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Tell of headers that cannot be read without what they hold, which may be a key."""
+    variable = next((name for name in _HEADERS if environ.get(name)), _HEADERS[-1])
+    reason = f"{variable}: found what is no header, expected name=value,name=value"
+    return {"reason": reason, "advice": "the collector is not told what could not be read"}
 
 
 def _unread(variable: str, found: str, expected: str, used: str) -> Mapping[str, str]:

@@ -67,6 +67,22 @@ def test_an_exporter_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch
     assert problem == {"reason": "the exporter otlp_proto_http cannot be made: RuntimeError"}
 
 
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+@pytest.mark.parametrize(
+    ("headers", "is_read"),
+    [("authorization=Bearer%20key-99,x-team=edge", True), ("Authorization: Bearer key-99", False)],
+)
+def test_headers_that_cannot_be_read_are_told_without_their_text(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str, headers: str, *, is_read: bool
+) -> None:
+    monkeypatch.setenv(variable, headers)
+    tracing = Tracing.of({**ON, variable: headers})
+    assert tracing.traces is not None
+    reason = f"{variable}: found what is no header, expected name=value,name=value"
+    assert [each["reason"] for each in tracing.problems] == ([] if is_read else [reason])
+    assert "key-99" not in caplog.text + str(tracing.problems)
+
+
 @pytest.mark.parametrize(
     ("sampler", "argument", "problem"),
     [
