@@ -111,8 +111,8 @@ class _Collected(SpanProcessor):
 class Traces:
     """The observer, and the thread that exports.
 
-    Mutable: the queue; counts of requests that it did not take, that were not exported, and of those told; and the
-    deployments of the last few generations. Each count has one writer.
+    Mutable: the queue; counts of requests that it did not take, that are being exported, that were not exported, and of
+    those told; and the deployments of the last few generations. `_lock` holds what the thread counts together.
     """
 
     def __init__(self, exporter: SpanExporter, *, capacity: int = _CAPACITY, delay: float | None = None) -> None:
@@ -121,7 +121,8 @@ class Traces:
         self._capacity = capacity
         self._delay = _delay() if delay is None else delay
         self._queue: deque[_Ended] = deque()
-        self._refused = self._failed = self._reported = 0
+        self._refused = self._in_hand = self._failed = self._reported = 0
+        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = self._over = False
         self._ids, self._collected = _Ids(), _Collected()
@@ -158,11 +159,13 @@ class Traces:
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Export what is left, for `timeout` seconds; an export that takes longer is ended. Blocking."""
+        """Export what is left, for `timeout` seconds; an export that takes longer is ended, and told. Blocking."""
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)
         self._over = True
+        if self._thread.is_alive():
+            self._report(given_up=True)
         self._exporter.shutdown()
 
     def _run(self) -> None:
@@ -175,11 +178,15 @@ class Traces:
 
     def _flush(self) -> None:
         while self._queue and not self._over:
-            taken = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-            if self._export(taken):
+            with self._lock:
+                taken = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+                self._in_hand = len(taken)
+            is_exported = self._export(taken)
+            with self._lock:
+                self._in_hand = 0
+                self._failed += 0 if is_exported else len(taken)
+            if is_exported:
                 self._report()
-            else:
-                self._failed += len(taken)
 
     def _export(self, taken: list[_Ended]) -> bool:
         try:
@@ -192,10 +199,13 @@ class Traces:
         finally:
             self._collected.spans = []
 
-    def _report(self) -> None:
-        dropped = self._refused + self._failed - self._reported
-        if dropped:
-            self._reported += dropped
+    def _report(self, *, given_up: bool = False) -> None:
+        """Tell what is not told yet; with `given_up` what waits and what is being exported too."""
+        with self._lock:
+            waiting = len(self._queue) + self._in_hand if given_up else 0
+            dropped = self._refused + self._failed + waiting - self._reported
+            self._reported += max(0, dropped)  # what was given up is told before it fails
+        if dropped > 0:
             self._told(dropped)
 
     def _record(self, ended: int, trace: Trace, outcome: Outcome) -> None:

@@ -399,16 +399,25 @@ def test_an_exporter_that_raises_ends_nothing(held: Held, caplog: pytest.LogCapt
     assert "spans could not be exported" in caplog.text
 
 
-def test_the_end_does_not_wait_for_a_collector_that_hangs(held: Held) -> None:
-    traces = Traces(held, delay=600)
-    traces.start(lambda _: None)
-    for _ in range(600):
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_end_does_not_wait_for_a_collector_that_hangs(
+    held: Held, caplog: pytest.LogCaptureFixture, *, fails: bool
+) -> None:
+    dropped: list[int] = []
+    held.fails = fails
+    traces = Traces(held, capacity=600, delay=600)
+    traces.start(dropped.append)
+    for _ in range(257):
         traces(outcome())
     assert held.entered.wait(20)
+    for _ in range(700):
+        traces(outcome())
     traces.close(0)
+    assert dropped == [257 + 700]
     traces._thread.join(20)
-    assert (traces._thread.is_alive(), held.is_shut) == (False, True)
-    assert len(held.spans) < 2 * 600
+    assert (traces._thread.is_alive(), held.is_shut, dropped) == (False, True, [957])
+    assert len(held.spans) <= 2 * 257
+    assert ("spans could not be exported" in caplog.text) is fails
 
 
 def test_the_last_generations_are_known(held: Held) -> None:
