@@ -43,11 +43,13 @@ class ReloadState(Struct):
     """How the configuration's last reading went; `faults` stand until a good one is read.
 
     Mutable: all of it. `accepted` and `rejected` are seconds since the epoch: when a configuration that means something
-    else was accepted last, and since when the files are bad. `history` holds the last readings, oldest first.
+    else was accepted last, and since when the files are bad; `last` is when either came last, and never forgotten.
+    `history` holds the last readings, oldest first.
     """
 
     accepted: float | None = None
     rejected: float | None = None
+    last: float | None = None
     faults: tuple[Fault, ...] = ()
     notices: tuple[Fault, ...] = ()
     history: deque[Reading] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -63,7 +65,7 @@ class ReloadState(Struct):
         """Note a good reading; without `changes` it means what the last good one meant, or is the first."""
         last = self.history[-1] if self.history else None
         if last is None or last.generation != generation:
-            self.accepted = at
+            self.accepted = self.last = at
         if last is None or (last.digest, last.generation) != (digest, generation):  # a rejection has no digest
             self.history.append(Reading(at, "accepted", generation, digest, changes))
         self.rejected, self.faults, self.notices = None, (), tuple(notices)
@@ -74,6 +76,7 @@ class ReloadState(Struct):
         if self.rejected is not None and self.faults == faults:
             return
         self.rejected, self.faults = at, faults
+        self.last = at
         self.history.append(Reading(at, "rejected", generation, faults=self.faults))
 
     def as_dict(self) -> Mapping[str, object]:

@@ -164,10 +164,17 @@ async def test_reloads_are_told(config: Config) -> None:
         assert found[key("gateway_config_last_reload_timestamp_seconds")] == state.rejected
         assert found[key("gateway_config_last_reload_success_timestamp_seconds")] == state.accepted
         assert found[key("gateway_config_reloads_total", result="rejected")] == 1
-        config.models(m=chain(NOWHERE), more=chain(NOWHERE))
+        rejected = state.rejected
+        config.models(m=chain(NOWHERE))
         await until(lambda: state.rejected is None)
         found = await scrape(gate)
+        assert (found[key("gateway_config_generation")], found[key("gateway_config_last_reload_successful")]) == (1, 1)
+        assert found[key("gateway_config_last_reload_timestamp_seconds")] == rejected
+        config.models(m=chain(NOWHERE), more=chain(NOWHERE))
+        await until(lambda: state.accepted and rejected and state.accepted > rejected)
+        found = await scrape(gate)
         assert (found[key("gateway_config_generation")], found[key("gateway_config_last_reload_successful")]) == (2, 1)
+        assert found[key("gateway_config_last_reload_timestamp_seconds")] == state.accepted
         assert found[key("gateway_config_reloads_total", result="accepted")] == 2
 
 

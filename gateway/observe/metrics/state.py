@@ -40,10 +40,14 @@ _ENDPOINT_STATES: Final = ("unknown", "up", "down", "loading")
 
 
 class Reloads(Protocol):
-    """How the configuration's last reading went; times in seconds since the epoch, absent where it never did."""
+    """How the configuration's last reading went; times in seconds since the epoch, absent where it never did.
+
+    `rejected` is absent too once it was mended; `last` is when one was accepted or rejected last.
+    """
 
     accepted: float | None
     rejected: float | None
+    last: float | None
 
 
 class Cost(Protocol):
@@ -126,12 +130,12 @@ class State:
         return _states(ENDPOINT_STATE, labels, _ENDPOINT_STATES, self._manager.health(endpoint).state)
 
     def _numbers(self, snapshot: Snapshot | None) -> Iterator[Told]:
-        accepted, rejected = self._reloads.accepted, self._reloads.rejected
+        reloads = self._reloads
         numbers: tuple[tuple[Family, float | None], ...] = (
             (GENERATION, snapshot.generation if snapshot else 0),
-            (RELOADED_AT, max((at for at in (accepted, rejected) if at is not None), default=None)),
-            (ACCEPTED_AT, accepted),
-            (RELOAD_GOOD, int(rejected is None)),
+            (RELOADED_AT, reloads.last),
+            (ACCEPTED_AT, reloads.accepted),
+            (RELOAD_GOOD, int(reloads.rejected is None)),
             (LOG_DROPPED, self._log_dropped()),
             (LEDGER_DROPPED, self._ledger_dropped()),
             (CONNECTIONS, self._connections()),

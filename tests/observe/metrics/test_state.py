@@ -21,6 +21,7 @@ class Priced:
 class Reloads:
     accepted: float | None = None
     rejected: float | None = None
+    last: float | None = None
 
 
 def state(
