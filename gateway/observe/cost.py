@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from gateway.execution.outcome import MOST_TOKENS, Outcome, Usage
 from gateway.observe.batch import Alike, Batch, Column, Columns, Mixed
+from gateway.observe.metrics.series import Key
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
 from gateway.routing.snapshot import Catalogue, Identity, Snapshot
 
@@ -42,21 +43,27 @@ class _Tariff(Struct, frozen=True):
     prices: Prices | None
     elsewhere: tuple[Prices, ...] = ()
 
+    @property
+    def counts(self) -> bool:
+        """Whether its answers can cost or avoid anything that is known."""
+        return self.prices is not None and (self.prices != FREE or bool(self.elsewhere))
+
 
 _UNKNOWN: Final = _Tariff(None)
 
 
 class _Ready(Struct, frozen=True):
-    """The tariffs of a catalogue, `before` it and `now`."""
+    """The tariffs of a catalogue, `before` it and `now`; `priced` are those now that can cost or avoid anything."""
 
     catalogue: Catalogue | None
     before: dict[Identity, _Tariff]
     now: dict[Identity, _Tariff]
     both: dict[Identity, _Tariff]
+    priced: tuple[Key, ...] = ()
 
 
 class Costs:
-    """The observer that works costs out and adds them up, by deployment, since the process began.
+    """The observer that works costs out and adds them up, by deployment and group, since the process began.
 
     It goes before those that want to know a request's cost: it writes them into the batch. It changes by its totals and
     by the tariffs of the configuration in force; those of the one before serve requests under way.
@@ -68,19 +75,22 @@ class Costs:
         self._tariffs: dict[Identity, _Tariff] = {}
         self._current: dict[Identity, _Tariff] = {}
         self._ready = _Ready(None, self._current, {}, {})
-        self._spent: dict[Identity, int] = {}
-        self._avoided: dict[Identity, int] = {}
+        self._priced: tuple[Key, ...] = ()
+        self._spent: dict[Key, int] = {}
+        self._avoided: dict[Key, int] = {}
 
     def prepare(self, catalogue: Catalogue) -> None:
         """Work the tariffs of a configuration out before it is adopted, in any thread."""
         before, now = self._current, dict(_tariffs(catalogue))
-        self._ready = _Ready(catalogue, before, now, before | now)
+        priced = ((each, now[each.identity]) for each in catalogue.deployments.values())
+        keys = tuple((each.model, each.name, each.group) for each, tariff in priced if tariff.counts)
+        self._ready = _Ready(catalogue, before, now, before | now, keys)
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Take a configuration's prices."""
         if self._ready.catalogue is not snapshot.catalogue or self._ready.before is not self._current:
             self.prepare(snapshot.catalogue)
-        self._current, self._tariffs = self._ready.now, self._ready.both
+        self._current, self._tariffs, self._priced = self._ready.now, self._ready.both, self._ready.priced
 
     def take(self, batch: Batch) -> None:
         """Count finished requests, and tell the batch what each cost."""
@@ -103,27 +113,27 @@ class Costs:
             if cost.spent > MOST_NANO or cost.avoided > MOST_NANO:
                 cost = Cost(min(cost.spent, MOST_NANO), min(cost.avoided, MOST_NANO))
             attempt = outcome.answered or outcome.attempts[-1]
-            self._add((attempt.model, attempt.deployment), cost.spent, cost.avoided)
+            self._add((attempt.model, attempt.deployment, attempt.group), cost.spent, cost.avoided)
         return cost
 
     def _take_alike(self, alike: Alike) -> None:
         identity = alike.model, alike.deployment
         spent, avoided = _spend(alike, *_answers(self._tariffs.get(identity, _UNKNOWN), alike))
         if spent or avoided:
-            self._add(identity, spent, avoided)
+            self._add((*identity, alike.group), spent, avoided)
 
     def _take_mixed(self, mixed: Mixed) -> None:
         known = self._tariffs
         tariffs = [*map(known.get, mixed.identities, repeat(_UNKNOWN))]
         is_one = len(set(map(id, tariffs))) == 1
         if any(_spend(mixed, *(_answers(tariffs[0], mixed) if is_one else _each(tariffs, mixed)))):
-            for identity, spent, avoided in zip(mixed.identities, mixed.spent, mixed.avoided, strict=True):
+            for attempt, spent, avoided in zip(mixed.attempts, mixed.spent, mixed.avoided, strict=True):
                 if spent or avoided:
-                    self._add(identity, spent or 0, avoided or 0)
+                    self._add((attempt.model, attempt.deployment, attempt.group), spent or 0, avoided or 0)
 
-    def _add(self, identity: Identity, spent: int, avoided: int) -> None:
-        self._spent[identity] = self._spent.get(identity, 0) + spent
-        self._avoided[identity] = self._avoided.get(identity, 0) + avoided
+    def _add(self, key: Key, spent: int, avoided: int) -> None:
+        self._spent[key] = self._spent.get(key, 0) + spent
+        self._avoided[key] = self._avoided.get(key, 0) + avoided
 
     def cost_of(self, outcome: Outcome) -> Cost | None:
         """Give what a request cost; nothing comes back where that is unknown."""
@@ -137,10 +147,14 @@ class Costs:
         return Cost(cost.spent + self._lost(outcome), cost.avoided)
 
     @property
-    def totals(self) -> Mapping[Identity, Cost]:
-        """What each deployment has cost and avoided since the process began, as far as it is known."""
+    def totals(self) -> Mapping[Key, Cost]:
+        """What each deployment has cost and avoided in its group since the process began, as far as it is known.
+
+        Configured ones that have a price, or avoid one, are in it from the start.
+        """
         self._settle()
-        return {each: Cost(spent, self._avoided[each]) for each, spent in self._spent.items()}
+        counted = {each: Cost(spent, self._avoided[each]) for each, spent in self._spent.items()}
+        return dict.fromkeys(self._priced, NOTHING) | counted
 
     def money(self) -> Mapping[str, float] | None:
         """Give what was `spent` and `avoided` since the process began, in USD; None while nothing has a price."""

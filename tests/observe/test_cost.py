@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.batch import Batch
 from gateway.observe.cost import MOST_NANO, Cost, Costs
-from tests.routing.planning import serve, snapshot
+from tests.routing.planning import ONE_BOX, serve, snapshot
 
 MODELS = """\
 models:
@@ -118,7 +118,7 @@ def test_a_cost_that_cannot_be_is_taken_for_the_largest_that_can(number: int) ->
         assert list(batch.odd_costs) == ([] if plain else [cost] * number)
         assert [each.spent for each in plain] == [[cost.spent] * number for _ in plain]
         assert [each.avoided for each in plain] == [[cost.avoided] * number for _ in plain]
-        assert made.totals["llama", name] == Cost(cost.spent * number, cost.avoided * number)
+        assert made.totals["llama", name, "whichever"] == Cost(cost.spent * number, cost.avoided * number)
 
 
 def test_what_nobody_answered_costs_nothing() -> None:
@@ -144,17 +144,28 @@ def test_lost_tokens_are_spent_where_the_stream_broke_and_avoid_nothing() -> Non
     assert costs().cost_of(replace(moved, served_model=None, attempts=())) == Cost(0, 0)
 
 
-def test_totals_are_by_deployment_and_outlive_a_configuration() -> None:
+def test_totals_are_by_deployment_and_group_and_outlive_a_configuration() -> None:
     made = costs()
+    start = {
+        ("llama", "box", "local"): Cost(),
+        ("llama", "paid", "local"): Cost(),
+        ("llama", "cheap", "remote"): Cost(),
+        ("llama", "dear", "remote"): Cost(),
+        ("llama", "fallback", "unlisted"): Cost(),
+    }
+    assert made.totals == start
     for name in ("box", "dear", "box"):
         made.count(answered(name))
     made.count(answered("cloud", "bare"))
     made.adopt(snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING)))
     made.count(answered("dear"))
-    assert made.totals == {
-        ("llama", "box"): Cost(0, 1_400_000),
-        ("llama", "dear"): Cost(720_000 + 1_720_000, 0),
+    counted = {
+        ("llama", "box", "whichever"): Cost(0, 1_400_000),
+        ("llama", "dear", "whichever"): Cost(720_000 + 1_720_000, 0),
     }
+    assert made.totals == start | counted
+    made.adopt(snapshot(serve(ONE_BOX, None)))
+    assert made.totals == counted
 
 
 def test_a_request_that_ends_after_its_deployment_was_removed_is_paid_for() -> None:

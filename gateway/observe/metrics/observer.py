@@ -39,7 +39,7 @@ from gateway.observe.metrics.lag import LoopLag
 from gateway.observe.metrics.series import Comparison, Histogram, Kept, Key, Series
 from gateway.observe.metrics.text import Told, labelled, line
 from gateway.routing.health import ProbeResult
-from gateway.routing.snapshot import Catalogue, Identity, Snapshot
+from gateway.routing.snapshot import Catalogue, Snapshot
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -184,13 +184,13 @@ class Metrics:
         yield RELOADS, [_tally(RELOADS, "", self._reloads)]
         yield LAG, [self.lag.seen.text(LAG, "")]
 
-    def tracked(self) -> Mapping[Identity, str]:
-        """Give the labels of each deployment that has series; of one that changed groups, those of today."""
+    def tracked(self) -> Mapping[Key, str]:
+        """Give the labels of each deployment that has series; of one that changed groups, those of today last."""
         kept = self._series
         found = sorted(
             (each for each in kept.values() if each.is_deployment), key=lambda each: not kept.is_gone(each.key)
         )
-        return {each.key[:2]: each.labels for each in found}
+        return {each.key: each.labels for each in found}
 
     def _forget(self) -> None:
         """Drop the series of what was removed an hour ago, and the fallbacks from there."""

@@ -29,6 +29,7 @@ from gateway.observe.metrics.families import (
     RELOADED_AT,
     Family,
 )
+from gateway.observe.metrics.series import Key
 from gateway.observe.metrics.text import Told, labelled, line
 from gateway.observe.traffic import Traffic
 from gateway.routing.manager import RoutingManager
@@ -65,7 +66,7 @@ class Cost(Protocol):
 
 
 class State:
-    """Reads the gateway. What can be called is asked each time; `costs` are by deployment."""
+    """Reads the gateway. What can be called is asked each time; `costs` are by deployment and group."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class State:
         log_dropped: Callable[[], int],
         connections: Callable[[], int],
         ledger_dropped: Callable[[], int] = lambda: 0,
-        costs: Callable[[], Mapping[Identity, Cost]] = dict,
+        costs: Callable[[], Mapping[Key, Cost]] = dict,
     ) -> None:
         """Read these."""
         self._manager = manager
@@ -89,14 +90,15 @@ class State:
         self._costs = costs
         self._connections = connections
 
-    def told(self, tracked: Mapping[Identity, str]) -> Iterator[Told]:
-        """Tell everything; `tracked` are the deployments, removed ones too, with their labels."""
+    def told(self, tracked: Mapping[Key, str]) -> Iterator[Told]:
+        """Tell everything; `tracked` are the deployments, removed ones too, with their labels, those of today last."""
         snapshot = self._manager.snapshot
+        today = {key[:2]: labels for key, labels in tracked.items()}
         yield (
             IN_FLIGHT,
-            (line(IN_FLIGHT, labels, self._in_flight.get(identity, 0)) for identity, labels in tracked.items()),
+            (line(IN_FLIGHT, labels, self._in_flight.get(identity, 0)) for identity, labels in today.items()),
         )
-        costs = [(tracked[identity], cost) for identity, cost in self._costs().items() if identity in tracked]
+        costs = [(tracked[key], cost) for key, cost in self._costs().items() if key in tracked]
         yield COST, [line(COST, labels, cost.spent / NANO) for labels, cost in costs]
         yield AVOIDED, [line(AVOIDED, labels, cost.avoided / NANO) for labels, cost in costs]
         if snapshot is not None:

@@ -2,13 +2,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.observe.metrics.families import AVOIDED, COST
+from gateway.observe.metrics.series import Key
 from gateway.observe.metrics.state import State
 from gateway.observe.traffic import Traffic
 from gateway.routing.manager import RoutingManager
 from tests.observe.metrics.reading import key, of, page, samples
 
-LABELS = {("m", "a"): 'model="m",deployment="a",group="local"'}
-A = ("m", "a")
+LOCAL, REMOTE = ("m", "a", "local"), ("m", "a", "remote")
+LABELS = {
+    REMOTE: 'model="m",deployment="a",group="remote"',
+    LOCAL: 'model="m",deployment="a",group="local"',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +28,12 @@ class Reloads:
     last: float | None = None
 
 
-def state(
-    costs: Callable[[], Mapping[tuple[str, str], Priced]] = dict, connections: Callable[[], int] = lambda: 8
-) -> State:
+def state(costs: Callable[[], Mapping[Key, Priced]] = dict, connections: Callable[[], int] = lambda: 8) -> State:
     return State(
         manager=RoutingManager(),
         traffic=Traffic(),
         reloads=Reloads(),
-        in_flight={A: 2, ("m", "b"): 1},
+        in_flight={("m", "a"): 2, ("m", "b"): 1},
         log_dropped=lambda: 5,
         ledger_dropped=lambda: 7,
         costs=costs,
@@ -40,11 +42,17 @@ def state(
 
 
 def test_costs_are_told_in_dollars_of_deployments_that_are_tracked() -> None:
-    costs = {A: Priced(250_000_000, 1), ("m", "gone"): Priced(9, 9)}
+    costs = {LOCAL: Priced(250_000_000, 1), REMOTE: Priced(500_000_000, 0), ("m", "gone", "local"): Priced(9, 9)}
     found = samples(page(state(lambda: costs).told(LABELS)))
     assert found[of("a", "cost_usd_total")] == 0.25
     assert found[of("a", "cost_avoided_usd_total")] == 1e-09
+    assert (found[of("a", "cost_usd_total", "remote")], found[of("a", "cost_avoided_usd_total", "remote")]) == (0.5, 0)
     assert not [name for name in found if "gone" in name]
+
+
+def test_attempts_under_way_are_told_of_the_group_of_today() -> None:
+    found = samples(page(state().told(LABELS)))
+    assert {name: value for name, value in found.items() if "in_flight" in name} == {of("a", "attempts_in_flight"): 2}
 
 
 def test_without_prices_there_is_no_money() -> None:
