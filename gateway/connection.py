@@ -1,7 +1,8 @@
 """A client's connection: aiohttp's protocol, but for errors that it would answer itself.
 
 Its answer to a malformed request quotes the bytes, which may hold a key; this one does not. Its parser, when it fails
-inside a body, tells the next request's handler and not the body's reader; this one tells both.
+inside a body, tells the next request's handler and not the body's reader; this one tells both. Who gives up waiting for
+a client to read spoils it for who waits next; here each waits anew.
 """
 
 import asyncio
@@ -64,6 +65,12 @@ class Connection(web.RequestHandler):
             elif not self._body.is_eof():
                 broken = web.RequestPayloadError("the body is not well framed")
                 self._loop.call_soon(self._body.set_exception, broken)
+
+    async def _drain_helper(self) -> None:
+        """Wait until the client has room; who gave up waiting has cancelled the future that the next one would get."""
+        if self._drain_waiter is not None and self._drain_waiter.cancelled():
+            self._drain_waiter = None
+        await super()._drain_helper()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

@@ -53,6 +53,10 @@ class Client(Protocol):
         """Send a part of the body; returns when the client has room for more."""
         ...
 
+    async def room(self) -> None:
+        """Wait until the client has room for more."""
+        ...
+
     async def finish(self, trailer: Fields = NONE) -> None:
         """End the answer well; a trailer goes to those only who were told of one in the head (`Trailer`)."""
         ...
@@ -62,7 +66,7 @@ class Client(Protocol):
         ...
 
     async def break_off(self, last_words: bytes) -> None:
-        """End the answer so that nobody takes it for whole."""
+        """End the answer so that nobody takes it for whole, unless all of it is on its way."""
         ...
 
 
@@ -75,7 +79,8 @@ class _Whole(web.StreamResponse):
 class WebClient:
     """The client's side on aiohttp's server.
 
-    Mutable: the response and its writer, once it has begun; and the configuration's `generation`, once it is known.
+    Mutable: the response and its writer, once it has begun; whether its end has been written; and the configuration's
+    `generation`, once it is known.
     """
 
     def __init__(self, request: web.Request) -> None:
@@ -84,6 +89,7 @@ class WebClient:
         self.response: web.StreamResponse | None = None
         self.generation: int | None = None
         self._writer: object = None
+        self._ended = False
 
     @property
     def begun(self) -> bool:
@@ -123,6 +129,7 @@ class WebClient:
         """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
         assert self.response is not None  # noqa: S101 - as above
         fields = trailer.text
+        self._ended = True
         try:
             if fields and isinstance(self._writer, StreamWriter) and self._writer.chunked:
                 self._writer.chunked = False
@@ -139,10 +146,18 @@ class WebClient:
 
     async def break_off(self, last_words: bytes) -> None:
         """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
-        heard = await _is_heard(self, last_words)
+        heard = await _is_heard(self, b"" if self._ended else last_words)
         transport = self._request.transport
         if transport is not None:
             _close(transport, reset=self._request.version < HttpVersion11 or not heard)
+
+    async def room(self) -> None:
+        """Wait until the client has room for more."""
+        if isinstance(self._writer, StreamWriter):
+            try:
+                await self._writer.drain()
+            except ConnectionError as error:
+                raise ClientLeftError from error
 
 
 class Line(Protocol):
@@ -183,12 +198,23 @@ class Pourer(Protocol):
 class WireClient:
     """The client's side of one answer in HTTP/1.1 (RFC 9112), on its connection. The head goes with the first bytes.
 
-    Mutable: the head, until it is out; whether it has `begun`, whether it is chunked or without a body, whether it
-    `closes` the connection; the configuration's `generation`, which is the one in force until the request is routed;
-    and the `pourer`, which is told when the client is full.
+    Mutable: the head, until it is out; whether it has `begun`, whether it is chunked or without a body, whether its end
+    has been written, whether it `closes` the connection; the configuration's `generation`, which is the one in force
+    until the request is routed; and the `pourer`, which is told when the client is full.
     """
 
-    __slots__ = ("_chunked", "_head", "_line", "_mute", "_request_id", "begun", "closes", "generation", "pourer")
+    __slots__ = (
+        "_chunked",
+        "_ended",
+        "_head",
+        "_line",
+        "_mute",
+        "_request_id",
+        "begun",
+        "closes",
+        "generation",
+        "pourer",
+    )
 
     def __init__(self, line: Line, request_id: str, generation: int) -> None:
         """Answer on this connection."""
@@ -198,7 +224,7 @@ class WireClient:
         self.pourer: Pourer | None = None
         self._line = line
         self._request_id = request_id
-        self._chunked = self._mute = False
+        self._chunked = self._mute = self._ended = False
         self._head = b""
 
     @property
@@ -221,8 +247,9 @@ class WireClient:
         """Send a whole answer."""
         self._begin(status, headers, len(body))
         self._write(b"" if self._mute else body)
+        self._ended = True
         if self._line.writing_paused:
-            await self._room()
+            await self.room()
 
     def _begin(self, status: int, headers: Fields, length: int | None) -> None:
         self.begun = True
@@ -263,14 +290,15 @@ class WireClient:
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting for a slow reader."""
         self.write(data)
-        await self._room()
+        await self.room()
 
     async def finish(self, trailer: Fields = NONE) -> None:
         """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
         if self._chunked:
             self._write(f"0\r\n{trailer.text}\r\n".encode())
         self.flush()
-        await self._room()
+        self._ended = True
+        await self.room()
 
     async def respond(self, response: web.Response) -> None:
         """Send a whole answer that was made ready."""
@@ -284,7 +312,7 @@ class WireClient:
         self.closes = True
         with suppress(ClientLeftError):
             self.flush()
-        heard = await _is_heard(self, last_words)
+        heard = await _is_heard(self, b"" if self._ended else last_words)
         transport = self._line.transport
         if transport is not None:
             _close(transport, reset=not heard)
@@ -302,7 +330,8 @@ class WireClient:
             data, self._head = self._head + data, b""
         transport.write(data)
 
-    async def _room(self) -> None:
+    async def room(self) -> None:
+        """Wait until the client has room for more."""
         if self._line.writing_paused:
             try:
                 await self._line.room()
@@ -311,15 +340,16 @@ class WireClient:
 
 
 async def _is_heard(client: Client, last_words: bytes) -> bool:
-    """Say the last words; tell whether the client reads."""
-    if last_words:
-        try:
-            async with asyncio.timeout(_LAST_WORDS):
+    """Say the last words, if any; tell whether the client reads."""
+    try:
+        async with asyncio.timeout(_LAST_WORDS):
+            if last_words:
                 await client.send(last_words)
-        except TimeoutError:
-            return False
-        except ClientLeftError:
-            pass
+            await client.room()
+    except TimeoutError:
+        return False
+    except ClientLeftError:
+        pass
     return True
 
 

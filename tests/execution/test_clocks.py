@@ -22,7 +22,7 @@ from tests.fakes.upstream import (
     sse,
     sse_head,
 )
-from tests.running import Config
+from tests.running import Config, until
 
 OK: dict[str, object] = {"choices": []}
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -31,6 +31,7 @@ ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reaso
 REASONING = sse('{"choices":[{"delta":{"reasoning_content":"hm"},"finish_reason":null}]}')
 BROKEN = b'"code":"stream_broken"}}\n\n'
 SHORT = 0.15
+LARGE = 24 << 20  # more than the kernel takes for a client that does not read
 LONG = 1.0  # for what must come in time, on a machine that does other things, too
 
 
@@ -220,20 +221,25 @@ async def test_the_whole_clock_cuts_a_stream(config: Config) -> None:
         await a.closed_by_peer()
 
 
+@pytest.mark.parametrize("prompt", ["short", "x" * 70_000])
+@pytest.mark.parametrize(
+    "steps", [[Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 400, Hang()], [Send(json_answer({"x": "x" * LARGE}))]]
+)
 async def test_the_whole_clock_cuts_a_client_that_does_not_read(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: Config, monkeypatch: pytest.MonkeyPatch, steps: list[Step], prompt: str
 ) -> None:
     monkeypatch.setattr("gateway.execution.client._LAST_WORDS", 0.01)
     async with (
-        ScriptedUpstream([Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 400, Hang()]) as a,
+        ScriptedUpstream(steps) as a,
         running(config, {"m": chain(a.url)}, timeouts={"total": 2 * SHORT}) as gate,
         gate.client() as client,
     ):
         client.pause_reading()
-        await client.send(ask(stream=True))
-        await a.closed_by_peer()
-        assert (await gate.outcome()).failure == "total_timeout"
+        await client.send(ask(stream=True, prompt=prompt))
+        outcome = await gate.outcome()
+        assert (outcome.failure, outcome.status) == ("total_timeout", 200)
         assert gate.gateway.active == 0
+        await until(lambda: not gate.door.capacity.connections)
 
 
 @pytest.mark.parametrize(("sent", "added"), [(FINISH, DONE), (FINISH + DONE, b""), (DONE, b""), (FINISH[:-1], None)])

@@ -226,6 +226,13 @@ async def test_breaking_off_leaves_the_body_without_its_end(line: Line, client: 
     assert (line.recorded.closing, client.closes) == (True, True)
 
 
+async def test_nothing_is_said_behind_the_end(line: Line, client: WireClient) -> None:
+    await client.begin(200, EVENTS, None)
+    await client.finish()
+    await client.break_off(b"last")
+    assert (written(line)[1], line.recorded.closing) == (b"0\r\n\r\n", True)
+
+
 async def test_breaking_off_from_who_is_gone_is_nothing(line: Line, client: WireClient) -> None:
     await client.begin(200, EVENTS, None)
     line.transport = None
