@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ from gateway.config.faults import nearest
 from gateway.config.ledger_place import Place
 from gateway.observe.ledger.places import reader_at
 from gateway.observe.ledger.stats import Answer, Question, stats
-from gateway.observe.ledger.store import UnavailableError
+from gateway.observe.ledger.store import Reader, UnavailableError
 from gateway.observe.ledger.writer import Ledger
 from gateway.routing.snapshot import Snapshot
 
@@ -30,11 +31,18 @@ _OFF: Final = "there is no ledger: give routing.yaml `ledger: {url: sqlite:///le
 class Stats:
     """The handler of `/stats`. One question is answered at a time, in a thread."""
 
-    def __init__(self, ledger: Ledger, current: Callable[[], Snapshot | None], seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        current: Callable[[], Snapshot | None],
+        seconds: float = SECONDS,
+        open_reader: Callable[[Place, float], AbstractContextManager[Reader]] = reader_at,
+    ) -> None:
         """Ask this ledger; `current` gives the snapshot in force, which knows aliases."""
         self._ledger = ledger
         self._current = current
         self._seconds = seconds
+        self._open_reader = open_reader
         self._one = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
@@ -53,17 +61,24 @@ class Stats:
         if place is None:
             raise RequestError(503, _OFF, code="no_ledger")
         try:
-            async with self._one:
-                self._ledger.settle()
-                answer = await asyncio.to_thread(self._answer, place, question)
+            await self._one.acquire()
+            answer = await asyncio.shield(asyncio.ensure_future(self._asked(place, question)))
         except UnavailableError as error:
             raise RequestError(503, f"the ledger cannot be read: {error}", code="ledger_unavailable") from error
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
+    async def _asked(self, place: Place, question: Question) -> Answer:
+        """Have it answered and let the next one ask; not to be cancelled: a thread goes on when its client leaves."""
+        try:
+            self._ledger.settle()
+            return await asyncio.to_thread(self._answer, place, question)
+        finally:
+            self._one.release()
+
     def _answer(self, place: Place, question: Question) -> Answer:
         """Look into the ledger, once what waits is written. Blocking."""
         self._ledger.flush(_FLUSH_SECONDS)
-        with reader_at(place, self._seconds) as reader:
+        with self._open_reader(place, self._seconds) as reader:
             answer = stats(reader, question, time.time())
         return answer | {"ledger": {"waiting": self._ledger.waiting, "dropped": self._ledger.dropped}}
 

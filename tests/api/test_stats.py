@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,19 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
 import gateway.cli
-from gateway.server import GATEWAY, Options, create_app
+from gateway.api.context import Handler
+from gateway.api.stats import Stats
+from gateway.config.ledger_place import Place
+from gateway.observe.ledger.places import reader_at
+from gateway.observe.ledger.store import Reader
+from gateway.observe.ledger.writer import Ledger
+from gateway.observe.log import make_logger
+from gateway.observe.sink import LogSink
+from gateway.routing.snapshot import LedgerSettings
+from gateway.server import GATEWAY, HANDLER_ARGS, Options, create_app
 from gateway.simulator import Box
 from tests.conftest import MakeBox
+from tests.fakes.connection import PATIENCE
 from tests.running import Config, split, until
 
 Client = TestClient[web.Request, web.Application]
@@ -142,6 +154,53 @@ async def test_the_routing_page_tells_of_the_ledger(serve: Serve, config: Config
             "waiting": 0,
             "dropped": 0,
         }
+
+
+async def test_a_question_whose_client_left_is_still_the_one_that_is_answered(
+    aiohttp_client: AiohttpClient, tmp_path: Path
+) -> None:
+    free, asked, begun, gone = threading.Event(), [], [], []
+    ledger = Ledger(make_logger(LogSink(), "info"), gather=0.0, settle=lambda: begun.append(1))
+    ledger.move(LedgerSettings(Place.of(f"sqlite:///{tmp_path}/ledger.db"), 0.0))
+
+    @contextmanager
+    def held(place: Place, seconds: float) -> Iterator[Reader]:
+        assert free.wait(PATIENCE)
+        with reader_at(place, seconds) as reader:
+            yield reader
+
+    @web.middleware
+    async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked.append(1)
+        try:
+            return await handler(request)
+        finally:
+            gone.append(1)
+
+    app = web.Application(middlewares=[counted], handler_args=HANDLER_ARGS)
+    app.add_routes(Stats(ledger, lambda: None, open_reader=held).routes())
+    client = await aiohttp_client(app)
+
+    async def leave(number: int) -> None:
+        leaving = asyncio.create_task(tell(client))
+        await until(lambda: len(asked) == number)
+        leaving.cancel()
+        with suppress(asyncio.CancelledError):
+            await leaving
+        await until(lambda: len(gone) == number)
+
+    try:
+        await leave(1)
+        await leave(2)
+        staying = asyncio.create_task(tell(client))
+        await until(lambda: len(asked) == 3)
+        assert len(begun) == 1
+        free.set()
+        assert (await staying)["total"]["requests"] == 0
+        assert len(begun) == 2
+    finally:
+        free.set()
+        ledger.close(PATIENCE)
 
 
 @pytest.fixture
