@@ -7,6 +7,7 @@
 import { parse } from "./visible.js";
 
 const SILENCE = 5000;
+const FIRST = 60000; // the first state is whole: over a slow line it is long on its way
 const AGAIN = [1000, 1000, 2000, 3000, 5000];
 const HIDDEN = 60000;
 
@@ -18,9 +19,9 @@ export function follow(url, { state, connection }) {
   let lostAt = null;
 
   // From now on, something is to be heard within a while.
-  function heard() {
+  function heard(within = SILENCE) {
     clearTimeout(watchdog);
-    watchdog = setTimeout(() => lost(true), SILENCE);
+    watchdog = setTimeout(() => lost(true), within);
   }
 
   function stop() {
@@ -41,6 +42,7 @@ export function follow(url, { state, connection }) {
   function open() {
     stop();
     source = new EventSource(url);
+    source.onopen = () => heard(FIRST);
     source.onmessage = (event) => {
       heard();
       tries = 0;

@@ -13,8 +13,8 @@ from tests.browser.conftest import Blank, Complaints, Look, Theme
 from tests.conftest import MakeBox, OpenDoor
 from tests.execution.support import ask
 from tests.fakes.client import RawClient
-from tests.fakes.upstream import Pause, ScriptedUpstream, Send, json_answer
-from tests.running import Config, split
+from tests.fakes.upstream import Hang, Pause, ScriptedUpstream, Send, chunk, json_answer, sse_head
+from tests.running import Config, split, until
 
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 from playwright.async_api import Locator, Page, expect
@@ -35,6 +35,14 @@ async def serve():
     await asyncio.Event().wait()
 
 asyncio.run(serve())
+"""
+OPENED = """
+window.EventSource = class extends EventSource {
+  constructor(url) {
+    super(url);
+    this.addEventListener("open", () => window.isOpened = true);
+  }
+};
 """
 Victim = tuple[asyncio.subprocess.Process, str]
 LOOKS: tuple[tuple[int, Theme, Theme], ...] = (
@@ -292,6 +300,25 @@ async def test_every_section_says_that_no_state_has_come(config: Config, door: O
     await expect(page.locator("#notices")).to_be_empty()
     for section in sections:
         await expect(section).not_to_contain_text("no state yet")
+
+
+async def test_a_first_state_may_be_long_on_its_way(config: Config, door: OpenDoor, blank: Blank) -> None:
+    config.models(m={"a": "http://127.0.0.1:1"})
+    config.routing()
+    url = await serve(door, config)
+    page = await blank()
+    await page.clock.install()
+    await page.add_init_script(OPENED)
+    async with ScriptedUpstream([Send(sse_head() + chunk(b'data: {"full": true, ')), Hang()]) as line:
+        await page.route("**/events", lambda route: route.continue_(url=line.url))
+        await page.goto(url)
+        await until(lambda: page.evaluate("window.isOpened"))
+        await page.clock.fast_forward(59_000)
+        await expect(page.locator("body")).to_have_attribute("data-connection", "loading")
+        await page.clock.fast_forward(1_500)
+        await expect(page.locator("#connection")).to_have_text("Not connected")
+        await page.clock.run_for(2_000)
+        await until(lambda: len(line.requests) == 2)
 
 
 async def test_it_says_that_it_is_disconnected_and_goes_on_by_itself(config: Config, look: Look) -> None:
