@@ -44,7 +44,8 @@ def is_url(text: str) -> bool:
     """Tell whether `text` may be a gateway's address."""
     try:
         parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        return is_one and text.isprintable() and " " not in text
     except ValueError:
         return False
 

@@ -194,7 +194,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     checking.add_argument("--schema", choices=("models", "routing"), help="print the JSON Schema of a file instead")
     asking = command("stats", _stats, "ask a running gateway what its ledger says of the last hours")
     told = "where the gateway is"
-    _Flags(asking, environ).add("--url", "GATEWAY_URL", reads=str, told=told, default="http://127.0.0.1:8080")
+    _Flags(asking, environ).add("--url", "GATEWAY_URL", reads=url, told=told, default="http://127.0.0.1:8080")
     asking.add_argument("--hours", default="24", help="how far to look back [default: 24]")
     asking.add_argument("--model", help="only requests for this model")
     asking.add_argument("--deployment", help="only what this deployment answered")

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
+from gateway.check import is_url
 from gateway.lifecycle import CannotServeError
 
 _SECONDS: Final = 60.0
@@ -27,7 +29,7 @@ def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
         NoStatsError: it cannot be reached, or refuses.
 
     """
-    if urlsplit(url).scheme not in {"http", "https"}:
+    if not is_url(url):
         raise NoStatsError(f"found the address {url!r}, expected one such as http://127.0.0.1:8080")
     asked = urlencode({name: value for name, value in question.items() if value is not None})
     request = Request(f"{url.rstrip('/')}/stats?{asked}", headers={"Accept": "application/json"})  # noqa: S310 - checked
@@ -39,6 +41,8 @@ def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
     except (URLError, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise NoStatsError(f"cannot ask the gateway at {url}: {str(reason).lower()}") from error
+    except HTTPException as error:
+        raise NoStatsError(f"cannot ask the gateway at {url}: {type(error).__name__}") from error
 
 
 def table(answer: Numbers) -> str:

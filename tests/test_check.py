@@ -222,9 +222,10 @@ async def test_a_gateway_that_is_not_there_is_one_line(config: Config, check: Ch
     configure(config)
     url = refused_url()
     assert await check(url) == (1, [f"gateway: cannot ask {url}/routing/plan: connection refused"])
-    code, (line,) = await check("http://nowhere.invalid:1")
-    assert code == 1
-    assert line.startswith("gateway: cannot ask http://nowhere.invalid:1/routing/plan: ")
+    for url in ("http://nowhere.invalid:1", "http://no..where:1"):
+        code, (line,) = await check(url)
+        assert code == 1
+        assert line.startswith(f"gateway: cannot ask {url}/routing/plan: ")
 
 
 @pytest.mark.parametrize("url", ["http://a..b", "http://localhost:1/\u00fc"])
@@ -291,10 +292,11 @@ def test_the_default_address_is_where_serve_would_be(environ: dict[str, str], ur
 
 
 @pytest.mark.parametrize(
-    "text", ["", "gpu-1", "gpu-1:8080", "ftp://gpu-1", "http://", "http://a:b", "http://[", "http://a:0"]
+    "text", ["", "gpu-1", "gpu-1:8080", "ftp://gpu-1", "http://", "http://a:b", "http://[", "http://a:0", "http://a b"]
 )
 def test_what_is_no_address(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not is_url(text)
-    with pytest.raises(SystemExit):
-        main(["check", "--diff", f"--url={text}"])
-    assert f"found {text!r}, expected an address such as http://127.0.0.1:8080" in capsys.readouterr().err
+    for command in ("check", "stats"):
+        with pytest.raises(SystemExit):
+            main([command, f"--url={text}"])
+        assert f"found {text!r}, expected an address such as http://127.0.0.1:8080" in capsys.readouterr().err

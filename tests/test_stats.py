@@ -106,10 +106,9 @@ async def refusal(url: str) -> str:
     return str(caught.value)
 
 
-async def test_an_address_that_is_none_is_refused() -> None:
-    assert await refusal("localhost:8080") == (
-        "found the address 'localhost:8080', expected one such as http://127.0.0.1:8080"
-    )
+@pytest.mark.parametrize("url", ["localhost:8080", "http://127.0.0.1:abc", "http://[::1", "http://a b/"])
+async def test_an_address_that_is_none_is_refused(url: str) -> None:
+    assert await refusal(url) == f"found the address {url!r}, expected one such as http://127.0.0.1:8080"
 
 
 async def test_a_gateway_that_is_not_there_is_told() -> None:
@@ -125,6 +124,7 @@ async def test_a_gateway_that_is_not_there_is_told() -> None:
         (status(404, "Not Found", b"<html>"), "{url} answers 404, expected a gateway there"),
         (status(503, "No", b'{"error": {"message": "there is no ledger"}}'), "there is no ledger"),
         (status(500, "No", b'{"error": "text"}'), "{url} answers 500, expected a gateway there"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "cannot ask the gateway at {url}: BadStatusLine"),
     ],
 )
 async def test_a_strange_answer_is_told(answer: bytes, told: str) -> None:
