@@ -20,7 +20,7 @@ from gateway import __version__
 from gateway.cli import _parser, count, main, port, seconds, size, transport
 from gateway.config.schema import schema
 from tests.fakes.client import RawClient, post
-from tests.running import Config, Process, hold, split
+from tests.running import START_PATIENCE, Config, Process, hold, split, until
 
 LOCAL, REMOTE = "http://gpu-1:8000", "https://api.example.com/v1"
 
@@ -417,6 +417,30 @@ def test_a_closed_stdout_is_no_fault(config: Config) -> None:
     command = f"exec {shlex.quote(sys.executable)} -m gateway check --config-dir {shlex.quote(str(config.path))} >&-"
     ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False)  # noqa: S603, S607 - our own
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_closed_stdout_takes_no_log(config: Config) -> None:
+    config.models(chat={"gpu-1": LOCAL})
+    config.routing(logging={"output": "stdout"})
+    command = f"exec {shlex.quote(sys.executable)} -m gateway check --config-dir {shlex.quote(str(config.path))} >&-"
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False)  # noqa: S603, S607 - our own
+    assert (ended.returncode, b"cannot log there: stdout: bad file descriptor" in ended.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_it_stops_well_where_a_stream_was_closed_at_the_start(config: Config, closed: str) -> None:
+    config.models(chat={"gpu-1": LOCAL})
+    config.routing()
+    serve = f"-m gateway serve --port 0 --config-dir {shlex.quote(str(config.path))}"
+    process = await asyncio.create_subprocess_exec("sh", "-c", f"exec {shlex.quote(sys.executable)} {serve} {closed}")
+    try:
+        await until(lambda: config.records("gateway.started") or process.returncode is not None, START_PATIENCE)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(START_PATIENCE):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere open files may be without a limit")
