@@ -143,15 +143,14 @@ def read_postgres(url: SecretStr, seconds: float) -> Iterator[Reader]:
     import psycopg  # noqa: PLC0415 - an extra
 
     try:
-        connection = _connect(url)
+        with _connect(url) as connection:
+            connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
+            connection.read_only = True
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            with connection.transaction():
+                yield PostgresReader(connection)
     except psycopg.Error as error:
         raise UnavailableError(_reason(error)) from error
-    with connection:
-        connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
-        connection.read_only = True
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        with connection.transaction():
-            yield PostgresReader(connection)
 
 
 def _connect(url: SecretStr) -> "psycopg.Connection":

@@ -429,6 +429,18 @@ def test_a_connection_that_is_cut_is_made_again(postgres: Postgres, database: Da
     assert numbers(database) == [1, 2]
 
 
+def test_a_server_that_goes_away_around_the_queries_is_told(postgres: Postgres) -> None:
+    place, beyond = postgres.place(), 1e9
+    with pytest.raises(UnavailableError, match="statement_timeout"), reader_at(place, beyond):
+        pass
+    with (
+        psycopg.connect(postgres.url(), autocommit=True) as connection,
+        pytest.raises(UnavailableError),
+        reader_at(place, 10) as reader,
+    ):
+        connection.execute("SELECT pg_terminate_backend(%s, 10000)", *reader.rows("SELECT pg_backend_pid()", {}))
+
+
 def test_a_url_is_checked_without_connecting() -> None:
     check_driver(SecretStr("postgresql://keeper@host-that-is-not-there/ledger"))
     with pytest.raises(ValueError, match="found a URL that libpq does not take") as caught:
