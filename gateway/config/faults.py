@@ -27,13 +27,13 @@ class Fault(Struct, frozen=True):
         return ": ".join(part for part in (place, self.path, self.message) if part)
 
     def as_dict(self) -> dict[str, str | int]:
-        """Give the fault as a JSON-ready mapping."""
+        """Give the fault as a JSON-ready mapping; what is no text in a name of a file, or elsewhere, is escaped."""
         return {
-            "file": self.file,
+            "file": _escaped(self.file),
             "line": self.line,
             "column": self.column,
-            "path": self.path,
-            "message": self.message,
+            "path": _escaped(self.path),
+            "message": _escaped(self.message),
         }
 
 
@@ -46,6 +46,10 @@ class ConfigError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.faults))
+
+
+def _escaped(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 class Suggestions:

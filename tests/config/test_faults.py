@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from gateway.config import faults
@@ -28,6 +30,17 @@ def test_a_fault_as_a_mapping_has_all_its_parts() -> None:
         "column": 9,
         "path": "models[0].route[1].weight",
         "message": "found -1, expected a number of at least 0",
+    }
+
+
+def test_a_fault_as_a_mapping_can_be_encoded() -> None:
+    fault = Fault(os.fsdecode(b"n\xe9/models.yaml"), 1, 1, "\ud800", "found \ud800, é")
+    assert fault.as_dict() == {
+        "file": r"n\udce9/models.yaml",
+        "line": 1,
+        "column": 1,
+        "path": r"\ud800",
+        "message": r"found \ud800, é",
     }
 
 
