@@ -19,11 +19,16 @@ class Chart:
     def __init__(self, live: Live) -> None:
         """Draw what this one counts."""
         self._live = live
+        self._steps = live.steps
         self.rows: deque[Row] = deque(maxlen=KEPT)
 
     def advance(self, now: float) -> list[Row]:
         """Make the rows of the seconds that are over and have none; `now` is in seconds since the epoch."""
-        last = self.rows[-1][0] if self.rows else self._live.began - 1
+        self._live.look(now)
+        if self._steps != self._live.steps:
+            self._steps = self._live.steps
+            self.rows.clear()
+        last = self.rows[-1][0] if self.rows else self._live.first - 1
         start, end = max(last + 1, int(now) - KEPT), int(now)
         needed = [second for second in self._live.seconds if second.at > start - WINDOW]
         known = {second.at: second for second in needed}

@@ -22,6 +22,8 @@ from gateway.routing.snapshot import Identity
 
 KEPT: Final = 600
 """Seconds, of those that had a request."""
+BACK: Final = 10
+"""Seconds that the clock may go back before what is kept by the second begins anew."""
 REQUESTS: Final = 50
 _STEPS: Final = 16
 _LONGEST_NAME: Final = 200
@@ -61,7 +63,8 @@ class Live:
 
     Mutable: `seconds`, oldest first, the last one being counted; `requests`, each with its number, its end in seconds
     since the epoch, and its Outcome; `generation`, the configuration whose answers are counted by deployment, 0 before
-    the first; `since`, when that began: with the first configuration, which nothing came before, at the start.
+    the first; `since`, when that began: with the first configuration, which nothing came before, at the start; `first`,
+    the second from which on they are kept; `steps`, how often the clock was set back, after which `seconds` begin anew.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, settle: Callable[[], None] = lambda: None) -> None:
@@ -70,8 +73,9 @@ class Live:
         self.settle = settle
         self._number = 0
         self._second = Second(0)
-        self.since = clock()
-        self.began = int(self.since)
+        self._latest = self.since = clock()
+        self.began = self.first = int(self.since)
+        self.steps = 0
         self.seconds: deque[Second] = deque(maxlen=KEPT)
         self.requests: deque[tuple[int, float, Outcome]] = deque(maxlen=REQUESTS)
         self.generation = 0
@@ -105,10 +109,22 @@ class Live:
         for now, outcome in islice(zip(batch.at, batch.outcomes, strict=True), left_out, None):
             self._keep(now, outcome)
 
+    def look(self, now: float) -> None:
+        """Take note of the time, in seconds since the epoch, before the seconds that are over are looked at."""
+        if now < self._latest - BACK:
+            self._latest = self.since = now
+            self.began, self.first = min(self.began, int(now)), int(now)
+            self.steps += 1
+            self._second = Second(0)
+            self.seconds.clear()
+        self._latest = max(self._latest, now)
+
     def _second_of(self, now: float) -> Second:
-        if now >= self._second.at + 1:
-            self._second = Second(int(now))
-            self.seconds.append(self._second)
+        if not 0 <= now - self._second.at < 1:
+            self.look(now)
+            if now >= self._second.at + 1:
+                self._second = Second(int(now))
+                self.seconds.append(self._second)
         return self._second
 
     def _count(self, second: Second, outcome: Outcome) -> None:

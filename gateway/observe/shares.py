@@ -30,7 +30,7 @@ _NAMED: Final = 2
 
 
 class Recent:
-    """What a `Second` counts by deployment, of the last minutes, or since the configuration in force was accepted.
+    """What a `Second` counts by deployment, of the last minutes, or since `Live` began that anew.
 
     Mutable: the counts, and the seconds that they are made of. A second is taken in when it is over.
     """
@@ -38,7 +38,7 @@ class Recent:
     def __init__(self, live: Live) -> None:
         """Count what this one counts."""
         self._live = live
-        self._generation = live.generation
+        self._began = live.generation, live.steps
         self._counted: deque[Second] = deque()
         self.answers: Counter[Identity] = Counter()
         self.failures: Counter[Identity] = Counter()
@@ -48,8 +48,10 @@ class Recent:
     def advance(self, now: float) -> set[Identity]:
         """Take in the seconds that are over and let the oldest go; give the deployments whose counts changed."""
         changed: set[Identity] = set()
-        if self._generation != self._live.generation:
-            self._generation = self._live.generation
+        self._live.look(now)
+        began = self._live.generation, self._live.steps
+        if self._began != began:
+            self._began = began
             changed = {*self.answers, *self.failures}
             self._counted.clear()
             for counts in (self.answers, self.failures, self.stood_in, self.late):

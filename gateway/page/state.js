@@ -2,6 +2,7 @@
 
 const KEPT = 600;
 const REQUESTS = 50;
+const BACK = 10; // seconds that the gateway's clock may go back before its seconds begin anew
 
 export class State {
   constructor() {
@@ -30,6 +31,7 @@ export class State {
     for (const endpoint of message.endpoints) this.endpoints.set(endpoint.id, endpoint);
     if (message.order) this.order = message.order;
     if (message.reload) this.reload = message.reload;
+    if (message.at < this.seconds.at(-1)?.[0] - BACK) this.seconds = [];
     const last = this.seconds.at(-1)?.[0] ?? 0;
     this.seconds.push(...message.seconds.filter((row) => row[0] > last));
     if (this.seconds.length > KEPT) this.seconds.splice(0, this.seconds.length - KEPT);

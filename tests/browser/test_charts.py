@@ -102,3 +102,15 @@ async def test_large_numbers_have_a_letter(page: Page) -> None:
         *("0", "0.5", "999", "12.3k", "100k", "100k", "999.9k", "1M", "12.5M", "3G", "999.9T", ">999T", ">999T"),
     ]
     assert await page.evaluate(f"{told}count) }}", [0, 12_345, 99_999, 100_000]) == ["0", "12,345", "99,999", "100k"]
+
+
+async def test_a_clock_that_goes_back_far_begins_the_seconds_anew(page: Page) -> None:
+    kept = await page.evaluate("""async () => {
+      const { State } = await import("./assets/state.js");
+      const [state, none] = [new State(), { models: [], endpoints: [], requests: [] }];
+      return [[1000.5, 998, 999], [991.5, 990], [400.5, 399], [401.5, 400]].map(([at, ...times]) => {
+        state.take({ ...none, at, seconds: times.map((time) => [time]) });
+        return state.seconds.flat();
+      });
+    }""")
+    assert kept == [[998, 999], [998, 999], [399], [399, 400]]

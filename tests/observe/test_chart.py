@@ -49,3 +49,16 @@ def test_a_clock_that_goes_back_makes_no_row_twice() -> None:
     live(ended())
     assert len(chart.advance(now[0] + 5)) == 5
     assert chart.advance(now[0]) == []
+
+
+def test_a_clock_that_goes_back_far_begins_anew() -> None:
+    live, chart, now = watched()
+    live(ended())
+    chart.advance(now[0] + 5)
+    now[0] -= 500
+    assert chart.advance(now[0]) == []
+    live(ended())
+    live(ended())
+    now[0] += 2
+    assert [row[:2] for row in chart.advance(now[0])] == [(500, 2), (501, 0)]
+    assert len(chart.rows) == 2

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from gateway.execution.outcome import MOST_TOKENS
 from gateway.observe.batch import Batch
-from gateway.observe.live import KEPT, REQUESTS, Live, is_error, percentiles
+from gateway.observe.live import BACK, KEPT, REQUESTS, Live, is_error, percentiles
 from tests.config.loading import unhurried
 from tests.observe.outcomes import attempt, ended
 
@@ -53,9 +53,23 @@ def test_a_clock_that_goes_back_is_counted_in_the_second_it_left() -> None:
     clock = Clock()
     live = Live(clock)
     live(ended())
-    clock.now -= 50
+    clock.now -= BACK
     live(ended())
     assert [(second.at, second.requests) for second in live.seconds] == [(1000, 2)]
+
+
+def test_a_clock_that_goes_back_far_begins_the_seconds_anew() -> None:
+    clock = Clock()
+    live = Live(clock)
+    clock.now += 500
+    live(ended())
+    clock.now -= 600
+    live(ended())
+    clock.now += 1
+    live(ended())
+    live.look(clock.now)
+    assert [second.at for second in live.seconds] == [900, 901]
+    assert (live.number, live.began, live.first, live.since, live.steps) == (3, 900, 900, 900.25, 1)
 
 
 def test_only_streams_have_a_first_token() -> None:

@@ -61,6 +61,20 @@ def test_another_configuration_begins_anew() -> None:
     assert recent.answers == {B: 1}
 
 
+def test_a_clock_that_goes_back_far_begins_anew() -> None:
+    live, recent, now = counted()
+    live(ended())
+    now[0] += 1
+    recent.advance(now[0])
+    now[0] -= 1000
+    assert recent.advance(now[0]) == {A}
+    assert recent.answers == {}
+    live(ended(attempt("b")))
+    now[0] += 1
+    assert recent.advance(now[0]) == {B}
+    assert recent.answers == {B: 1}
+
+
 def why(*shares: Share) -> list[str | None]:
     return [word for _, word in explain(shares).values()]
 
