@@ -269,7 +269,7 @@ class ShortWay(Connection):
             pass
         except asyncio.CancelledError:
             self.force_close()
-            raise
+            return  # nobody waits for the task; one that was cancelled keeps the request until the collector comes
         except Exception as error:  # noqa: BLE001 - whatever it is, it must end this answer
             await self._failed(client, error)
         finally:

@@ -205,7 +205,10 @@ class Way:
             exchange.reused = is_kept or protocol.was_used  # the session leaves some in the connector's pool
             awaited = protocol.ask(head + body, self._last)
             exchange.sent()
-            return DirectResponse(self._origin, connection, await awaited)
+            try:
+                return DirectResponse(self._origin, connection, await awaited)
+            finally:
+                del awaited  # an error in it would hold this frame, which holds it
         except HttpProcessingError:
             connection.close()
             raise aiohttp.ClientPayloadError from None  # it quotes the answer

@@ -114,8 +114,9 @@ class Executor:
                 return await self._in_time(record, client)
             return await self._walk(record, client)
         except (asyncio.CancelledError, ClientLeftError):
-            status, failure = self.unheard()
-            record.ends(record.status if self.cutting and client.begun else status, failure)
+            if not record.is_said:
+                status, failure = self.unheard()
+                record.ends(record.status if self.cutting and client.begun else status, failure)
             raise
         except UnreplaceableModelError:
             if record.broken is not None:
@@ -229,8 +230,7 @@ class Executor:
             if told is not None:
                 self._changed(told)
         except (asyncio.CancelledError, ClientLeftError):
-            this.failure = self._why_ended(record)
-            self._manager.left(deployment, self._clock(), this.began)
+            self._left(record, this)
             raise
         except Exception:
             this.failure = "internal_error"
@@ -253,6 +253,14 @@ class Executor:
         except UnreplaceableModelError:
             self._manager.left(deployment, self._clock())
             raise
+
+    def _left(self, record: Record, this: Try) -> None:
+        """Note that nobody waits for the rest of an attempt's answer, if there is a rest."""
+        if record.is_said:
+            self._manager.ended(this.deployment)
+        else:
+            this.failure = self._why_ended(record)
+            self._manager.left(this.deployment, self._clock(), this.began)
 
     def _why_ended(self, record: Record) -> str:
         if record.out_of_time:

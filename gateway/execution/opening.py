@@ -49,7 +49,9 @@ class Opening:
                 try:
                     answer = await self._open(call)
                 except AttemptFailedError as error:
-                    answer = await self._opened_again(error, call)
+                    if verdict(error.failure) is not Verdict.RETRY_HERE:
+                        raise
+                    answer = await self._opened_again(call)
                 self._try.status = status = answer.status
                 if status < _REDIRECTION:
                     return answer, await hold(answer, self._came, self._passage)
@@ -89,10 +91,8 @@ class Opening:
             this.deployment, call, connect_timeout=this.clocks.connect, fresh=fresh, sent=self._sent
         )
 
-    async def _opened_again(self, error: AttemptFailedError, call: Call) -> Answer:
-        """Open the upstream on a second connection, if the pooled one turned out to be closed."""
-        if verdict(error.failure) is not Verdict.RETRY_HERE:
-            raise error
+    async def _opened_again(self, call: Call) -> Answer:
+        """Open the upstream on a second connection: the pooled one turned out to be closed."""
         self._try.detail = "reconnected: the pooled connection was closed"
         return await self._open(call, fresh=True)
 

@@ -114,6 +114,11 @@ class Record(msgspec.Struct):
         return self.total is not None and self.total.expired()
 
     @property
+    def is_said(self) -> bool:
+        """Whether a stream has been passed on to its last event: who leaves then has all of it."""
+        return isinstance(self.passing, Passage) and self.passing.done and not self.out_of_time
+
+    @property
     def may_try(self) -> bool:
         """Whether there is room for one more attempt: a rescue may make two on one deployment."""
         return len(self.attempts) < self.snapshot.settings.bounds.attempts

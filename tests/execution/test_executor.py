@@ -1,6 +1,7 @@
 """What the executor leaves behind when we err ourselves."""
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Callable
 
@@ -8,10 +9,11 @@ import pytest
 
 from gateway.execution.outcome import Outcome, Usage
 from gateway.execution.passage import Passage
+from gateway.execution.record import Record
 from tests.execution.support import CONTENT, DONE, ask, chain, error_of, running
 from tests.fakes.connection import Cut
-from tests.fakes.upstream import Hang, Pause, ScriptedUpstream, Send, chunk, json_answer, sse_head
-from tests.running import Config
+from tests.fakes.upstream import Close, Hang, Pause, ScriptedUpstream, Send, Step, chunk, json_answer, sse_head
+from tests.running import Config, until
 
 
 def failing_at(number: int) -> Callable[[], float]:
@@ -90,3 +92,23 @@ def test_a_watch_sees_the_same_whatever_the_chunks(size: int) -> None:
     passed = b"".join(passage.feed(stream[place : place + size])[0] for place in range(0, len(stream), size))
     assert (passed, passage.size, passage.truncated, passage.first_content) == (stream, len(stream), False, 0.0)
     assert passage.usage == Usage(3, 4)
+
+
+@pytest.mark.parametrize("steps", [[Send(sse_head() + chunk(CONTENT)), Hang()], [Close()], [Send(b"no HTTP"), Close()]])
+async def test_requests_that_fail_or_are_left_go_without_the_collector(config: Config, steps: list[Step]) -> None:
+    async with (
+        ScriptedUpstream(steps) as a,
+        running(config, {"m": chain(a.url)}, transport="direct") as gate,  # aiohttp's session leaves cycles
+    ):
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(1, 4):
+                async with gate.client() as client:
+                    await client.send(ask(stream=True))
+                    await client.read_until(b"hi" if steps[-1] == Hang() else b"}}")
+                    await client.abort()
+                await gate.outcome(number)
+            await until(lambda: not any(isinstance(each, Record) for each in gc.get_objects()))
+        finally:
+            gc.enable()

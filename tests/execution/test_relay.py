@@ -433,3 +433,16 @@ async def test_an_error_after_the_end_is_none(config: Config) -> None:
         assert (await client.read_answer()).body == whole + DONE
         assert (await gate.outcome(2)).failure is None
         assert (len(a.requests), b.requests) == (2, [])
+
+
+async def test_a_client_that_leaves_after_the_last_event_has_all_of_it(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT + FINISH + DONE)), Hang()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(ask(stream=True))
+            await client.read_until(b"[DONE]\n\n")
+            await client.close()
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, await gate.failures()) == (200, None, [None])
