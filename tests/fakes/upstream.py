@@ -9,6 +9,7 @@ connections) and the request. After its steps the next request of the connection
 """
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import Callable, Sequence
@@ -253,10 +254,19 @@ async def _run(connection: Connection, steps: Sequence[Step]) -> None:
 
 
 def refused_url() -> str:
-    """A URL on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    """A URL on which nothing listens, nor anybody else may: the next one of a few whose ports this process holds."""
+    return f"http://127.0.0.1:{next(_refused)}"
+
+
+def _held_port() -> int:
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    port = int(held.getsockname()[1])
+    held.detach()  # for good
+    return port
+
+
+_refused = itertools.cycle([_held_port() for _ in range(8)])
 
 
 def fd_count() -> int:
