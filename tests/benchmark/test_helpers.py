@@ -166,7 +166,8 @@ def test_a_server_is_read_from_the_system(tmp_path: Path) -> None:
         server = Server(process.pid, port, tmp_path)
         assert server.cpu() > 0
         server.forget_peak()
-        assert server.peak() >= server.resident() > 1 << 20
+        resident = server.resident()
+        assert server.peak() >= resident > 1 << 20
 
 
 def test_a_server_that_dies_says_why(tmp_path: Path) -> None:
