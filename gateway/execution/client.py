@@ -45,6 +45,11 @@ class Client(Protocol):
         """Whether anything has gone out."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """Whether the client has more to read than it should."""
+        ...
+
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
         """Commit to an answer: send its head."""
         ...
@@ -95,6 +100,11 @@ class WebClient:
     def begun(self) -> bool:
         """Whether anything has gone out."""
         return self.response is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether the client has more to read than it should."""
+        return self._request.protocol.writing_paused
 
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
         """Send the head, or ready it to go out with the body; RFC 9110 6.4.1 for those without a body."""

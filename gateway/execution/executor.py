@@ -114,7 +114,7 @@ class Executor:
                 return await self._in_time(record, client)
             return await self._walk(record, client)
         except (asyncio.CancelledError, ClientLeftError):
-            if not record.is_said:
+            if client.full or not record.is_said:
                 status, failure = self.unheard()
                 record.ends(record.status if self.cutting and client.begun else status, failure)
             raise
@@ -230,7 +230,7 @@ class Executor:
             if told is not None:
                 self._changed(told)
         except (asyncio.CancelledError, ClientLeftError):
-            self._left(record, this)
+            self._left(record, this, client)
             raise
         except Exception:
             this.failure = "internal_error"
@@ -254,9 +254,9 @@ class Executor:
             self._manager.left(deployment, self._clock())
             raise
 
-    def _left(self, record: Record, this: Try) -> None:
+    def _left(self, record: Record, this: Try, client: Client) -> None:
         """Note that nobody waits for the rest of an attempt's answer, if there is a rest."""
-        if record.is_said:
+        if record.is_said and not client.full:
             self._manager.ended(this.deployment)
         else:
             this.failure = self._why_ended(record)

@@ -115,7 +115,7 @@ class Record(msgspec.Struct):
 
     @property
     def is_said(self) -> bool:
-        """Whether a stream has been passed on to its last event: who leaves then has all of it."""
+        """Whether a stream has been passed on to its last event: who leaves then, and was not full, has all of it."""
         return isinstance(self.passing, Passage) and self.passing.done and not self.out_of_time
 
     @property

@@ -3,9 +3,11 @@
 import asyncio
 import gzip
 import json
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
+from aiohttp import web
 
 from gateway.execution.outcome import Usage
 from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, read_broken, running
@@ -446,3 +448,26 @@ async def test_a_client_that_leaves_after_the_last_event_has_all_of_it(config: C
             await client.close()
         outcome = await gate.outcome()
         assert (outcome.status, outcome.failure, await gate.failures()) == (200, None, [None])
+
+
+async def test_a_client_that_leaves_with_the_last_event_unread_has_not_all_of_it(config: Config) -> None:
+    whole = chunk(CONTENT * 3000 + FINISH + DONE)
+    async with (
+        ScriptedUpstream(
+            [Send(sse_head() + chunk(CONTENT)), Pause(go_on := asyncio.Event()), Send(whole), Hang()]
+        ) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await client.read_until(CONTENT)
+        client.pause_reading()
+        ((line, transport),) = gate.door.capacity.connections.items()
+        assert isinstance(line, web.RequestHandler)
+        assert isinstance(transport, asyncio.Transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        transport.set_write_buffer_limits(high=0)
+        go_on.set()
+        await until(lambda: line.writing_paused)
+        await client.abort()
+        assert ((await gate.outcome()).status, gate.outcomes[0].failure) == (499, "client_left")
