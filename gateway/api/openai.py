@@ -52,11 +52,19 @@ class Peek(msgspec.Struct):
 
     @property
     def choices(self) -> int:
-        """How many choices the answer will have; 0 where that is not told here, as by a list of prompts."""
-        if memoryview(self.prompt)[:1].tobytes() == b"[":
-            return 0
+        """How many choices the answer will have, `n` for each prompt; 0 where that cannot be told."""
         number = bytes(self.n)
-        return 1 if number in {b"", b"null"} else int(number) if number.isdigit() and len(number) <= _MOST_DIGITS else 0
+        if number in {b"", b"null"}:
+            return self._prompts
+        return self._prompts * int(number) if number.isdigit() and len(number) <= _MOST_DIGITS else 0
+
+    @property
+    def _prompts(self) -> int:
+        """How many prompts there are: a list of numbers is one, which is written in tokens."""
+        if memoryview(self.prompt)[:1].tobytes() != b"[":
+            return 1
+        each = _items.decode(self.prompt)
+        return 1 if each and memoryview(each[0])[:1].tobytes().isdigit() else len(each)
 
     def adds_usage(self, operation: Operation) -> bool:
         """Tell whether the upstream is to be asked for the usage of a stream that the client does not ask for."""
@@ -72,6 +80,7 @@ _SHOWN: Final = {
     "object": "an object",
 }
 _peek: Final = msgspec.json.Decoder(Peek)
+_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -224,7 +224,11 @@ def test_a_request_shows_neither_its_key_nor_what_it_says() -> None:
         (b', "n": "2"', 0),
         (b', "n": 99999999999999999999', 0),
         (b', "prompt": "[a"', 1),
-        (b', "prompt": ["a", "b"], "n": 2', 0),
+        (b', "prompt": ["a", "b"], "n": 2', 4),
+        (b', "prompt": ["a"]', 1),
+        (b', "prompt": [1, 2, 3]', 1),
+        (b', "prompt": [[1], [2, 3]]', 2),
+        (b', "prompt": []', 0),
     ],
 )
 def test_how_many_choices_a_stream_will_have_is_read(fields: bytes, choices: int) -> None:
