@@ -65,8 +65,9 @@ class Running:
         assert snapshot is not None
         return next(each for each in snapshot.deployments if each.identity == (model, name))
 
-    def client(self) -> RawClient:
-        return RawClient(self.url)
+    def client(self, *, room: int | None = None) -> RawClient:
+        """Open a connection; `room` is that of RawClient."""
+        return RawClient(self.url, room=room)
 
     async def post(self, body: object, target: str = CHAT, headers: Iterable[tuple[str, str]] = ()) -> Answer:
         """Post on a connection of its own; `body` is JSON, or the id of a model to chat with."""

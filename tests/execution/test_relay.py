@@ -451,13 +451,13 @@ async def test_a_client_that_leaves_after_the_last_event_has_all_of_it(config: C
 
 
 async def test_a_client_that_leaves_with_the_last_event_unread_has_not_all_of_it(config: Config) -> None:
-    whole = chunk(CONTENT * 3000 + FINISH + DONE)
+    whole = chunk(CONTENT * 800 + FINISH + DONE)
     async with (
         ScriptedUpstream(
             [Send(sse_head() + chunk(CONTENT)), Pause(go_on := asyncio.Event()), Send(whole), Hang()]
         ) as a,
         running(config, {"m": chain(a.url)}) as gate,
-        gate.client() as client,
+        gate.client(room=4096) as client,
     ):
         await client.send(ask(stream=True))
         await client.read_until(CONTENT)

@@ -7,6 +7,7 @@ async with RawClient(server.make_url("/")) as client:
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -51,16 +52,27 @@ class Answer:
 class RawClient:
     """One connection to a server, `async with`. What the server does not say within PATIENCE is a TimeoutError."""
 
-    def __init__(self, url: object) -> None:
-        """`url` is anything whose str() is an http URL; its path is not used."""
+    def __init__(self, url: object, *, room: int | None = None) -> None:
+        """`url` is anything whose str() is an http URL; its path is not used.
+
+        `room`: how many bytes the kernel keeps, roughly, for a client that does not read.
+        """
         parts = urlsplit(str(url))
         assert parts.hostname, f"no host in {url}"
         self._address = (parts.hostname, parts.port or 80)
+        self._room = room
         self._connection = Connection(patience=PATIENCE)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self._connection, *self._address)
+        if self._room is None:
+            await loop.create_connection(lambda: self._connection, *self._address)
+            return self
+        opened = socket.socket()
+        opened.settimeout(0)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._room)  # before the first window is told
+        await loop.sock_connect(opened, self._address)
+        await loop.create_connection(lambda: self._connection, sock=opened)
         return self
 
     async def __aexit__(self, *_: object) -> None:
