@@ -104,8 +104,8 @@ class Origin:
         self._waiting: list[tuple[Connection, float]] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def connected(self, seconds: float) -> Connection:
-        """Connect within so many seconds.
+    async def connected(self, seconds: float | None) -> Connection:
+        """Connect within so many seconds; None: without limit.
 
         Raises:
             aiohttp.ClientError, OSError: there is no connection.
@@ -220,8 +220,8 @@ class Way:
 class Direct:
     """Sends requests over a session's connections.
 
-    Mutable: where the URLs lead that were asked for, and their origins; and the ways to deployments, by operation and
-    identity.
+    Mutable: where the URLs lead that were asked for, those with a POST and those with a GET, and their origins; and the
+    ways to deployments, by operation and identity.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -231,6 +231,7 @@ class Direct:
         self._connector = session.connector
         self._fields = dict(session.headers)
         self._places: dict[str, Place | None] = {}
+        self._asked: dict[str, Place | None] = {}
         self._origins: dict[Hashable, Origin] = {}
         self._ways: dict[Operation, dict[Identity, Way]] = {operation: {} for operation in OPERATIONS}
 
@@ -259,8 +260,37 @@ class Direct:
         except KeyError:
             if len(self._places) >= _KNOWN:
                 self.close()
-            place = self._places[url] = self._found(url)
+            place = self._places[url] = self._found(url, "POST")
             return place
+
+    async def get(self, url: str) -> DirectResponse | None:
+        """Ask for a URL on a connection of its own, which is to be closed; None where the session is to be asked.
+
+        Raises:
+            aiohttp.ClientError, OSError: no head came.
+
+        """
+        try:
+            place = self._asked[url]
+        except KeyError:
+            place = self._asked[url] = self._found(url, "GET")
+        if place is None:
+            return None
+        connection = await place.origin.connected(None)
+        try:
+            protocol = connection.protocol
+            assert isinstance(protocol, AnswerProtocol)  # noqa: S101 - our connector makes no others
+            awaited = protocol.ask(f"{place.lines}Connection: close\r\n\r\n".encode(), place.last)
+            try:
+                return DirectResponse(place.origin, connection, await awaited)
+            finally:
+                del awaited  # as above
+        except HttpProcessingError:
+            connection.close()
+            raise aiohttp.ClientPayloadError from None  # as above
+        except BaseException:
+            connection.close()
+            raise
 
     def close(self) -> None:
         """Forget the places, and close the connections that wait there."""
@@ -268,10 +298,11 @@ class Direct:
             origin.close()
         self._origins.clear()
         self._places.clear()
+        self._asked.clear()
         for ways in self._ways.values():
             ways.clear()
 
-    def _found(self, text: str) -> Place | None:
+    def _found(self, text: str, method: str) -> Place | None:
         try:
             url = URL(text)
         except ValueError:
@@ -279,8 +310,8 @@ class Direct:
         if url.scheme not in _SCHEMES or not url.raw_host or url.raw_user or url.raw_password:
             return None
         loop = asyncio.get_running_loop()
-        request = aiohttp.ClientRequest("POST", url, loop=loop, session=self._session)
-        line = f"POST {url.raw_path_qs} HTTP/1.1\r\n"
+        request = aiohttp.ClientRequest(method, url, loop=loop, session=self._session)
+        line = f"{method} {url.raw_path_qs} HTTP/1.1\r\n"
         fields = Fields({"Host": request.headers["Host"], **self._fields}.items()).text
         key = request.connection_key
         origin = self._origins.get(key)

@@ -127,7 +127,7 @@ class Upstream:
         era.open += 1
         trace = _Trace(sent)
         try:
-            way = era.direct.way(deployment, call.operation) if era.direct else None
+            way = None if fresh or era.direct is None else era.direct.way(deployment, call.operation)
             if way is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
                 response: Head = await way.post(call, call.body, connect_timeout=connect_timeout, exchange=trace)
             else:
@@ -152,11 +152,14 @@ class Upstream:
 
         """
         era = self._era(fresh=True)
-        limit = aiohttp.ClientTimeout(total=timeout)
         era.open += 1
         try:
-            async with era.session.get(url, timeout=limit, allow_redirects=False, trace_request_ctx=_Trace()) as answer:
-                return answer.status, await answer.content.read(_PROBED)
+            async with asyncio.timeout(timeout):
+                response = await _got(era, url)
+                try:
+                    return response.facts.status, (await response.body.readany())[:_PROBED]
+                finally:
+                    response.close()
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             raise AttemptFailedError(failure_of(error, reused=False)) from unquoting(error)
         finally:
@@ -181,7 +184,7 @@ class Upstream:
         if era is not None and now - era.since < self._age:
             return era
         session = _session(self._connector(fresh=fresh))
-        new = _Era(session, Direct(session) if self.transport == "direct" and not fresh else None, now)
+        new = _Era(session, Direct(session) if self.transport == "direct" else None, now)
         if era is not None:
             era.retired = True
             self._retired.add(era)
@@ -203,6 +206,15 @@ class Upstream:
             closing = asyncio.create_task(era.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+
+async def _got(era: _Era, url: str) -> Head:
+    if era.direct is not None and (direct := await era.direct.get(url)) is not None:
+        return direct
+    response: Response = await era.session.get(  # type: ignore[assignment] # the session's response_class
+        url, allow_redirects=False, trace_request_ctx=_Trace()
+    )
+    return response
 
 
 async def _asked(

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.execution.probe import Prober
-from gateway.execution.upstream import Upstream
+from gateway.execution.upstream import TRANSPORTS, Transport, Upstream
 from gateway.routing.health import ProbeResult
 from gateway.routing.snapshot import Catalogue, Clocks, Model, Route, Settings, Snapshot
 from tests.execution.support import deployment, no_descriptors
@@ -35,8 +35,8 @@ def snapshot(*urls: str, interval: float = 60, timeout: float = 5, path: str = "
 class Watch:
     """A prober whose time stands still: each sleep waits for `turn`."""
 
-    def __init__(self) -> None:
-        self.upstream = Upstream(lambda: 0.0)
+    def __init__(self, transport: Transport) -> None:
+        self.upstream = Upstream(lambda: 0.0, transport=transport)
         self.prober = Prober(self.upstream, self._report, lambda: 0.5, self._sleep)
         self.found: list[tuple[str, ProbeResult]] = []
         self.slept: list[float] = []
@@ -59,9 +59,9 @@ class Watch:
         return self.found[-1][1]
 
 
-@pytest.fixture
-async def watch() -> AsyncIterator[Watch]:
-    made = Watch()
+@pytest.fixture(params=TRANSPORTS)
+async def watch(request: pytest.FixtureRequest) -> AsyncIterator[Watch]:
+    made = Watch(request.param)
     yield made
     await made.prober.close()
     await made.upstream.close()
@@ -125,6 +125,22 @@ async def test_a_probe_is_brought_forward_for_its_endpoint_alone(watch: Watch) -
         watch.turn.set()
         await until(lambda: len(a.requests) == 2)
         assert watch.slept[:3] == [57, 57, 2]
+
+
+async def test_a_body_that_never_ends_is_not_waited_for(watch: Watch) -> None:
+    head = status(503, "Loading").replace(b"content-length: 0", b"content-length: 99")
+    assert head.endswith(b"\r\n\r\n")
+    async with ScriptedUpstream([Send(head + b"Loading model"), Hang()]) as a:
+        watch.prober.follow(snapshot(a.url))
+        assert await watch.finds(1) == ProbeResult("loading", loading=True)
+        await a.closed_by_peer()
+
+
+async def test_a_url_that_names_a_user_is_asked_as_well(watch: Watch) -> None:
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a:
+        url = a.url.replace("http://", "http://me:secret@")
+        assert await watch.upstream.probe(f"{url}/health", timeout=5) == (200, b"")
+        assert a.requests[0].values("authorization") == ["Basic bWU6c2VjcmV0"]
 
 
 async def test_a_refused_connection_is_dead(watch: Watch) -> None:
