@@ -143,6 +143,7 @@ class Gateway:
         self.ledger = Ledger(self.log, settle=settle)
         self.metrics = Metrics(time.monotonic, settle)
         self.tracing = Tracing.of(os.environ)
+        self.sink.set_secrets(self.tracing.secrets)
         self.live = Live(settle=settle)
         self.request_log = RequestLog(self.log)
         self.feed.takers = tuple(each.take for each in (self.traffic, self.live, self.costs, self.ledger, self.metrics))

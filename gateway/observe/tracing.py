@@ -6,6 +6,7 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -27,12 +28,14 @@ _DEFAULT_SAMPLER: Final = "parentbased_always_on"
 class Tracing(Struct, frozen=True):
     """What tracing takes: which requests are recorded, and who makes spans of them. Without `traces` there is none.
 
-    `problems` are what an operator should know: fields of `traces.problem` log events.
+    `problems` are what an operator should know: fields of `traces.problem` log events. `secrets` are what the collector
+    is told in headers, which no log line may hold.
     """
 
     sampling: Sampling | None = None
     traces: "Traces | None" = None
     problems: tuple[Mapping[str, str], ...] = ()
+    secrets: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Tracing":
@@ -53,7 +56,8 @@ class Tracing(Struct, frozen=True):
             reason = f"no exporter called {exporter} is installed"
             return cls(problems=({"reason": reason, "advice": f"{_INSTALL} brings otlp over http/protobuf"},))
         sampling, problems = _sampling(environ)
-        return cls(sampling, Traces(made), problems if all_read else (*problems, _unread_headers(environ)))
+        told = problems if all_read else (*problems, _unread_headers(environ))
+        return cls(sampling, Traces(made), told, _secrets(environ))
 
     @property
     def observers(self) -> tuple[Observer, ...]:
@@ -114,6 +118,13 @@ def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[Mapping[str, 
     if sampling is None:
         problems.append(_unread("OTEL_TRACES_SAMPLER", name, "a sampler of the specification", _DEFAULT_SAMPLER))
     return sampling or Sampling(), tuple(problems)
+
+
+def _secrets(environ: Mapping[str, str]) -> frozenset[str]:
+    """Give the values of the headers, as they are written and as they are meant."""
+    pairs = (pair for name in _HEADERS for pair in environ.get(name, "").split(","))
+    values = {pair.partition("=")[2].strip() for pair in pairs}
+    return frozenset(values | {unquote(value) for value in values} | {unquote(value).strip() for value in values})
 
 
 def _unread_headers(environ: Mapping[str, str]) -> Mapping[str, str]:

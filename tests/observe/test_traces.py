@@ -113,6 +113,14 @@ def parents_of(upstream: ScriptedUpstream) -> list[str]:
     return [request.values("traceparent")[0] for request in upstream.requests]
 
 
+async def test_what_the_collector_is_told_in_headers_is_in_no_log_line(config: Config, variables: Variables) -> None:
+    variables(OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20key-99%0A")
+    async with ScriptedUpstream() as box, traced(config, box.url) as gate:
+        gate.gateway.log.error("library.message", message="header value: 'Bearer key-99\\n'")
+        told = [record["message"] for record in await gate.log() if record["event"] == "library.message"]
+        assert told == ["header value: '***'"]
+
+
 async def test_a_request_is_a_span_and_each_attempt_a_child(
     config: Config, collector: Collector, variables: Variables
 ) -> None:

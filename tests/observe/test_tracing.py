@@ -83,6 +83,12 @@ def test_headers_that_cannot_be_read_are_told_without_their_text(
     assert "key-99" not in caplog.text + str(tracing.problems)
 
 
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+def test_what_headers_hold_is_secret(variable: str) -> None:
+    tracing = Tracing.of({**ON, variable: "authorization=Bearer%20key-99%0A, x-team = edge=1"})
+    assert tracing.secrets == {"Bearer%20key-99%0A", "Bearer key-99\n", "Bearer key-99", "edge=1", ""}
+
+
 @pytest.mark.parametrize(
     ("sampler", "argument", "problem"),
     [
