@@ -16,10 +16,12 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import watchfiles
 from watchfiles import Change
 
+_PATIENCE: Final = 5.0
 Identities = Mapping[Path, tuple[int, int] | None]
 
 
@@ -100,9 +102,9 @@ class Watch:
         return self._closing
 
     async def close(self) -> None:
-        """End the watch; takes one step of watchfiles."""
+        """End the watch; takes one step of watchfiles. One that hangs, as on a dead mount, is left to its thread."""
         self._closing = True
-        await asyncio.wait({self._ended})
+        await asyncio.wait({self._ended}, timeout=_PATIENCE)
 
     def _run(self) -> None:
         self.over = self._follow(polling=None) or self._follow(polling=True)

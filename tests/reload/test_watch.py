@@ -1,9 +1,13 @@
+import asyncio
 import os
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.watch import identities, mount_points, own_mount_points, pinned
+from gateway.watch import Watch, identities, mount_points, own_mount_points, pinned
+from tests.fakes.connection import PATIENCE
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -88,3 +92,17 @@ def test_a_file_without_a_name_is_pinned(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_not_pinned(tmp_path: Path) -> None:
     assert pinned([tmp_path / "models.yaml"]) == ()
+
+
+class Hanging(Executor):
+    """A thread that never comes to an end."""
+
+    def submit(self, *_: object) -> Future[Any]:  # type: ignore[override] # whatever it is
+        return Future()
+
+
+async def test_a_watch_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.watch._PATIENCE", 0.01)
+    watch = Watch([tmp_path], lambda: None, Hanging())
+    async with asyncio.timeout(PATIENCE):
+        await watch.close()
