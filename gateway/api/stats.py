@@ -18,6 +18,7 @@ from gateway.observe.ledger.stats import Answer, Question, stats
 from gateway.observe.ledger.store import Reader, UnavailableError
 from gateway.observe.ledger.writer import Ledger
 from gateway.routing.snapshot import Snapshot
+from gateway.threads import DaemonThreads
 
 SECONDS: Final = 30.0
 _FLUSH_SECONDS: Final = 1.0
@@ -29,7 +30,7 @@ _OFF: Final = "there is no ledger: give routing.yaml `ledger: {url: sqlite:///le
 
 
 class Stats:
-    """The handler of `/stats`. One question is answered at a time, in a thread."""
+    """The handler of `/stats`. One question is answered at a time, in a thread that no stop waits for."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Stats:
         self._seconds = seconds
         self._open_reader = open_reader
         self._one = asyncio.Lock()
+        self._threads = DaemonThreads("stats")
 
     def routes(self) -> list[web.RouteDef]:
         """Give the routes to register."""
@@ -71,7 +73,7 @@ class Stats:
         """Have it answered and let the next one ask; not to be cancelled: a thread goes on when its client leaves."""
         try:
             self._ledger.settle()
-            return await asyncio.to_thread(self._answer, place, question)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, place, question)
         finally:
             self._one.release()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 from pytest_aiohttp import AiohttpClient
 
 import gateway.cli
@@ -201,6 +201,31 @@ async def test_a_question_whose_client_left_is_still_the_one_that_is_answered(
     finally:
         free.set()
         ledger.close(PATIENCE)
+
+
+def test_a_question_that_hangs_holds_up_no_stop(tmp_path: Path) -> None:
+    ledger = Ledger(make_logger(LogSink(), "info"), gather=0.0)
+    ledger.move(LedgerSettings(Place.of(f"sqlite:///{tmp_path}/ledger.db"), 0.0))
+    asked, stopped, over = threading.Event(), threading.Event(), threading.Event()
+
+    @contextmanager
+    def hanging(place: Place, seconds: float) -> Iterator[Reader]:
+        asked.set()
+        if not stopped.wait(PATIENCE):
+            over.set()
+        with reader_at(place, seconds) as reader:
+            yield reader
+
+    async def ask() -> None:
+        stats = Stats(ledger, lambda: None, open_reader=hanging)
+        asking = asyncio.ensure_future(stats.stats(make_mocked_request("GET", "/stats")))
+        await until(asked.is_set)
+        assert not asking.done()
+
+    asyncio.run(ask())
+    stopped.set()
+    assert not over.is_set()
+    ledger.close(PATIENCE)
 
 
 @pytest.fixture
