@@ -10,6 +10,7 @@ Until then nothing goes to the client, so that failing over is still possible:
 Each of the failures found here is one that another deployment may not have.
 """
 
+import json
 import time
 from collections.abc import Callable
 from typing import Final
@@ -86,13 +87,22 @@ def _looked_at(held: bytes) -> bytes:
         raise AttemptFailedError(Failure(Cause.EMPTY_ANSWER, "the body is empty"))
     try:
         body = _answer.decode(held)
-    except msgspec.ValidationError:
-        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is not a JSON object")) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is cut short or not JSON")) from None
+        body = _as_clients_do(held)
     if body.error is not None and body.choices is None and body.data is None:
         raise AttemptFailedError(error_failure(held[:_ERROR]))
     return held
+
+
+def _as_clients_do(held: bytes) -> _Answer:
+    """Decode what msgspec does not, and clients do read: NaN, half a surrogate, a number beyond all floats."""
+    try:
+        fields = json.loads(held)
+    except (ValueError, RecursionError):
+        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is cut short or not JSON")) from None
+    if not isinstance(fields, dict):
+        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is not a JSON object"))
+    return _Answer(fields.get("error"), fields.get("choices"), fields.get("data"))
 
 
 async def _gathered(answer: Answer, came: Callable[[], None]) -> bytes:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from gateway.execution.outcome import Usage
 from gateway.execution.upstream import TRANSPORTS, Transport
 from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, error_of, running
 from tests.fakes.upstream import (
@@ -163,6 +164,23 @@ async def test_every_other_json_is_an_answer(config: Config, kind: str, body: ob
         answer = await gate.post("m")
         assert (answer.status, answer.body, answer.head.get("content-type")) == (200, raw, kind)
         assert (answer.head.get("content-length"), b.requests) == (str(len(raw)), [])
+
+
+@pytest.mark.parametrize("said", [b'"\\ud83d"', b"NaN", b"-Infinity", b"1e999", b"1" * 40])
+async def test_json_that_clients_read_is_an_answer(config: Config, said: bytes) -> None:
+    body = b'{"choices": [{"message": {"content": "hi"}, "said": ' + said + b'}], "usage": {"prompt_tokens": 3}}'
+    failed = b'{"error": {"said": ' + said + b"}}"
+    bodies = [typed("application/json", body), typed("application/json", failed)]
+    async with (
+        ScriptedUpstream(lambda index, _: [Send(bodies[index])]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.body, await gate.failures()) == (200, body, [None])
+        assert (await gate.outcome()).usage == Usage(3)
+        assert (await gate.post("m")).json() == OK
+        assert await gate.failures(2) == ["error_answer", None]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
