@@ -164,8 +164,8 @@ class Whole:
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens that the answer told of."""
-        return usage_in(self._body[-_TAIL:])
+        """The tokens that the answer told of, mostly in its tail; a long text may follow on them."""
+        return usage_in(self._body[-_TAIL:]) or usage_in(self._body)
 
     def last_words(self, _: bytes) -> bytes:
         """Say nothing: it would be taken for a part of the body."""

@@ -92,6 +92,23 @@ async def test_a_json_answer_passes_as_it_came(config: Config) -> None:
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"id":"a","usage":{"prompt_tokens":1,"completion_tokens":2},"choices":[{"message":{"content":"\\n%b"}}]}',
+        b'{"id":"a","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2},"prompt_token_ids":[1%b]}',
+    ],
+)
+async def test_usage_is_found_wherever_a_json_answer_tells_of_it(config: Config, answer: bytes) -> None:
+    body = answer % (b"1" * 5000)
+    async with (
+        ScriptedUpstream([Send(JSON + b"content-length: %d\r\n\r\n" % len(body) + body)]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        assert (await gate.post("m")).body == body
+        assert (await gate.outcome()).usage == Usage(1, 2)
+
+
+@pytest.mark.parametrize(
     "framing", [b'transfer-encoding: chunked\r\n\r\n5\r\n{"a":\r\n3\r\n 1}\r\n0\r\n\r\n', b'\r\n{"a": 1}']
 )
 async def test_an_answer_without_a_length_passes_with_one(config: Config, framing: bytes) -> None:
