@@ -32,6 +32,8 @@ _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _BLANK: Final = b"\n\n"
 _NOTHING: Final = b""
 _JSON_BEGINS: Final = b"{"
+_ERROR: Final = b"error:"
+"""How llama.cpp's server begins an event that tells of an error; `[DONE]` follows on it all the same."""
 _LESSONS: Final = 4
 _WORTH: Final = 2
 
@@ -293,6 +295,8 @@ class Passage:
             self._inside = False
             return raw, True
         if data is None:
+            if raw.startswith(_ERROR):
+                return self._take_error(raw)
             return raw, False
         if data[:1] != _JSON_BEGINS:
             if not data.strip():
@@ -319,17 +323,19 @@ class Passage:
             self.opaque = True
             return raw, False
         if chunk.error is not None:
-            if self.complete:  # it is none of the answer's any more
-                return _NOTHING, False
-            self.failed = True
-            self.error = data
-            self._template = None
-            return _NOTHING, False
+            return self._take_error(data)
         if self._takeover is None and (said := plain(chunk)) is not None:
             self._first = self._first or data
             self._take_plain(chunk, raw, said)
             return raw, True
         return self._take_chunk(chunk, data, raw)
+
+    def _take_error(self, error: bytes) -> tuple[bytes, bool]:
+        if not self.complete:  # else it is none of the answer's any more
+            self.failed = True
+            self.error = error
+            self._template = None
+        return _NOTHING, False
 
     def _take_plain(self, chunk: Chunk, raw: bytes, said: tuple[str, str]) -> None:
         self._tally.passed += 1

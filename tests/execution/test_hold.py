@@ -59,10 +59,11 @@ async def test_a_stream_that_ends_before_its_content_is_asked_for_elsewhere(
         assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
+@pytest.mark.parametrize("failed", [FAILED, b'error: {"code":500,"message":"out of memory"}\n\n'])
 @pytest.mark.parametrize("before", [b"", COMMENT, ROLE])
-async def test_an_error_as_the_first_event_is_a_failure(config: Config, before: bytes) -> None:
+async def test_an_error_as_the_first_event_is_a_failure(config: Config, before: bytes, failed: bytes) -> None:
     async with (
-        ScriptedUpstream([Send(sse_head() + chunk(before + FAILED + DONE) + last_chunk())]) as a,
+        ScriptedUpstream([Send(sse_head() + chunk(before + failed + DONE) + last_chunk())]) as a,
         ScriptedUpstream(GOOD) as b,
         running(config, {"m": chain(a.url, b.url)}) as gate,
     ):

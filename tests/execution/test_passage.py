@@ -154,7 +154,16 @@ def test_a_stream_without_an_end_is_truncated(end: bytes) -> None:
     assert (passage.truncated, passage.complete, passage.failed) == (True, False, False)
 
 
-@pytest.mark.parametrize("error", [FAILED, sse({"error": "no"}), sse({"error": {}, "choices": [{"delta": {}}]})])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FAILED,
+        sse({"error": "no"}),
+        sse({"error": {}, "choices": [{"delta": {}}]}),
+        b'error: {"code":500,"message":"no"}\n\n',
+        b'error: {"code":500,"message":"no"}\r\n\r\n',
+    ],
+)
 @pytest.mark.parametrize("rest", [b"", CONTENT, DONE, FINISH + DONE, b"data: {\n\n", b"data: " + b"x" * (MIB + 1)])
 def test_nothing_passes_after_an_error(error: bytes, rest: bytes) -> None:
     passage = passing()
@@ -187,6 +196,8 @@ def test_nothing_passes_after_an_error(error: bytes, rest: bytes) -> None:
         (CONTENT[:-3], b"", False),
         (COMMENT[:-2], b"", False),
         (FAILED[:-2], b"", False),
+        (b"error: {}\n", b"", False),
+        (FINISH + b"error: {}\n\n" + DONE, FINISH + DONE, True),
         (b"data: 1", b"", False),
     ],
 )
