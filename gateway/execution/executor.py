@@ -290,16 +290,20 @@ class Executor:
             answer.close()
 
     async def _begun(self, record: Record, this: Try, call: Call) -> tuple[Answer, bytes | Refusal]:
-        """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on."""
+        """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on.
+
+        One that refuses the request all the same may only have quoted it (vLLM does).
+        """
         deployment = this.deployment
         added = record.ask.adds_usage and deployment.identity not in self._untold
         asked = msgspec.structs.replace(call, body=asking_usage(call.body)) if added else call
         answer, held = await Opening(self._upstream, record, this).begun(asked)
         if added and isinstance(held, Refusal) and _OPTION in held.body:
             answer.close()
-            self._untold.add(deployment.identity)
             this.detail = "asked again without stream_options"
             answer, held = await Opening(self._upstream, record, this).begun(call)
+            if not isinstance(held, Refusal):
+                self._untold.add(deployment.identity)
         if this.rescue is not None and (isinstance(held, Refusal) or not answer.has_events):
             answer.close()
             raise AttemptFailedError(Failure(Cause.RESCUE_REFUSED, f"status {answer.status}", answer.status))

@@ -565,3 +565,19 @@ async def test_a_box_that_does_not_know_stream_options_is_asked_without(config: 
         assert [attempt.failure for attempt in (await gate.outcome(2)).attempts] == [None]
         own = await gate.say(asking(stream_options={"include_usage": True}))
         assert own.status == code
+
+
+async def test_a_box_that_quotes_what_it_refuses_is_asked_for_usage_ever_after(config: Config) -> None:
+    """vLLM tells of a field that is missing with the whole body, to which stream_options was added."""
+
+    def script(_: int, request: Request) -> Sequence[Step]:
+        if "messages" not in request.json():
+            message = f"[{{'type': 'missing', 'loc': ('body', 'messages'), 'input': {request.json()}}}]"
+            return [Send(json_answer({"error": {"message": message, "code": 400}}, 400))]
+        return telling(who="a")(0, request)
+
+    async with ScriptedUpstream(script) as a, running(config, {"m": chain(a.url)}) as gate:
+        refused = await gate.say(ask(stream=True))
+        assert (refused.status, b"missing" in refused.body, b"stream_options" in refused.body) == (400, True, False)
+        assert said((await gate.say(asking())).body) == TEXT
+        assert (await gate.outcome(2)).usage == Usage(PROMPT_TOKENS, len(WORDS))
