@@ -157,6 +157,9 @@ _POLICY: Final = (
     b"flagged",
     b"safety system",
 )
+# What a model cannot do, which is about neither the key nor the model's being there. OpenAI: 404 "not supported in the
+# v1/completions endpoint", 403 "not allowed to generate embeddings from this model"; vLLM: "does not support".
+_INCAPABLE: Final = (b"not supported in the v1/", b"not allowed to generate embeddings", b"model does not support")
 
 
 def status_failure(status: int, body: bytes = b"", retry_after: float | None = None) -> Failure | None:
@@ -164,9 +167,9 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
 
     408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402 and
     403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about its
-    model where it says so, else about its address or what it can do, as 501 is. A redirect is never followed: it would
-    carry the key to where the configuration did not send it. `body` is the beginning of the answer's body,
-    `retry_after` the seconds it asks to wait.
+    model where it says so, else about its address or what it can do, as 501 is, and a 403 that says so. A redirect is
+    never followed: it would carry the key to where the configuration did not send it. `body` is the beginning of the
+    answer's body, `retry_after` the seconds it asks to wait.
     """
     told = body.lower()
     cause = _cause_of(status, told)
@@ -189,13 +192,13 @@ _ADVICE: Final[Mapping[Cause, str]] = MappingProxyType(
 
 
 def _cause_of(status: int, told: bytes) -> Cause | None:
-    policy = _says(told, _POLICY)
+    policy, incapable = _says(told, _POLICY), _says(told, _INCAPABLE)
     match status:
         case 429:
             return Cause.RATE_LIMITED
-        case 404:
-            return Cause.MODEL_MISSING if b"model" in told else Cause.NOT_SERVED
-        case 501:
+        case 404 if b"model" in told and not incapable:
+            return Cause.MODEL_MISSING
+        case 404 | 501:
             return Cause.NOT_SERVED
         case 503 if says_loading(told):
             return Cause.LOADING
@@ -204,7 +207,7 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
         case _ if status in _CONTEXT_STATUSES and _says(told, _CONTEXT_LENGTH) and not policy:
             return Cause.CONTEXT_LENGTH
         case _ if status in _KEY_STATUSES and not policy:
-            return Cause.KEY_REFUSED
+            return Cause.NOT_SERVED if incapable else Cause.KEY_REFUSED
         case _ if status >= 500:  # noqa: PLR2004 - RFC 9110 15: the class's first number
             return Cause.SERVER_ERROR
         case _ if 300 <= status < 400:  # noqa: PLR2004 - as above

@@ -166,6 +166,20 @@ async def test_a_status_that_may_differ_elsewhere_is_passed_over(
             assert len(gate.delays) == tries - 1
 
 
+async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> None:
+    """As OpenAI says it of a chat model that is asked for embeddings."""
+    refusal = {"error": {"message": "You are not allowed to generate embeddings from this model", "code": None}}
+
+    def script(_: int, request: Request) -> list[Step]:
+        return [Send(json_answer(OK) if request.target == CHAT else json_answer(refusal, 403))]
+
+    async with ScriptedUpstream(script) as a, running(config, {"m": chain(a.url)}) as gate:
+        answer = await gate.post({"model": "m", "input": "hi"}, "/v1/embeddings")
+        assert (answer.status, answer.json(), await gate.failures()) == (403, refusal, ["not_served"])
+        assert (await gate.log())[-1]["event"] == "request"
+        assert (await gate.post("m")).json() == OK
+
+
 @pytest.mark.parametrize("code", [400, 405, 409, 413, 415, 422, 451])
 async def test_every_other_status_is_the_clients(config: Config, code: int) -> None:
     refusal = {"error": {"message": "as the upstream said it", "code": code}}

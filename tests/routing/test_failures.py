@@ -206,6 +206,22 @@ def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: byt
     assert (missing.cause, elsewhere.cause) == (Cause.MODEL_MISSING, Cause.NOT_SERVED)
 
 
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (404, "This is a chat model and not supported in the v1/completions endpoint."),
+        (404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint."),
+        (403, "You are not allowed to generate embeddings from this model"),
+        (404, "The model does not support Embeddings API"),
+    ],
+)
+def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(status: int, message: str) -> None:
+    body = json.dumps({"error": {"message": message, "param": "model", "code": None}}).encode()
+    failure = status_failure(status, body)
+    assert failure is not None
+    assert failure.cause is Cause.NOT_SERVED
+
+
 def test_an_error_under_a_good_status() -> None:
     failure = error_failure(b'{"error":{"message":"Provider returned error","code":502}}')
     assert failure == Failure(Cause.ERROR_ANSWER, "an error object in place of an answer")
