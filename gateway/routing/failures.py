@@ -146,6 +146,8 @@ _CONTEXT_LENGTH: Final = (
 )
 # llama.cpp: "Loading model"; others while they start: "Model is loading", "is currently loading", "server is starting".
 _LOADING: Final = (b"loading model", b"is loading", b"currently loading", b"is starting", b"not ready", b"warming up")
+# OpenAI, of one model that has too much to do: "The server is overloaded or not ready yet".
+_BUSY: Final = b"overloaded"
 # A refusal of what was asked: OpenAI `content_policy_violation`, `content_filter`; Azure "content management policy";
 # OpenRouter (403) "requires moderation ... your input was flagged"; Anthropic "content filtering policy".
 _POLICY: Final = (
@@ -224,7 +226,8 @@ def error_failure(error: bytes) -> Failure:
 
 def says_loading(body: bytes) -> bool:
     """Tell whether the body of a 503 says that the box is loading its model."""
-    return _says(body.lower(), _LOADING)
+    told = body.lower()
+    return _says(told, _LOADING) and _BUSY not in told
 
 
 def _says(told: bytes, phrases: Sequence[bytes]) -> bool:

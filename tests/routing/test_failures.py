@@ -191,6 +191,13 @@ def test_a_box_that_loads_is_recognised(body: bytes) -> None:
     assert other.cause is Cause.SERVER_ERROR
 
 
+def test_a_provider_that_is_overloaded_is_none_that_loads() -> None:
+    body = b'{"error":{"message":"The server is overloaded or not ready yet.","type":"server_error"}}'
+    failure = status_failure(503, body)
+    assert failure is not None
+    assert (failure.cause, says_loading(body)) == (Cause.SERVER_ERROR, False)
+
+
 @pytest.mark.parametrize(
     "body",
     [
