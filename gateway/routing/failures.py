@@ -7,6 +7,7 @@ an answer has gone to the client, and for the attempts to rescue a stream that b
 because the next endpoint would need the same file descriptor.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
@@ -162,6 +163,12 @@ _POLICY: Final = (
 # What a model cannot do, which is about neither the key nor the model's being there. OpenAI: 404 "not supported in the
 # v1/completions endpoint", 403 "not allowed to generate embeddings from this model"; vLLM: "does not support".
 _INCAPABLE: Final = (b"not supported in the v1/", b"not allowed to generate embeddings", b"model does not support")
+# LM Studio, with status 400: `{"error": "The model has crashed without additional information. (Exit code: null)"}`,
+# "Model unloaded by user or API request.", "Model is unloaded.", "Failed to load model ...". Only the beginning counts:
+# what follows may quote the request.
+_GONE: Final = re.compile(
+    rb'"(?:error|message)":\s*"(?:the model has crashed|model (?:is )?(?:un|re)loaded|failed to load model)'
+)
 
 
 def status_failure(status: int, body: bytes = b"", retry_after: float | None = None) -> Failure | None:
@@ -171,7 +178,7 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about its
     model where it says so, else about its address or what it can do, as 501 is, and a 403 that says so. A redirect is
     never followed: it would carry the key to where the configuration did not send it. `body` is the beginning of the
-    answer's body, `retry_after` the seconds it asks to wait.
+    answer's body, `retry_after` the seconds it asks to wait. A 400 that says that the model is gone is as a 5xx.
     """
     told = body.lower()
     cause = _cause_of(status, told)
@@ -210,7 +217,7 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
             return Cause.CONTEXT_LENGTH
         case _ if status in _KEY_STATUSES and not policy:
             return Cause.NOT_SERVED if incapable else Cause.KEY_REFUSED
-        case _ if status >= 500:  # noqa: PLR2004 - RFC 9110 15: the class's first number
+        case _ if status >= 500 or (status == 400 and _GONE.search(told)):  # noqa: PLR2004 - RFC 9110 15.5.1, 15.6
             return Cause.SERVER_ERROR
         case _ if 300 <= status < 400:  # noqa: PLR2004 - as above
             return Cause.REDIRECTED

@@ -166,6 +166,18 @@ async def test_a_status_that_may_differ_elsewhere_is_passed_over(
             assert len(gate.delays) == tries - 1
 
 
+async def test_a_model_that_has_crashed_is_asked_for_elsewhere(config: Config) -> None:
+    """As LM Studio says it."""
+    crashed = {"error": "The model has crashed without additional information. (Exit code: null)"}
+    async with (
+        ScriptedUpstream([Send(json_answer(crashed, 400))]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        assert (await gate.post("m")).json() == OK
+        assert await gate.failures() == ["server_error", "server_error", None]
+
+
 async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> None:
     """As OpenAI says it of a chat model that is asked for embeddings."""
     refusal = {"error": {"message": "You are not allowed to generate embeddings from this model", "code": None}}

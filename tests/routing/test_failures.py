@@ -191,6 +191,27 @@ def test_a_box_that_loads_is_recognised(body: bytes) -> None:
     assert other.cause is Cause.SERVER_ERROR
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "The model has crashed without additional information. (Exit code: null)",
+        "Model unloaded by user or API request.",
+        "Model is unloaded.",
+        {"message": 'Failed to load model "m". Error: Error loading model.', "type": "invalid_request_error"},
+    ],
+)
+def test_a_model_that_is_gone_is_the_boxs_fault(error: object) -> None:
+    """As LM Studio says it, with status 400."""
+    failure = status_failure(400, json.dumps({"error": error}).encode())
+    assert failure is not None
+    assert (failure.cause, failure.status) == (Cause.SERVER_ERROR, 400)
+
+
+def test_a_refusal_that_quotes_such_words_is_the_clients() -> None:
+    message = "[{'type': 'missing', 'loc': ('body', 'messages'), 'input': {'prompt': 'Failed to load model'}}]"
+    assert status_failure(400, error(message, 400)) is None
+
+
 def test_a_provider_that_is_overloaded_is_none_that_loads() -> None:
     body = b'{"error":{"message":"The server is overloaded or not ready yet.","type":"server_error"}}'
     failure = status_failure(503, body)
