@@ -160,9 +160,18 @@ _POLICY: Final = (
     b"flagged",
     b"safety system",
 )
-# What a model cannot do, which is about neither the key nor the model's being there. OpenAI: 404 "not supported in the
-# v1/completions endpoint", 403 "not allowed to generate embeddings from this model"; vLLM: "does not support".
-_INCAPABLE: Final = (b"not supported in the v1/", b"not allowed to generate embeddings", b"model does not support")
+# What a model or an account cannot do for this request, which is about neither the key nor the model's being there.
+# OpenAI: 404 "not supported in the v1/completions endpoint", 403 "not allowed to generate embeddings from this model";
+# vLLM: "does not support"; OpenRouter: 404 "No endpoints found that support tool use", "No allowed providers are
+# available for the selected model", 402 "requires more credits, or fewer max_tokens".
+_INCAPABLE: Final = (
+    b"not supported in the v1/",
+    b"not allowed to generate embeddings",
+    b"model does not support",
+    b"no endpoints found",
+    b"no allowed providers",
+    b"fewer max_tokens",
+)
 # LM Studio, with status 400: `{"error": "The model has crashed without additional information. (Exit code: null)"}`,
 # "Model unloaded by user or API request.", "Model is unloaded.", "Failed to load model ...". Only the beginning counts:
 # what follows may quote the request.
@@ -176,9 +185,10 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
 
     408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402 and
     403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about its
-    model where it says so, else about its address or what it can do, as 501 is, and a 403 that says so. A redirect is
-    never followed: it would carry the key to where the configuration did not send it. `body` is the beginning of the
-    answer's body, `retry_after` the seconds it asks to wait. A 400 that says that the model is gone is as a 5xx.
+    model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so. A
+    redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that says that
+    the model is gone is as a 5xx. `body` is the beginning of the answer's body, `retry_after` the seconds it asks to
+    wait.
     """
     told = body.lower()
     cause = _cause_of(status, told)

@@ -241,6 +241,9 @@ def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: byt
         (404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint."),
         (403, "You are not allowed to generate embeddings from this model"),
         (404, "The model does not support Embeddings API"),
+        (404, "No endpoints found matching your data policy (Paid model training)"),
+        (404, "No allowed providers are available for the selected model."),
+        (402, "This request requires more credits, or fewer max_tokens. You requested up to 65536 tokens"),
     ],
 )
 def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(status: int, message: str) -> None:
