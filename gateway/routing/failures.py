@@ -128,10 +128,12 @@ _OURS: Final = frozenset({Cause.LOCAL_FAULT, Cause.LOADING})
 
 # What the servers say when a prompt does not fit, lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
 # "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
-# "is longer than the model's context length", "exceeds the model's maximum context length"; llama.cpp:
-# `exceed_context_size_error`, "exceeds the available context size", for embeddings (status 500) "input is too large to
-# process"; Ollama: "input length exceeds the context length"; LM Studio: "greater than the context length";
-# Anthropic: "prompt is too long", "exceed context limit"; Gemini: "exceeds the maximum number of tokens".
+# "is longer than the model's context length", "exceeds the model's maximum context length", of its memory "Input length
+# (N tokens) exceeds the maximum allowed length"; llama.cpp: `exceed_context_size_error`, "exceeds the available context
+# size", for embeddings (status 500) "input is too large to process"; Ollama: "input length exceeds the context length";
+# LM Studio: "greater than the context length"; Anthropic: "prompt is too long", "exceed context limit"; Gemini:
+# "exceeds the maximum number of tokens"; Together (status 422): "`inputs` tokens + `max_new_tokens` must be <= N"; xAI:
+# "maximum prompt length is N"; behind OpenRouter: "exceeds the maximum allowed input length".
 _CONTEXT_LENGTH: Final = (
     b"context_length_exceeded",
     b"exceed_context_size",
@@ -144,6 +146,10 @@ _CONTEXT_LENGTH: Final = (
     b"input is too large to process",
     b"input is too long",
     b"exceeds the maximum number of tokens",
+    b"tokens) exceeds the maximum allowed length",
+    b"exceeds the maximum allowed input length",
+    b"tokens + `max_new_tokens` must be",
+    b"maximum prompt length is",
 )
 # llama.cpp: "Loading model"; others while they start: "Model is loading", "is currently loading", "server is starting".
 _LOADING: Final = (b"loading model", b"is loading", b"currently loading", b"is starting", b"not ready", b"warming up")

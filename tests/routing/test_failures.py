@@ -129,6 +129,7 @@ CONTEXT_LENGTH = {
     "vllm": (400, "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens", 400),
     "vllm, the prompt": (400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096.", 400),
     "sglang": (400, "The input (9001 tokens) is longer than the model's context length (8192 tokens).", 400),
+    "sglang, of its memory": (400, "Input length (9 tokens) exceeds the maximum allowed length (8 tokens). Use a", 400),
     "llama.cpp": (400, "the request exceeds the available context size, try increasing it", 400),
     "llama.cpp, by its type": (400, "too much", "exceed_context_size_error"),
     "llama.cpp, embeddings": (500, "input is too large to process. increase the physical batch size", 500),
@@ -138,6 +139,9 @@ CONTEXT_LENGTH = {
     "anthropic, both": (400, "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000", None),
     "gemini": (400, "The input token count (9) exceeds the maximum number of tokens allowed (8).", 400),
     "openrouter": (400, "This endpoint's maximum context length is 32768 tokens.", 400),
+    "openrouter, the provider": (400, "Input length 9 exceeds the maximum allowed input length of 8 tokens.", 400),
+    "together": (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8. Given: 9", None),
+    "xai": (400, "This model's maximum prompt length is 131072 but the request contains 537812 tokens.", None),
     "unprocessable": (422, "Context length exceeded", None),
     "too large": (413, "CONTEXT WINDOW", None),
 }
