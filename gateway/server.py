@@ -292,9 +292,9 @@ class Gateway:
             yield Fault(str(self.files.routing), 0, 0, dotted(path), told)
 
     def _reject(self, error: ConfigError) -> None:
-        self.metrics.rejected()
         generation = self.manager.snapshot.generation if self.manager.snapshot else 0
-        self.state.reject(time.time(), generation, error.faults)
+        if self.state.reject(time.time(), generation, error.faults):
+            self.metrics.rejected()
         self.log.error(
             "config.rejected",
             generation=generation,

@@ -70,14 +70,15 @@ class ReloadState(Struct):
             self.history.append(Reading(at, "accepted", generation, digest, changes))
         self.rejected, self.faults, self.notices = None, (), tuple(notices)
 
-    def reject(self, at: float, generation: int, faults: Iterable[Fault]) -> None:
-        """Note a bad reading; with the faults of the last one it says nothing new."""
+    def reject(self, at: float, generation: int, faults: Iterable[Fault]) -> bool:
+        """Note a bad reading; tells whether it says something new: with the faults of the last one it does not."""
         faults = tuple(faults)
         if self.rejected is not None and self.faults == faults:
-            return
+            return False
         self.rejected, self.faults = at, faults
         self.last = at
         self.history.append(Reading(at, "rejected", generation, faults=self.faults))
+        return True
 
     def as_dict(self) -> Mapping[str, object]:
         """Give it JSON-ready; the newest reading first."""

@@ -164,6 +164,9 @@ async def test_reloads_are_told(config: Config) -> None:
         assert found[key("gateway_config_last_reload_timestamp_seconds")] == state.rejected
         assert found[key("gateway_config_last_reload_success_timestamp_seconds")] == state.accepted
         assert found[key("gateway_config_reloads_total", result="rejected")] == 1
+        gate.gateway.reloader.request()
+        await until(lambda: len(config.records("config.rejected")) == 2)
+        assert (await scrape(gate))[key("gateway_config_reloads_total", result="rejected")] == 1
         rejected = state.rejected
         config.models(m=chain(NOWHERE))
         await until(lambda: state.rejected is None)

@@ -74,8 +74,8 @@ def test_a_new_generation_of_the_same_files_is_kept_once() -> None:
 def test_a_rejection_is_kept_once_until_its_faults_are_others() -> None:
     state = ReloadState()
     state.accept(0.0, 1, "aaa", ())
-    for at, faults in enumerate([[FAULT], [FAULT], [FAULT, FAULT]], start=1):
-        state.reject(float(at), 1, faults)
+    readings = enumerate([[FAULT], [FAULT], [FAULT, FAULT]], start=1)
+    assert [state.reject(float(at), 1, faults) for at, faults in readings] == [True, False, True]
     assert [reading.at for reading in state.history] == [0.0, 1.0, 3.0]
     assert state.rejected == 3.0
     state.accept(4.0, 1, "aaa", ())
