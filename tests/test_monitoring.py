@@ -74,6 +74,11 @@ def test_a_query_names_metrics_and_labels_that_are_exported(query: str) -> None:
         assert set(re.findall(r"\w+", grouped)) <= labels | made
 
 
+@pytest.mark.parametrize("query", [query for _, query in QUERIES if re.search(r"result!", query)])
+def test_an_attempt_that_the_client_left_or_the_stop_cut_is_no_failure(query: str) -> None:
+    assert {"client_left", "cut"} <= set(re.findall(r"\w+", query.partition("result!~")[2].split('"')[1]))
+
+
 def test_every_metric_is_on_the_board() -> None:
     told = " ".join(query for name, query in QUERIES if name.startswith("board"))
     missing = {family.name for family in FAMILIES if family.name not in told}
