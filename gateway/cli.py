@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -25,7 +26,7 @@ from gateway.execution.upstream import TRANSPORTS, Transport
 from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
 from gateway.listener import reachable
 from gateway.observe.sink import LogSink
-from gateway.observe.target import STREAMS
+from gateway.observe.target import STREAMS, has_room
 from gateway.routing.manager import Plan
 from gateway.routing.snapshot import Deployment
 from gateway.server import Options, build
@@ -229,7 +230,14 @@ async def _announce(door: Door) -> None:
     else:
         page = f"{reachable(door.urls[0])}/"
         lines.append(f"gateway: serving on {where}, page: {page}, log: {snapshot.settings.log_output}")
-    print("\n".join([*lines, ""]), end="", file=sys.stderr, flush=True)  # in one write: the log may be there too
+    _tell("\n".join([*lines, ""]))
+
+
+def _tell(text: str) -> None:
+    """Write to stderr, in one go: the log may be there too. Serving does not depend on whether it takes that."""
+    with suppress(OSError):
+        if has_room(STREAMS["stderr"], 0):
+            os.write(STREAMS["stderr"], text.encode(errors="backslashreplace"))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

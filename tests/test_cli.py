@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from gateway import __version__
 from gateway.cli import _parser, count, main, port, seconds, size, transport
 from gateway.config.schema import schema
-from tests.fakes.client import RawClient, post
+from tests.fakes.client import RawClient, get, post
 from tests.running import START_PATIENCE, Config, Process, hold, split, until
 
 LOCAL, REMOTE = "http://gpu-1:8000", "https://api.example.com/v1"
@@ -441,6 +442,39 @@ async def test_it_stops_well_where_a_stream_was_closed_at_the_start(config: Conf
     finally:
         if process.returncode is None:
             process.kill()
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
+async def test_it_serves_though_stderr_takes_nothing_and_says_it_nowhere_else(config: Config, stderr: str) -> None:
+    config.models(chat={"gpu-1": LOCAL})
+    config.routing(logging={"output": "stdout"})
+    serve = f"-m gateway serve --port 0 --config-dir {shlex.quote(str(config.path))}"
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"exec {shlex.quote(sys.executable)} {serve} {stderr}"), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_PATIENCE):
+            first = await process.stdout.readline()
+            [url] = json.loads(first)["urls"]
+
+            async def answers() -> bool:
+                with suppress(ConnectionError):
+                    async with RawClient(url) as client:
+                        await client.send(get("/health"))
+                        return (await client.read_answer()).status == 200
+                return process.returncode is not None
+
+            await until(answers, START_PATIENCE)
+            assert process.returncode is None
+            process.send_signal(signal.SIGTERM)
+            rest, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert [json.loads(line)["event"] for line in (first + rest).splitlines()] == ["gateway.started", "gateway.stopped"]
+    assert process.returncode == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere open files may be without a limit")
