@@ -224,7 +224,7 @@ def raise_file_limit() -> None:
 def _taking(listen: Listen) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         where = f"{_bracketed(listen.host)}:{listen.port}"
         raise CannotListenError(f"cannot listen on {where}: {_reason(error)}") from error
 
@@ -233,7 +233,9 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "its host is malformed"  # a part of the name is empty, or longer than 63 characters
     if isinstance(error, socket.gaierror):
         return (error.strerror or str(error)).lower()
     return os.strerror(error.errno).lower() if error.errno else str(error)

@@ -299,6 +299,7 @@ async def test_a_taken_address_is_refused_before_anything_is_done(door: OpenDoor
         ("192.0.2.1", r"192\.0\.2\.1:8080: cannot assign requested address"),
         ("nosuch.invalid", r"nosuch\.invalid:8080: .*(name|service|resolution).*"),
         ("fe80::1:2", r"\[fe80::1:2\]:8080: .*"),
+        ("gpu..lan", r"gpu\.\.lan:8080: its host is malformed"),
     ],
 )
 async def test_an_address_that_is_not_ours_is_refused(config: Config, host: str, why: str) -> None:
