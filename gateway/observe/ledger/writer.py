@@ -95,6 +95,7 @@ class Ledger:
         # The writer's own.
         self._settings = LedgerSettings()
         self._store: Store | None = None
+        self._left: set[Place | None] = set()  # those that refused their batch, until the newest move is reached
         self._rows: list[Rows] = []
         self._written = 0
         self._refused = 0
@@ -194,7 +195,7 @@ class Ledger:
             if isinstance(message, _Flush):
                 message.done.set()
             elif isinstance(message, _Move):
-                self._turn_to(message.settings)
+                self._follow(message.settings)
         if self._store is not None and self._deadline is None:
             self._retention.prune(self._store, str(self._settings.place), self._settings.retention_days)
         return True
@@ -229,6 +230,7 @@ class Ledger:
                 self._succeed()
                 return True
             if self._wanted.place != self._settings.place:
+                self._left.add(self._settings.place)
                 self._turn_to(self._wanted)
             elif last:
                 return False
@@ -277,6 +279,13 @@ class Ledger:
             advice = f"rows wait until there are {self._capacity}, then they are dropped and counted"
             self._log.warning("ledger.unavailable", ledger=str(self._settings.place), reason=reason, advice=advice)
         self._reason = self._cause = reason
+
+    def _follow(self, settings: LedgerSettings) -> None:
+        """Turn to where a move says; to the newest where that refused its batch and was left before it was reached."""
+        newest = self._wanted
+        if settings == newest:
+            self._left.clear()
+        self._turn_to(newest if settings.place in self._left else settings)
 
     def _turn_to(self, settings: LedgerSettings) -> None:
         if settings.place != self._settings.place:

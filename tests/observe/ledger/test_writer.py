@@ -20,7 +20,7 @@ from gateway.routing.snapshot import LedgerSettings
 from tests.observe.ledger.conftest import PATIENCE, MakeLedger
 from tests.observe.ledger.outcomes import ANSWERED, PLAIN, batch, outcome, sqlite_at
 
-HERE, THERE = (LedgerSettings(Place.of(f"sqlite:///{name}.db"), 0.0) for name in ("here", "there"))
+HERE, THERE, YONDER = (LedgerSettings(Place.of(f"sqlite:///{name}.db"), 0.0) for name in ("here", "there", "yonder"))
 
 
 class Memory:
@@ -317,6 +317,30 @@ def test_rows_that_a_database_does_not_take_go_where_the_next_ones_do(
     assert ledger.flush(PATIENCE)
     assert (stores["here"].requests, stores["there"].requests, ledger.dropped) == ([], ids(1, 2), 0)
     assert [record["event"] for record in logged(records)] == ["ledger.unavailable"]
+
+
+def test_a_database_that_was_left_is_not_turned_back_to(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    stores["here"].down = stores["there"].down = "is a directory"
+    ledger = make()
+    ledger.move(HERE)
+    keep(ledger, 1)
+    stores["here"].wait_for_a_new_try()
+    ledger.move(THERE)
+    keep(ledger, 2)
+    stores["there"].wait_for_a_new_try()
+    ledger.move(YONDER)
+    keep(ledger, 3)
+    assert ledger.flush(PATIENCE)
+    assert [stores[name].requests for name in ("here", "there", "yonder")] == [[], [], ids(1, 2, 3)]
+    told = [(record["event"], record["ledger"]) for record in logged(records)]
+    assert told == [("ledger.unavailable", str(each.place)) for each in (HERE, THERE)]
+    stores["there"].down = None
+    ledger.move(THERE)
+    keep(ledger, 4)
+    assert ledger.flush(PATIENCE)
+    assert stores["there"].requests == ids(4)
 
 
 def test_rows_that_are_not_written_when_the_ledger_is_turned_off_are_dropped_and_counted(
