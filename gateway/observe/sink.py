@@ -78,6 +78,7 @@ class LogSink:
         self._told = 0  # of those dropped, how many a `log.dropped` record has told
         # The rest is the writer's own.
         self._target = Target(target, pause=pause, clock=clock)
+        self._left: set[str] = set()  # targets that refused their batch, until the newest one's turn has come
         self._lines = Lines()
         self._drops = 0  # how many drops the last of `_lines` tells
         self._reason: str | None = None  # of the last failure, until a batch is composed after it
@@ -174,7 +175,7 @@ class LogSink:
         message: _Message | None = None
         while self._deliver() and not isinstance(message, _Stop):
             if isinstance(message, _Retarget):
-                self._turn_to(message.name)
+                self._follow(message.name)
             elif isinstance(message, _Flush):
                 message.done.set()
             records, message = self._take()
@@ -222,6 +223,7 @@ class LogSink:
                 self._drops = 0
                 return True
             if self._wanted != self._target.name:
+                self._left.add(self._target.name)
                 self._turn_to(self._wanted)
             elif last:
                 return False
@@ -233,6 +235,13 @@ class LogSink:
         if not self._failing:
             self._tell(f"cannot log: {why}; records are kept until the queue is full, then dropped and counted")
         self._failing = True
+
+    def _follow(self, name: str) -> None:
+        """Turn to a target whose turn has come; to the newest where that one refused its batch and was left by then."""
+        newest = self._wanted
+        if name == newest:
+            self._left.clear()
+        self._turn_to(newest if name in self._left else name)
 
     def _turn_to(self, name: str) -> None:
         if name != self._target.name:

@@ -231,6 +231,23 @@ def test_a_new_target_takes_what_a_failing_one_left(
     assert through_fifo + accounted(read(tmp_path / "output.log"))[0] == list(range(200))
 
 
+def test_a_target_that_was_left_is_not_turned_back_to(
+    fifo: Path, make_sink: MakeSink, read: Read, until: Until, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = fifo.with_name("output.log")
+    sink = make_sink("/dev/full")
+    emit(sink, range(10))
+    until(lambda: sink._failing)
+    sink.retarget(str(fifo))
+    emit(sink, range(10, 20))
+    until(lambda: str(fifo) in (sink._reason or ""))
+    sink.retarget(str(output))
+    emit(sink, range(20, 30))
+    assert sink.flush(PATIENCE)
+    assert accounted(read(output)) == (list(range(30)), 0)
+    assert re.findall("cannot log: (.*?):", capfd.readouterr().err) == ["/dev/full"]
+
+
 def test_closing_right_after_leaving_a_failing_target_loses_nothing(tmp_path: Path, read: Read, until: Until) -> None:
     sink = LogSink("/dev/full", pause=0.01, gather=0)
     sink.start()
