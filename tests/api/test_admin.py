@@ -1,8 +1,11 @@
 """What the gateway tells of itself."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import gateway
 from gateway import __version__
 from tests.execution.support import CONTENT, Running, ask, chain, read_broken, running
 from tests.fakes.client import get
@@ -167,3 +170,15 @@ async def test_a_failed_attempt_counts_against_its_deployment(config: Config) ->
         first, second = (await tell(gate, "/routing"))["models"][0]["deployments"]
         assert (first["requests"], first["failures"]) == (0, 1)
         assert (second["requests"], second["failures"], second["in_flight"]) == (0, 1, 0)
+
+
+async def test_every_field_is_told(config: Config) -> None:
+    routes = {"m": {"a": "http://127.0.0.1:1", "b": "${NOWHERE}"}}
+    async with running(config, routes) as gate:
+        health, routing = [await tell(gate, target) for target in ("/health", "/routing")]
+    [model] = routing["models"]
+    [deployment], [inactive] = model["deployments"], model["inactive"]
+    page = (Path(gateway.__file__).parents[1] / "docs" / "monitoring.md").read_text()
+    told = set(re.findall(r"`(\w+)`", page.partition("## /health and /routing\n")[2].partition("\n## ")[0]))
+    places = (health, routing, routing["reload"], routing["log"], model, deployment, deployment["health"], inactive)
+    assert set().union(*places) <= told
