@@ -17,7 +17,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from gateway.observe.live import Live, Second
+from gateway.observe.live import Counts, Live, Second
 from gateway.routing.breakers import SLOW_START
 from gateway.routing.snapshot import Identity
 
@@ -29,17 +29,33 @@ _ENOUGH: Final = 0.5
 _NAMED: Final = 2
 
 
+class _Taken(Struct, frozen=True):
+    """What a second had counted by deployment when it was taken in."""
+
+    at: int
+    answers: Counts
+    failures: Counts
+    stood_in: Counts
+    late: Counts
+
+    @classmethod
+    def of(cls, second: Second) -> "_Taken":
+        """Copy a second's counts."""
+        return cls(second.at, second.answers.copy(), second.failures.copy(), second.stood_in.copy(), second.late.copy())
+
+
 class Recent:
     """What a `Second` counts by deployment, of the last minutes, or since `Live` began that anew.
 
-    Mutable: the counts, and the seconds that they are made of. A second is taken in when it is over.
+    Mutable: the counts, and the seconds that they are made of, as they were when they were taken in. A second is taken
+    in when it is over; a clock that goes back a little may let it count on.
     """
 
     def __init__(self, live: Live) -> None:
         """Count what this one counts."""
         self._live = live
         self._began = live.generation, live.steps
-        self._counted: deque[Second] = deque()
+        self._counted: deque[_Taken] = deque()
         self.answers: Counter[Identity] = Counter()
         self.failures: Counter[Identity] = Counter()
         self.stood_in: Counter[Identity] = Counter()
@@ -57,8 +73,9 @@ class Recent:
             for counts in (self.answers, self.failures, self.stood_in, self.late):
                 counts.clear()
         for second in reversed([*self._new(int(now))]):
-            self._counted.append(second)
-            changed |= self._add(second, 1)
+            taken = _Taken.of(second)
+            self._counted.append(taken)
+            changed |= self._add(taken, 1)
         while self._counted and self._counted[0].at < int(now) - WINDOW:
             changed |= self._add(self._counted.popleft(), -1)
         return changed
@@ -71,7 +88,7 @@ class Recent:
             if second.at < now:
                 yield second
 
-    def _add(self, second: Second, sign: int) -> set[Identity]:
+    def _add(self, second: "_Taken", sign: int) -> set[Identity]:
         for counts, more in (
             (self.answers, second.answers),
             (self.failures, second.failures),

@@ -75,6 +75,21 @@ def test_a_clock_that_goes_back_far_begins_anew() -> None:
     assert recent.answers == {B: 1}
 
 
+def test_a_clock_that_goes_back_a_little_takes_away_what_was_taken_in() -> None:
+    live, recent, now = counted()
+    live(ended())
+    now[0] += 1
+    recent.advance(now[0])
+    now[0] -= 3
+    live(ended(attempt("a", "server_error"), attempt("b")))
+    now[0] += 4
+    recent.advance(now[0])
+    assert (recent.answers, recent.failures, recent.stood_in) == ({A: 1}, {}, {})
+    now[0] += WINDOW
+    assert recent.advance(now[0]) == {A}
+    assert (recent.answers, recent.failures, recent.stood_in) == ({}, {}, {})
+
+
 def why(*shares: Share) -> list[str | None]:
     return [word for _, word in explain(shares).values()]
 
