@@ -222,6 +222,7 @@ class Board:
             eligible=float(route.weights[place]),
             answers=self._recent.answers[deployment.identity],
             failures=self._recent.failures[deployment.identity],
+            cut=self._recent.cut[deployment.identity],
             stood_in=self._recent.stood_in[deployment.identity],
             late=self._recent.late[deployment.identity],
             health=self._manager.health(deployment.endpoint.identity).state,

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from gateway.execution.outcome import MOST_TOKENS, Outcome
 from gateway.observe.batch import Batch, Columns
+from gateway.observe.traffic import NOBODYS
 from gateway.routing.snapshot import Identity
 
 KEPT: Final = 600
@@ -38,11 +39,24 @@ class Second:
 
     `at` is in whole seconds since the epoch. `errors` are requests without a whole answer that were not to blame for
     it, `tokens` the completion tokens of the answers that ended. `first` counts times to the first content of streams
-    by bucket; `answers` and `failures` count attempts by deployment. Of the answers, `stood_in` are those to requests
-    that were drawn for another deployment, `late` those to requests that an earlier configuration drew.
+    by bucket; `answers`, `failures` and `cut` count attempts by deployment, those that ended early and were nobody's
+    failure in `cut`. Of the answers, `stood_in` are those to requests that were drawn for another deployment, `late`
+    those to requests that an earlier configuration drew.
     """
 
-    __slots__ = ("answers", "at", "errors", "failures", "fallbacks", "first", "late", "requests", "stood_in", "tokens")
+    __slots__ = (
+        "answers",
+        "at",
+        "cut",
+        "errors",
+        "failures",
+        "fallbacks",
+        "first",
+        "late",
+        "requests",
+        "stood_in",
+        "tokens",
+    )
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -54,6 +68,7 @@ class Second:
         """Begin to count anew what is counted by deployment."""
         self.answers: Counts = Counter()
         self.failures: Counts = Counter()
+        self.cut: Counts = Counter()
         self.stood_in: Counts = Counter()
         self.late: Counts = Counter()
 
@@ -143,7 +158,7 @@ class Live:
             if attempt.failure is None:
                 self._count_answers(second, identity, 1, outcome)
             else:
-                _add(second.failures, identity, 1)
+                _add(second.cut if attempt.failure in NOBODYS else second.failures, identity, 1)
 
     def _count_plain(self, second: Second, plain: Columns) -> None:
         second.requests += len(plain.places)

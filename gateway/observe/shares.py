@@ -6,7 +6,7 @@ Where they differ, one word says why; of several reasons, the first to be known 
 
     its endpoint is down or loads; its breaker is not closed; it is back and on its slow start;
     it covers for siblings, or makes room for them; it is a fallback, and this is how it came to answer all the same;
-    attempts on it failed, or it answered what failed elsewhere, and that is half of the difference at least;
+    attempts on it failed or were cut short, or those on its siblings, and that is half of the difference at least;
     so few requests came that chance alone explains it; the answers of before a change still count.
 """
 
@@ -35,13 +35,15 @@ class _Taken(Struct, frozen=True):
     at: int
     answers: Counts
     failures: Counts
+    cut: Counts
     stood_in: Counts
     late: Counts
 
     @classmethod
     def of(cls, second: Second) -> "_Taken":
         """Copy a second's counts."""
-        return cls(second.at, second.answers.copy(), second.failures.copy(), second.stood_in.copy(), second.late.copy())
+        counts = (second.answers, second.failures, second.cut, second.stood_in, second.late)
+        return cls(second.at, *(each.copy() for each in counts))
 
 
 class Recent:
@@ -58,6 +60,7 @@ class Recent:
         self._counted: deque[_Taken] = deque()
         self.answers: Counter[Identity] = Counter()
         self.failures: Counter[Identity] = Counter()
+        self.cut: Counter[Identity] = Counter()
         self.stood_in: Counter[Identity] = Counter()
         self.late: Counter[Identity] = Counter()
 
@@ -68,9 +71,9 @@ class Recent:
         began = self._live.generation, self._live.steps
         if self._began != began:
             self._began = began
-            changed = {*self.answers, *self.failures}
+            changed = {*self.answers, *self.failures, *self.cut}
             self._counted.clear()
-            for counts in (self.answers, self.failures, self.stood_in, self.late):
+            for counts in (self.answers, self.failures, self.cut, self.stood_in, self.late):
                 counts.clear()
         for second in reversed([*self._new(int(now))]):
             taken = _Taken.of(second)
@@ -92,6 +95,7 @@ class Recent:
         for counts, more in (
             (self.answers, second.answers),
             (self.failures, second.failures),
+            (self.cut, second.cut),
             (self.stood_in, second.stood_in),
             (self.late, second.late),
         ):
@@ -99,15 +103,15 @@ class Recent:
                 counts[identity] += sign * number
                 if not counts[identity]:
                     del counts[identity]
-        return {*second.answers, *second.failures}
+        return {*second.answers, *second.failures, *second.cut}
 
 
 class Share(Struct, frozen=True):
     """A deployment's shares and what may explain them.
 
-    `answers` and `failures` are of the last minutes; of the answers, `stood_in` were to requests drawn for another
-    deployment, `late` to requests that an earlier configuration drew. `health` and `breaker` are states; `back` is how
-    many seconds ago its breaker closed, where it ever did.
+    `answers`, `failures` and `cut` (what ended early and was nobody's failure) are of the last minutes; of the answers,
+    `stood_in` were to requests drawn for another deployment, `late` to requests that an earlier configuration drew.
+    `health` and `breaker` are states; `back` is how many seconds ago its breaker closed, where it ever did.
     """
 
     name: str
@@ -115,6 +119,7 @@ class Share(Struct, frozen=True):
     eligible: float
     answers: int = 0
     failures: int = 0
+    cut: int = 0
     stood_in: int = 0
     late: int = 0
     health: str = "unknown"
@@ -135,12 +140,12 @@ class Share(Struct, frozen=True):
 def explain(shares: Sequence[Share]) -> Mapping[str, tuple[float | None, str | None]]:
     """Give, by name, the delivered share of each of a model's deployments, and why it is not what was planned."""
     total = sum(share.answers for share in shares)
-    failed = sum(share.failures for share in shares)
+    failed, cut = sum(share.failures for share in shares), sum(share.cut for share in shares)
     held_back = [share.name for share in shares if share.is_out or share.is_starting]
     return {
         share.name: (
             share.answers / total if total else None,
-            _standing(share, held_back) or _delivery(share, total, failed),
+            _standing(share, held_back) or _delivery(share, total, failed, cut),
         )
         for share in shares
     }
@@ -162,22 +167,33 @@ def _standing(share: Share, held_back: Sequence[str]) -> str | None:
     return None
 
 
-def _delivery(share: Share, total: int, failed: int) -> str | None:
-    """Say why the delivered share is not the eligible one, with `total` answers and `failed` attempts at the model."""
+def _delivery(share: Share, total: int, failed: int, cut: int) -> str | None:
+    """Say why the delivered share is not the eligible one.
+
+    Of the attempts at the model, `total` were answered, `failed` and were `cut` short.
+    """
     expected = share.eligible
     if not expected:
         return _standing_in(share)
     if not total:
-        return f"{share.failures} failed" if share.failures else None
+        return _ended_early(share)
     off = share.answers / total - expected
     if abs(off) <= _ALIKE:
         return None
     chance = _SURE * sqrt(max(expected * (1 - expected), 1 / total) / total)
-    if off < 0 and share.failures >= -off * total * _ENOUGH:
-        return f"{share.failures} failed"
-    if off > 0 and failed - share.failures >= off * total * _ENOUGH:
-        return "took over what failed"
+    failed, cut = failed - share.failures, cut - share.cut
+    if off < 0 and share.failures + share.cut >= -off * total * _ENOUGH:
+        return _ended_early(share)
+    if off > 0 and failed + cut >= off * total * _ENOUGH:
+        return "took over what failed" if failed >= cut else "others were cut short"
     return "few requests so far" if abs(off) <= chance else "catching up"
+
+
+def _ended_early(share: Share) -> str | None:
+    """Say how attempts on it ended that were not answered, if there were any."""
+    if not share.failures and not share.cut:
+        return None
+    return f"{share.failures} failed" if share.failures >= share.cut else f"{share.cut} cut short"
 
 
 def _standing_in(share: Share) -> str:

@@ -10,7 +10,8 @@ from gateway.execution.outcome import Outcome
 from gateway.observe.batch import Batch
 
 Identity = tuple[str, str]
-_NOBODYS: Final = frozenset({"client_left", "cut", "local_fault", "internal_error"})
+NOBODYS: Final = frozenset({"client_left", "cut", "local_fault", "internal_error"})
+"""Why an attempt got no whole answer that its deployment is not to blame for."""
 
 
 class Served(Struct, frozen=True):
@@ -40,7 +41,7 @@ class Traffic:
             identity = (attempt.model, attempt.deployment)
             if attempt.failure is None:
                 self._answers[identity] += 1
-            elif attempt.failure not in _NOBODYS:
+            elif attempt.failure not in NOBODYS:
                 self._failures[identity] += 1
 
     def take(self, batch: Batch) -> None:

@@ -7,6 +7,7 @@ import pytest
 from gateway.observe import shares
 from gateway.observe.live import Live
 from gateway.observe.shares import WINDOW, Recent, Share, explain
+from gateway.observe.traffic import NOBODYS
 from tests.observe.outcomes import attempt, ended
 
 A, B = ("m", "a"), ("m", "b")
@@ -150,6 +151,25 @@ def test_failures_explain_a_lack_and_a_surplus() -> None:
         "20 failed",
         "took over what failed",
     ]
+
+
+def test_clients_that_left_explain_as_much_and_are_nobodys_failure() -> None:
+    left, sibling = Share("a", 0.5, 0.5, answers=10, failures=1, cut=20), Share("b", 0.5, 0.5, answers=50)
+    assert why(left, sibling) == ["20 cut short", "others were cut short"]
+    assert why(Share("a", 0.5, 0.5, cut=4), Share("b", 0.5, 0.5)) == ["4 cut short", None]
+    assert why(Share("a", 1, 1, cut=4), Share("b", 0, 0)) == ["4 cut short", "fallback"]
+
+
+@pytest.mark.parametrize("failure", sorted(NOBODYS))
+def test_what_is_nobodys_failure_is_cut_short(failure: str) -> None:
+    live, recent, now = counted()
+    live(ended(attempt("a", "server_error"), attempt("b", failure), status=499, failure=failure))
+    now[0] += 1
+    assert recent.advance(now[0]) == {A, B}
+    assert (recent.answers, recent.failures, recent.cut) == ({}, {A: 1}, {B: 1})
+    live.rebase(1)
+    assert recent.advance(now[0]) == {A, B}
+    assert (recent.failures, recent.cut) == ({}, {})
 
 
 def test_few_failures_do_not_explain_much() -> None:
