@@ -29,6 +29,16 @@ _EXPECTED = {
 }
 _UNQUOTED = frozenset({"float_type", "int_type", "bool_type"})
 _CHOICE = re.compile("'([^']*)'")
+_CALLED_SO = {
+    "api_base": ("base_url", "endpoint"),
+    "base_url": ("endpoint",),
+    "endpoint": ("base_url",),
+    "id": ("provider_model_id",),
+    "kind": ("provider",),
+    "max_model_len": ("context_length",),
+    "provider": ("kind",),
+}
+"""What a field is called elsewhere: in another part of the files, in vLLM, or in LiteLLM."""
 
 
 def explain(document: type[BaseModel], error: ValidationError, tree: Tree) -> tuple[Fault, ...]:
@@ -82,7 +92,9 @@ def _unknown_choice(value: object, path: Path, known: list[str]) -> str:
 
 def _unknown_key(document: type[BaseModel], path: Path) -> str:
     key, known = str(path[-1]), _fields_at(document, path[:-1])
-    return f"unknown key {shortened(key)!r}" + (nearest(key, known) or f", expected one of {', '.join(known)}")
+    meant = next((name for name in _CALLED_SO.get(key, ()) if name in known), None)
+    offered = f", did you mean {meant!r}?" if meant else nearest(key, known)
+    return f"unknown key {shortened(key)!r}" + (offered or f", expected one of {', '.join(known)}")
 
 
 def _fields_at(document: type[BaseModel], path: Path) -> tuple[str, ...]:

@@ -25,6 +25,11 @@ from tests.config.loading import faults, load, models, split
     [
         ("id2: x", "unknown key 'id2', did you mean 'id'?"),
         ("zzz: x", "unknown key 'zzz', expected one of id, name, aliases, provider, base_url"),
+        ("kind: vllm", "unknown key 'kind', did you mean 'provider'?"),
+        ("api_base: http://b", "unknown key 'api_base', did you mean 'base_url'?"),
+        ("max_model_len: 8192", "unknown key 'max_model_len', did you mean 'context_length'?"),
+        ("route: [{provider: vllm}]", "unknown key 'provider', did you mean 'kind'?"),
+        ("route: [{id: llama}]", "unknown key 'id', did you mean 'provider_model_id'?"),
         ("name: 3", "found 3, expected text: quote it"),
         ("name: ''", "found '', expected printable text without spaces at its ends"),
         ("name: ' x'", "found ' x', expected printable text without spaces at its ends"),
@@ -140,6 +145,10 @@ def test_a_models_field_refuses(field: str, message: str) -> None:
         ),
         ("remote_deployment: {a: b}", "found a mapping, expected a list"),
         ("remote_deployment: [x]", "remote_deployment[0]: found 'x', expected a mapping"),
+        (
+            "remote_deployment: [{endpoint: 'http://b', models: [llama], base_url: 'http://b'}]",
+            "unknown key 'base_url', did you mean 'endpoint'?",
+        ),
     ],
 )
 def test_a_routing_field_refuses(field: str, message: str) -> None:
