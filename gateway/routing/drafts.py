@@ -73,10 +73,11 @@ Claims = Mapping[str, Mapping[str, Sequence[Claim]]]
 
 
 class Draft(Struct, frozen=True):
-    """A deployment on its way; `place` is the entry that had the last word."""
+    """A deployment on its way; `first_place` is the entry that it comes of, `place` the one that had the last word."""
 
     model: str
     target: Target
+    first_place: Place
     place: Place
     target_place: Place
     kind: str
@@ -180,6 +181,7 @@ def _draft(model: ModelEntry, target: Target, place: Place, target_place: Place)
     return Draft(
         model=model.id,
         target=target,
+        first_place=place,
         place=place,
         target_place=target_place,
         kind=model.provider,

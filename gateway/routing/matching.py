@@ -99,7 +99,11 @@ def _clashes(drafts: _Drafts) -> Iterator[Remark]:
                 told = f"two deployments of {model} are called {draft.called}, give one a `name` of its own"
             else:
                 continue
-            yield draft.place, f"{told}: see {dotted(first.place.path)}"
+            if draft.place != first.place:
+                yield draft.place, f"{told}: see {dotted(first.place.path)}"
+            else:  # one entry claims both
+                seen = f"{dotted(first.first_place.path)} and {dotted(draft.place.path)}"
+                yield draft.first_place, f"{told}: see {seen}"
 
 
 def _health_conflicts(drafts: Iterable[Draft]) -> Iterator[Remark]:

@@ -267,6 +267,30 @@ def test_a_deployment_stands_once_in_a_model() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("entries", "more", "message"),
+    [
+        (("", ""), "", "llama has llama at http://a:8000 twice, expected each deployment once"),
+        (
+            (", provider_model_id: q", ""),
+            "",
+            "two deployments of llama are called a:8000, give one a `name` of its own",
+        ),
+        (
+            (", provider_model_id: q, name: q", ""),
+            ", name: box",
+            "two deployments of llama are called box, give one a `name` of its own",
+        ),
+    ],
+)
+def test_what_stands_twice_is_told_where_it_stands_though_one_entry_claims_both(
+    entries: tuple[str, str], more: str, message: str
+) -> None:
+    route = "".join(f'      - {{base_url: "http://a:8000"{each}}}\n' for each in entries)
+    [fault] = faults(f"models:\n  - id: llama\n    route:\n{route}", claim("http://a:8000", more=more))
+    assert fault == f"models.yaml:5:9: models[0].route[1]: {message}: see models[0].route[0] and local_deployment[0]"
+
+
 def test_an_entry_can_make_two_names_alike() -> None:
     routing = claim("http://a:8000", more=", name: b")
     [fault] = faults(BOXES, routing)
