@@ -8,6 +8,7 @@ beside the root; one that does not raises `UnreadableError`. No message quotes t
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import cast
 
 import yaml
@@ -166,6 +167,7 @@ def _is_tab(text: str, mark: Mark) -> bool:
 
 class _Composer:
     def __init__(self, text: str) -> None:
+        self._text = text
         self._next: Callable[[], yaml.Event] = _Loader(text).get_event  # `yaml.parse` takes a third longer
         self._anchors: dict[str, Node] = {}
 
@@ -201,14 +203,35 @@ class _Composer:
             if LONE_SURROGATE.search(event.value):
                 return Bad(mark, "found half of a surrogate pair, expected whole characters")
             return Scalar(mark, event.value, event.implicit[0])
-        nodes = tuple(self._until_end(depth + 1))
         if isinstance(event, yaml.SequenceStartEvent):
-            return Items(mark, nodes)
+            return Items(mark, tuple(self._items(depth + 1)))
+        nodes = tuple(self._until_end(depth + 1))
         return Pairs(mark, tuple(zip(nodes[::2], nodes[1::2], strict=True)))
 
     def _until_end(self, depth: int) -> Iterator[Node]:
         while not isinstance(event := self._next(), yaml.CollectionEndEvent):
             yield self._node(event, depth)
+
+    def _items(self, depth: int) -> Iterator[Node]:
+        while not isinstance(event := self._next(), yaml.CollectionEndEvent):
+            node = self._node(event, depth)
+            yield self._swallowed(event) or node
+
+    def _swallowed(self, event: yaml.Event) -> Bad | None:
+        """Tell of an item that YAML takes for more text of the one above it, because it is indented more."""
+        if not isinstance(event, yaml.ScalarEvent) or not event.implicit[0]:
+            return None
+        (first, _), last = _mark(event), cast("yaml.Mark", event.end_mark)
+        for number in range(first, last.line + 1):
+            before, dash, _ = self._lines[number].partition("- ")
+            if dash and not before.strip():
+                told = "found '- ' in text that goes on from the line above, expected it indented like its siblings"
+                return Bad((number + 1, len(before) + 1), told)
+        return None
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return _LINE_BREAK.split(self._text)
 
 
 def _mark(event: yaml.Event) -> Mark:

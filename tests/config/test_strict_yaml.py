@@ -109,6 +109,12 @@ def test_a_place_behind_the_end_is_brought_back_into_the_file() -> None:
         ("a: yes", "f:1:4: a: found yes, which YAML 1.1 reads as true or false and YAML 1.2 as text"),
         ("a: 22:22", "f:1:4: a: found 22:22, which YAML 1.1 reads as a number in base 60: quote it"),
         ("a: .nan", "f:1:4: a: found .nan, expected a finite number"),
+        (
+            "a:\n  - b\n   - c\n",
+            "f:3:4: a[0]: found '- ' in text that goes on from the line above, expected it indented",
+        ),
+        ("a:\n- b\n\n  c\n  - d\n- e\n", "f:5:3: a[0]: found '- ' in text that goes on from the line above"),
+        ("a:\n  - &x b\n   - c\n  - *x\n", "f:3:4: a[0]: found '- ' in text that goes on from the line above"),
     ],
 )
 def test_what_is_refused_leaves_the_rest_readable(text: str, fault: str) -> None:
@@ -122,6 +128,22 @@ def test_all_faults_are_told_and_the_rest_is_read() -> None:
     tree, faults = read("a: yes\nb: !x 1\nc: 010\nd: 1\nd: 2\n")
     assert len(faults) == 4
     assert tree.data == {"a": Broken("yes"), "b": Broken(), "c": Broken("010"), "d": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("- b\n  c - d\n", "b c - d"),
+        ("- b\n  -c\n", "b -c"),
+        ("- 'b\n   - c'\n", "b - c"),
+        ("- |\n  b\n  - c\n", "b\n- c\n"),
+        ("- b - c\n", "b - c"),
+        ("-\n  - b\n", ["b"]),
+    ],
+)
+def test_an_item_may_take_several_lines(text: str, item: object) -> None:
+    tree, faults = read(text)
+    assert (tree.data, faults) == ([item], [])
 
 
 @pytest.mark.parametrize("text", ["a: 'yes'", 'a: "yes"', "a: |-\n  yes", "'a': 'yes'"])
