@@ -26,6 +26,7 @@ _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAB = "found a tab, expected spaces: YAML is indented with spaces"
+_BEHIND = "found text behind '|' or '>', expected it in the lines below, indented: or quote the value"
 _ADVICE = (
     ("tab character", False, _TAB),
     ("cannot start any token", False, "found a character that cannot start a value: quote the value"),
@@ -48,6 +49,9 @@ _ADVICE = (
     ),
     ("<block end>", False, "found wrong indentation, expected a key or '- ' that is indented like its siblings"),
     ("<document start>", False, "found text behind the end of a value, or wrong indentation"),
+    ("alphabetic or numeric", False, "found '*' or '&' without a name: quote the value"),
+    ("line break", False, _BEHIND),
+    ("indentation indicator", False, _BEHIND),
     ("escape", False, "found an unknown escape in double quotes: double the backslash, or use single quotes"),
 )
 
