@@ -136,6 +136,8 @@ def _check_url(url: SplitResult, port: int | None, *, bare_ends: bool) -> None:
         _refuse("a URL with a host, such as http://localhost:8000")
     if port == 0 or url.netloc.endswith(":"):
         _refuse("a URL with a port from 1 to 65535, or none")
+    if url.path.rstrip("/").endswith("/chat/completions"):
+        _refuse("the base URL, without the /chat/completions that is added to it")
 
 
 def _is_host(host: str) -> bool:

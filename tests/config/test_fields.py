@@ -180,6 +180,8 @@ def test_a_routing_field_refuses(field: str, message: str) -> None:
         ("http://box/v1?key=canary", "found a query or a fragment in the URL, expected none: put the key in api_key"),
         ("http://box/v1#canary", "found a query or a fragment"),
         ("http://box/v1?", "found a query or a fragment"),
+        ("http://box/v1/chat/completions", "expected the base URL, without the /chat/completions that is added to it"),
+        ("http://box/chat/completions/", "found 'http://box/chat/completions/', expected the base URL"),
         ("3", "found 3, expected a URL such as http://localhost:8000"),
         ("[x]", "found a list, expected a URL such as http://localhost:8000"),
         ("''", "found '', expected a URL that starts with http:// or https://"),
@@ -202,6 +204,8 @@ def test_a_url_is_refused(url: str, message: str) -> None:
         "http://10.0.0.1",
         "http://gpu_box-1.local:65535",
         "http://bücher.example",
+        "http://box/chat/completions/v1",
+        "http://box/completions",
     ],
 )
 def test_a_url_is_kept_as_it_is_written(url: str) -> None:
