@@ -22,7 +22,7 @@ from gateway.config.interpolate import interpolate
 from gateway.config.messages import explain
 from gateway.config.names import Names
 from gateway.config.prices import dear_prices, unreadable_prices
-from gateway.config.relations import unrelated
+from gateway.config.relations import idle_checks, unrelated
 from gateway.config.schema import schema
 from gateway.config.shown import Path
 from gateway.config.sources import ConfigFiles, Sources, is_legacy, read
@@ -77,7 +77,12 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
         models=models.document,
         routing=routing.document,
         faults=(*env.faults, *_in_order((*models.faults, *among)), *_in_order(routing.faults)),
-        notices=(*env.notices, *_notices(sources, files), *dear_prices(models.tree), *dear_prices(routing.tree)),
+        notices=(
+            *env.notices,
+            *_notices(sources, files),
+            *dear_prices(models.tree),
+            *_in_order((*idle_checks(routing.tree), *dear_prices(routing.tree))),
+        ),
         _trees={"models": models.tree, "routing": routing.tree},
     )
 

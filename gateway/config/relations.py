@@ -15,6 +15,7 @@ from gateway.config.shown import Path, shown
 from gateway.config.strict_yaml import Broken, Tree
 
 _CONNECT: Final[Path] = ("timeouts", "connect")
+_CHECKS: Final[Path] = ("health_check",)
 _HOLD: Final[Path] = ("breaker", "hold")
 _LONGEST_HOLD: Final[Path] = ("breaker", "longest_hold")
 
@@ -26,6 +27,13 @@ def unrelated(tree: Tree) -> Iterator[Fault]:
         told = f"found {shown(connect, _CONNECT)} beside a timeout of {shown(short, ('timeout',))}"
         yield tree.fault(_CONNECT, f"{told}, expected one of the two: they are the same")
     yield from _holds(tree)
+
+
+def idle_checks(tree: Tree) -> Iterator[Fault]:
+    """Give a notice where a routing.yaml says how endpoints are probed, and not how often, which is never."""
+    checks = _given(tree, _CHECKS)
+    if isinstance(checks, dict) and checks and "interval" not in checks:
+        yield tree.fault(_CHECKS, "nothing is probed without an interval: write one, or 0 where that is meant")
 
 
 def _holds(tree: Tree) -> Iterator[Fault]:

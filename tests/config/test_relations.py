@@ -1,6 +1,6 @@
 import pytest
 
-from tests.config.loading import faults
+from tests.config.loading import faults, load
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,25 @@ def test_they_are_told_beside_the_faults_of_fields() -> None:
         "timeouts.idle",
         "breaker.hold",
         "breaker.failures",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("routing", "places"),
+    [
+        ("health_check: {path: /ready}", ["1:15"]),
+        ("timeout: 3\nhealth_check:\n  unhealthy_after: 3\n  healthy_after: 2", ["3:3"]),
+        ("health_check: {path: /ready, interval: 0}", []),
+        ("health_check: {path: /ready, interval: '${EMPTY:-}'}", []),
+        ("health_check: {}\ntimeout: 3", []),
+        ("health_check: 0", []),
+        ("health_check:\ntimeout: 3", []),
+        ("health_check: yes", []),
+        ("timeout: 3", []),
+    ],
+)
+def test_checks_without_an_interval_get_a_warning(routing: str, places: list[str]) -> None:
+    told = "nothing is probed without an interval: write one, or 0 where that is meant"
+    assert [str(notice) for notice in load(routing=routing).notices] == [
+        f"config/routing.yaml:{place}: health_check: {told}" for place in places
     ]
