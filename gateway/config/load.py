@@ -6,6 +6,8 @@ The one way in: `read` does the I/O, `parse` is pure and raises for nothing that
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path as FilePath
 from typing import Generic, Literal, TypeVar
 
@@ -33,6 +35,8 @@ __all__ = ["ConfigFiles", "Loaded", "Sources", "parse", "read", "schema"]
 AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 _MIGRATION = "docs/migration.md"
+_FEW = 20
+_ALIKE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,13 @@ def _is_deprecated(data: object, name: str) -> bool:
     if not isinstance(data, dict) or not data:
         return isinstance(data, list)
     split = {"local_deployment", "remote_deployment"}
-    return data.keys().isdisjoint(split if is_legacy(name) else RoutingDocument.model_fields)
+    today = split if is_legacy(name) else RoutingDocument.model_fields
+    return data.keys().isdisjoint(today) and not any(_is_misspelt(key, today) for key in islice(data, _FEW))
+
+
+def _is_misspelt(key: str, known: Iterable[str]) -> bool:
+    """Tell whether a key is one of today's but for a letter or two: `local_deployments`."""
+    return bool(get_close_matches(key.casefold(), known, n=1, cutoff=_ALIKE))
 
 
 def _deprecated(names: Names) -> str:

@@ -208,6 +208,20 @@ def test_a_routing_file_without_a_key_of_today_is_the_deprecated_format(text: st
     assert "docs/migration.md" in fault
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("local_deployments", "local_deployment"),
+        ("Remote_Deployment", "remote_deployment"),
+        ("routing-strategy", "routing_strategy"),
+    ],
+)
+def test_a_routing_file_whose_one_key_is_misspelt_is_not(key: str, meant: str) -> None:
+    assert faults(routing=f"{key}: []\n") == [
+        f"config/routing.yaml:1:1: {key}: unknown key {key!r}, did you mean {meant!r}?"
+    ]
+
+
 @pytest.mark.parametrize("name", ["deployment.yaml", "deployment.example.yml"])
 def test_a_file_of_the_deprecated_format_in_place_of_a_routing_file_is_a_fault(name: str) -> None:
     (fault,) = faults(legacy=name)
