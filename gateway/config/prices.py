@@ -10,10 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from gateway.config.environment import Interpolated
 from gateway.config.faults import Fault
 from gateway.config.fields import is_nothing
-from gateway.config.scalars import resolve
 from gateway.config.shown import Path, shown
 from gateway.config.strict_yaml import Tree
 
@@ -52,11 +50,10 @@ def dear_prices(tree: Tree) -> Iterator[Fault]:
 
 
 def _number(value: object) -> float:
-    read = resolve(value) if isinstance(value, Interpolated) else value
-    try:
-        return float(read) if isinstance(read, int | float | str) else 0.0
-    except (ValueError, OverflowError):
-        return 0.0
+    """Read a price; 0 where it is none."""
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value) else 0.0
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
 def _pricings(tree: Tree) -> Iterator[Path]:

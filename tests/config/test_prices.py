@@ -69,6 +69,12 @@ def test_a_price_that_looks_like_that_of_a_million_tokens_gets_a_warning() -> No
     assert notices("pricing: {prompt: 0.01, completion: '0', input_cache_read: free}") == []
 
 
+@pytest.mark.parametrize("price", ["true", "'1_0'", "' 6'", "'${P}'", "[1]"])
+def test_what_is_no_price_is_a_fault_and_no_high_one(price: str) -> None:
+    loaded = load(models(f"pricing: {{prompt: {price}}}"), environ={"P": "0x10"})
+    assert (len(loaded.faults), loaded.notices) == (1, ())
+
+
 def test_prices_are_looked_at_wherever_they_stand() -> None:
     found = faults(
         models("pricing: {prompt: a}\nroute:\n  - {}\n  - {pricing: {request: b}}"),
