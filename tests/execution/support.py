@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from gateway.adapters.openai_compatible import Address, authorization
 from gateway.api.openai import Limits
@@ -21,6 +23,7 @@ from gateway.routing.snapshot import Deployment, Endpoint
 from gateway.server import Gateway, Options
 from tests.fakes.client import Answer, RawClient, post
 from tests.fakes.connection import PATIENCE, Cut
+from tests.fakes.leaping import leaping
 from tests.fakes.upstream import sse
 from tests.running import Config, until
 
@@ -28,6 +31,8 @@ CHAT = "/v1/chat/completions"
 CONTENT = sse('{"choices":[{"delta":{"content":"hi"},"finish_reason":null}]}')
 FINISH = sse('{"choices":[{"delta":{},"finish_reason":"stop"}]}')
 DONE = sse("[DONE]")
+ROOM = 4096
+"""Bytes that the kernel keeps at most, roughly, where it is to keep next to nothing."""
 
 Route = Mapping[str, object]
 
@@ -69,6 +74,12 @@ class Running:
         """Open a connection; `room` is that of RawClient."""
         return RawClient(self.url, room=room)
 
+    async def cramped(self) -> web.RequestHandler:
+        """Cramp the one client, so that it is waited for as soon as a byte waits for it; give its line."""
+        line, transport = await cramp(self.door)
+        transport.set_write_buffer_limits(high=0)
+        return line
+
     async def post(self, body: object, target: str = CHAT, headers: Iterable[tuple[str, str]] = ()) -> Answer:
         """Post on a connection of its own; `body` is JSON, or the id of a model to chat with."""
         return await self.say(post(target, {"model": body} if isinstance(body, str) else body, headers))
@@ -99,6 +110,16 @@ class Running:
         """Return the log's records so far."""
         assert await asyncio.to_thread(self.gateway.sink.flush, PATIENCE)
         return self.config.records()
+
+
+async def cramp(door: Door) -> tuple[web.RequestHandler, asyncio.Transport]:
+    """Let the kernel keep next to nothing for the one client, whose `room` is as small; give its line."""
+    await until(lambda: door.capacity.connections)
+    ((line, transport),) = door.capacity.connections.items()
+    assert isinstance(line, web.RequestHandler)
+    assert isinstance(transport, asyncio.Transport)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
+    return line, transport
 
 
 async def read_broken(client: RawClient) -> tuple[bytes, str]:
@@ -172,6 +193,7 @@ async def running(
     **routing: object,
 ) -> AsyncIterator[Running]:
     """Serve `routes` by model, or the models.yaml that is there; `routing` are fields of routing.yaml."""
+    leaping()
     if routes is not None:
         config.models(**routes)
     config.routing(**{"timeout": 5, **routing})

@@ -1,14 +1,12 @@
-"""The four clocks, at the wire; each is short here, and nothing is said of how long a thing took."""
+"""The four clocks, at the wire; time leaps, and nothing is said of how long a thing took."""
 
 import asyncio
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import pytest
 
-from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, error_of, read_broken, running
-from tests.fakes.connection import Connection
+from tests.execution.support import CONTENT, DONE, FINISH, ROOM, ask, chain, error_of, read_broken, running
+from tests.fakes.leaping import RUNS_OUT, SILENCE, Drip, leap
 from tests.fakes.upstream import (
     Hang,
     Pause,
@@ -30,29 +28,15 @@ COMMENT = b": keep-alive\n\n"
 ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
 REASONING = sse('{"choices":[{"delta":{"reasoning_content":"hm"},"finish_reason":null}]}')
 BROKEN = b'"code":"stream_broken"}}\n\n'
-SHORT = 0.15
-LARGE = 24 << 20  # more than the kernel takes for a client that does not read
-LONG = 1.0  # for what must come in time, on a machine that does other things, too
-
-
-@dataclass(frozen=True, slots=True)
-class Drip(Step):
-    """Write the pieces one by one, a tenth of the short clock apart, until the peer is gone."""
-
-    pieces: Iterable[bytes]
-
-    async def run(self, connection: Connection) -> None:
-        for piece in self.pieces:
-            await connection.write(piece)
-            await asyncio.sleep(SHORT / 10)
+LARGE = 1 << 20  # more than is kept for a client that has no room
 
 
 SILENT: list[list[Step]] = [
-    [Hang()],
-    [Send(HEAD), Hang()],
-    [Send(HEAD + b"content-length: 9\r\n\r\n"), Hang()],
-    [Send(sse_head()), Hang()],
-    [Send(sse_head() + chunk(ROLE)), Hang()],
+    [SILENCE],
+    [Send(HEAD), SILENCE],
+    [Send(HEAD + b"content-length: 9\r\n\r\n"), SILENCE],
+    [Send(sse_head()), SILENCE],
+    [Send(sse_head() + chunk(ROLE)), SILENCE],
     [Send(sse_head()), Drip(itertools.repeat(chunk(COMMENT)))],
     [Send(sse_head()), Drip(itertools.repeat(chunk(ROLE)))],
     [Send(sse_head()), Drip(itertools.repeat(chunk(b":")))],
@@ -65,7 +49,7 @@ async def test_a_box_without_content_is_given_up_once(config: Config, steps: lis
     async with (
         ScriptedUpstream(steps) as a,
         ScriptedUpstream([Send(json_answer(OK))]) as b,
-        running(config, {"m": chain(a.url, b.url)}, timeouts={"first_token": SHORT}) as gate,
+        running(config, {"m": chain(a.url, b.url)}, timeouts={"first_token": RUNS_OUT}) as gate,
     ):
         answer = await gate.post("m")
         assert (answer.status, answer.json()) == (200, OK)
@@ -75,8 +59,8 @@ async def test_a_box_without_content_is_given_up_once(config: Config, steps: lis
 
 async def test_a_silent_box_alone_is_a_504(config: Config) -> None:
     async with (
-        ScriptedUpstream([Hang()]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT}) as gate,
+        ScriptedUpstream([SILENCE]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": RUNS_OUT}) as gate,
     ):
         answer = await gate.post("m")
         assert (answer.status, error_of(answer)["code"]) == (504, "all_deployments_failed")
@@ -86,8 +70,8 @@ async def test_a_silent_box_alone_is_a_504(config: Config) -> None:
 
 async def test_an_error_that_comes_too_late_is_silence(config: Config) -> None:
     async with (
-        ScriptedUpstream([Send(b"HTTP/1.1 400 No\r\ncontent-length: 9\r\n\r\nab"), Hang()]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT}) as gate,
+        ScriptedUpstream([Send(b"HTTP/1.1 400 No\r\ncontent-length: 9\r\n\r\nab"), SILENCE]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": RUNS_OUT}) as gate,
     ):
         assert (await gate.post("m")).status == 504
         assert await gate.failures() == ["first_token_timeout"]
@@ -95,10 +79,10 @@ async def test_an_error_that_comes_too_late_is_silence(config: Config) -> None:
 
 
 async def test_a_model_has_clocks_of_its_own(config: Config) -> None:
-    async with ScriptedUpstream([Hang()]) as a:
+    async with ScriptedUpstream([SILENCE]) as a:
         config.save(
             "models.yaml",
-            f"models: [{{id: m, provider: vllm, base_url: '{a.url}', timeouts: {{first_token: {SHORT}}}}}]\n",
+            f"models: [{{id: m, provider: vllm, base_url: '{a.url}', timeouts: {{first_token: {RUNS_OUT}}}}}]\n",
         )
         async with running(config) as gate:
             assert (await gate.post("m")).status == 504
@@ -108,26 +92,26 @@ async def test_the_first_content_ends_the_first_clock(config: Config) -> None:
     steps = [Send(sse_head()), Drip([chunk(CONTENT)] * 25), Send(chunk(DONE) + last_chunk())]
     async with (
         ScriptedUpstream(steps) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT, "idle": 0}) as gate,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": RUNS_OUT, "idle": 0}) as gate,
     ):
         assert (await gate.say(ask(stream=True))).body == CONTENT * 25 + DONE
 
 
 async def test_the_first_byte_of_a_json_body_ends_the_first_clock(config: Config) -> None:
-    body = b'{"choices": []}' + b" " * 10
+    body = b'{"choices": []}'
     steps = [Send(HEAD + b"content-length: %d\r\n\r\n" % len(body)), Drip(bytes([byte]) for byte in body)]
     async with (
         ScriptedUpstream(steps) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"first_token": SHORT, "idle": 5}) as gate,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": RUNS_OUT, "idle": 5 * RUNS_OUT}) as gate,
     ):
         assert (await gate.post("m")).body == body
 
 
 async def test_a_json_body_that_stalls_is_asked_for_elsewhere(config: Config) -> None:
     async with (
-        ScriptedUpstream([Send(HEAD + b"content-length: 9\r\n\r\n{"), Hang()]) as a,
+        ScriptedUpstream([Send(HEAD + b"content-length: 9\r\n\r\n{"), SILENCE]) as a,
         ScriptedUpstream([Send(json_answer(OK))]) as b,
-        running(config, {"m": chain(a.url, b.url)}, timeouts={"idle": SHORT}) as gate,
+        running(config, {"m": chain(a.url, b.url)}, timeouts={"idle": RUNS_OUT}) as gate,
     ):
         assert (await gate.post("m")).json() == OK
         assert (await gate.failures(), len(a.requests)) == (["stalled", None], 1)
@@ -148,12 +132,14 @@ async def test_a_clock_of_zero_does_not_run(config: Config) -> None:
         assert (await client.read_answer()).body == CONTENT + DONE
 
 
-@pytest.mark.parametrize("stall", [Hang(), Drip(itertools.repeat(chunk(COMMENT))), Drip(itertools.repeat(chunk(ROLE)))])
+@pytest.mark.parametrize(
+    "stall", [SILENCE, Drip(itertools.repeat(chunk(COMMENT))), Drip(itertools.repeat(chunk(ROLE)))]
+)
 @pytest.mark.parametrize("content", [CONTENT, REASONING])
 async def test_a_stall_after_content_ends_as_an_error(config: Config, content: bytes, stall: Step) -> None:
     async with (
         ScriptedUpstream([Send(sse_head() + chunk(content)), stall]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
     ):
         body, ended = await gate.broken(ask(stream=True))
         assert (body.startswith(content), body.endswith(BROKEN), ended) == (True, True, "fin")
@@ -164,8 +150,8 @@ async def test_a_stall_after_content_ends_as_an_error(config: Config, content: b
 
 async def test_a_large_json_body_that_stalls_is_cut(config: Config) -> None:
     async with (
-        ScriptedUpstream([Send(HEAD + b"\r\n" + b'{"data": "' + b"x" * (2 << 20)), Hang()]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+        ScriptedUpstream([Send(HEAD + b"\r\n" + b'{"data": "' + b"x" * (2 << 20)), SILENCE]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
     ):
         body, _ = await gate.broken(ask())
         assert (body.endswith(b"x"), await gate.failures()) == (True, ["stalled"])
@@ -173,35 +159,37 @@ async def test_a_large_json_body_that_stalls_is_cut(config: Config) -> None:
 
 @pytest.mark.parametrize("content", [CONTENT, REASONING])
 async def test_content_feeds_the_idle_clock(config: Config, content: bytes) -> None:
-    steps = [Send(sse_head()), Drip([chunk(content)] * 80), Send(chunk(DONE) + last_chunk())]
+    steps = [Send(sse_head()), Drip([chunk(content)] * 25), Send(chunk(DONE) + last_chunk())]
     async with (
         ScriptedUpstream(steps) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"idle": LONG}) as gate,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
     ):
-        assert (await gate.say(ask(stream=True))).body == content * 80 + DONE
+        assert (await gate.say(ask(stream=True))).body == content * 25 + DONE
 
 
 async def test_a_slow_client_does_not_starve_the_idle_clock(config: Config) -> None:
     piece = CONTENT.replace(b"hi", b"x" * (1 << 16))
     async with (
-        ScriptedUpstream([Send(sse_head()), *[Send(chunk(piece))] * 256, Send(chunk(DONE) + last_chunk())]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
-        gate.client() as client,
+        ScriptedUpstream([Send(sse_head()), *[Send(chunk(piece))] * 16, Send(chunk(DONE) + last_chunk())]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
+        gate.client(room=ROOM) as client,
     ):
-        await client.send(ask(stream=True))
-        head = await client.read_head()
+        line = await gate.cramped()
         client.pause_reading()
-        await asyncio.sleep(3 * SHORT)
+        await client.send(ask(stream=True))
+        await until(lambda: line.writing_paused)
+        leap(3 * RUNS_OUT)
+        await asyncio.sleep(0.01)
         client.resume_reading()
-        assert await client.read_body(head) == piece * 256 + DONE
+        assert (await client.read_answer()).body == piece * 16 + DONE
 
 
-@pytest.mark.parametrize("steps", [[Hang()], [Send(sse_head()), Drip(itertools.repeat(chunk(COMMENT)))]])
+@pytest.mark.parametrize("steps", [[SILENCE], [Send(sse_head()), Drip(itertools.repeat(chunk(COMMENT)))]])
 async def test_the_whole_request_has_a_clock(config: Config, steps: list[Step]) -> None:
     async with (
         ScriptedUpstream(steps) as a,
         ScriptedUpstream() as b,
-        running(config, {"m": chain(a.url, b.url)}, timeouts={"total": SHORT}) as gate,
+        running(config, {"m": chain(a.url, b.url)}, timeouts={"total": RUNS_OUT}) as gate,
     ):
         answer = await gate.post("m")
         assert (answer.status, error_of(answer)["code"]) == (504, "all_deployments_failed")
@@ -213,7 +201,7 @@ async def test_the_whole_request_has_a_clock(config: Config, steps: list[Step]) 
 async def test_the_whole_clock_cuts_a_stream(config: Config) -> None:
     async with (
         ScriptedUpstream([Send(sse_head()), Drip(itertools.repeat(chunk(CONTENT)))]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"total": SHORT}) as gate,
+        running(config, {"m": chain(a.url)}, timeouts={"total": RUNS_OUT}) as gate,
     ):
         body, ended = await gate.broken(ask(stream=True))
         assert (body.startswith(CONTENT), body.endswith(BROKEN), ended) == (True, True, "fin")
@@ -223,7 +211,7 @@ async def test_the_whole_clock_cuts_a_stream(config: Config) -> None:
 
 @pytest.mark.parametrize("prompt", ["short", "x" * 70_000])
 @pytest.mark.parametrize(
-    "steps", [[Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 400, Hang()], [Send(json_answer({"x": "x" * LARGE}))]]
+    "steps", [[Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 40, Hang()], [Send(json_answer({"x": "x" * LARGE}))]]
 )
 async def test_the_whole_clock_cuts_a_client_that_does_not_read(
     config: Config, monkeypatch: pytest.MonkeyPatch, steps: list[Step], prompt: str
@@ -231,11 +219,14 @@ async def test_the_whole_clock_cuts_a_client_that_does_not_read(
     monkeypatch.setattr("gateway.execution.client._LAST_WORDS", 0.01)
     async with (
         ScriptedUpstream(steps) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"total": 2 * SHORT}) as gate,
-        gate.client() as client,
+        running(config, {"m": chain(a.url)}, timeouts={"total": RUNS_OUT}) as gate,
+        gate.client(room=ROOM) as client,
     ):
+        line = await gate.cramped()
         client.pause_reading()
         await client.send(ask(stream=True, prompt=prompt))
+        await until(lambda: line.writing_paused)
+        leap(RUNS_OUT)
         outcome = await gate.outcome()
         assert (outcome.failure, outcome.status) == ("total_timeout", 200)
         assert gate.gateway.active == 0
@@ -248,8 +239,8 @@ async def test_a_complete_stream_that_is_kept_open_ends_well(
 ) -> None:
     monkeypatch.setattr("gateway.execution.relay._AFTERMATH", 0.01)
     async with (
-        ScriptedUpstream([Send(sse_head() + chunk(CONTENT) + chunk(sent)), Hang()]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT) + chunk(sent)), SILENCE]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
     ):
         if added is None:
             body, _ = await gate.broken(ask(stream=True))
@@ -283,8 +274,8 @@ async def test_a_stream_with_a_length_may_still_be_finished(config: Config) -> N
 
 async def test_the_break_of_a_stream_is_read_by_a_client(config: Config) -> None:
     async with (
-        ScriptedUpstream([Send(sse_head() + chunk(CONTENT + b"data: {")), Hang()]) as a,
-        running(config, {"m": chain(a.url)}, timeouts={"idle": SHORT}) as gate,
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT + b"data: {")), SILENCE]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
         gate.client() as client,
     ):
         await client.send(ask(stream=True))

@@ -3,14 +3,12 @@
 import asyncio
 import gzip
 import json
-import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
-from aiohttp import web
 
 from gateway.execution.outcome import Usage
-from tests.execution.support import CONTENT, DONE, FINISH, ask, chain, read_broken, running
+from tests.execution.support import CONTENT, DONE, FINISH, ROOM, ask, chain, read_broken, running
 from tests.fakes.client import RawClient
 from tests.fakes.connection import Connection, Cut
 from tests.fakes.upstream import (
@@ -474,16 +472,12 @@ async def test_a_client_that_leaves_with_the_last_event_unread_has_not_all_of_it
             [Send(sse_head() + chunk(CONTENT)), Pause(go_on := asyncio.Event()), Send(whole), Hang()]
         ) as a,
         running(config, {"m": chain(a.url)}) as gate,
-        gate.client(room=4096) as client,
+        gate.client(room=ROOM) as client,
     ):
         await client.send(ask(stream=True))
         await client.read_until(CONTENT)
         client.pause_reading()
-        ((line, transport),) = gate.door.capacity.connections.items()
-        assert isinstance(line, web.RequestHandler)
-        assert isinstance(transport, asyncio.Transport)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        transport.set_write_buffer_limits(high=0)
+        line = await gate.cramped()
         go_on.set()
         await until(lambda: line.writing_paused)
         await client.abort()

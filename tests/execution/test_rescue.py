@@ -24,6 +24,7 @@ from tests.execution.talking import (
     told_events,
 )
 from tests.fakes.client import Answer, post
+from tests.fakes.leaping import RUNS_OUT, SILENCE
 from tests.fakes.upstream import (
     Close,
     Hang,
@@ -46,7 +47,6 @@ from tests.running import Config, until
 QUESTION: list[dict[str, object]] = [{"role": "user", "content": "say it"}]
 OVERLOADED = Send(chunk(sse('{"error":{"message":"overloaded"}}')))
 BROKEN = b'"code":"stream_broken"}}\n\n'
-SHORT = 0.15
 
 
 def asking(**fields: object) -> bytes:
@@ -177,9 +177,9 @@ async def test_what_a_box_is_asked_to_say_again(config: Config) -> None:
 
 async def test_a_stall_is_carried_on(config: Config) -> None:
     async with (
-        ScriptedUpstream(cut := Breaking(3, Hang())) as a,
+        ScriptedUpstream(cut := Breaking(3, SILENCE)) as a,
         ScriptedUpstream(telling()) as b,
-        running(config, {"m": boxes(a, b)}, timeouts={"idle": SHORT}) as gate,
+        running(config, {"m": boxes(a, b)}, timeouts={"idle": RUNS_OUT}) as gate,
     ):
         assert whole(await say_through(gate, asking(), cut))
         assert await gate.failures() == ["stalled", None]
