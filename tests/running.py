@@ -47,9 +47,9 @@ class Config:
         self.save("models.yaml", json.dumps({"models": models}, indent=1))
 
     def routing(self, **fields: object) -> None:
-        """Write routing.yaml with these fields; the log goes to `log` unless they say otherwise."""
+        """Write routing.yaml: these fields; unless they say otherwise, the log goes to `log`, and boxes have time."""
         logging = {"output": str(self.log)} | dict(_mapping(fields.pop("logging", {})))
-        self.save("routing.yaml", json.dumps({"logging": logging, **fields}, indent=1))
+        self.save("routing.yaml", json.dumps({"logging": logging, "timeout": PATIENCE, **fields}, indent=1))
 
     def waiting_strategy(self) -> Path:
         """Write the strategy `waiting:Waiting` beside the folder: its import waits for a FIFO, which comes back."""

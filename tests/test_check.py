@@ -12,6 +12,7 @@ import pytest
 from gateway.check import UnreachableError, default_url, in_force, is_url, wants_colour
 from gateway.cli import main
 from tests.execution.support import running
+from tests.fakes.connection import PATIENCE
 from tests.fakes.upstream import Close, Hang, ScriptedUpstream, Send, Step, json_answer, refused_url, status
 from tests.running import Config
 
@@ -52,7 +53,7 @@ def configure(config: Config, fraction: float = 0.6, key: str = KEY, **more: obj
 async def served(config: Config) -> AsyncIterator[str]:
     """Serve what `configure` writes, and follow it no more; give the address."""
     configure(config)
-    async with running(config, None, **json.loads((config.path / "routing.yaml").read_text()) | {"timeout": 2}) as gate:
+    async with running(config, None, **json.loads((config.path / "routing.yaml").read_text())) as gate:
         following = gate.gateway._following
         assert following is not None
         following.cancel()
@@ -131,7 +132,7 @@ async def test_what_becomes_inactive_names_its_variable(config: Config, check: C
             "    ~ box-b  weight 0.3 -> 0.5",
             "    - cloud  becomes inactive, CLOUD_KEY is not set",
             "  settings",
-            "    ~ timeout: 2 -> 3",
+            f"    ~ timeout: {PATIENCE:g} -> 3",
             "",
             f"5 changes to generation 1 at {url}; keys are not compared",
             "variables are those of this shell and the .env: the gateway's own may differ",

@@ -164,7 +164,7 @@ def test_a_missing_driver_is_a_fault_with_its_line(
     assert main(["check", "--config-dir", str(served.path)]) == 1
     told = capsys.readouterr().err
     advice = "found a PostgreSQL URL without its driver, expected psycopg: install the extra"
-    assert f"routing.yaml:6:10: ledger.url: {advice}" in told
+    assert f"routing.yaml:7:10: ledger.url: {advice}" in told
     assert CANARY not in told
 
 

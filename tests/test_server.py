@@ -19,6 +19,7 @@ from gateway.server import GATEWAY, Options, create_app
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
 from tests.fakes.client import RawClient, get
+from tests.fakes.connection import PATIENCE
 from tests.running import Config, becomes, split, until
 
 Client = TestClient[web.Request, web.Application]
@@ -170,7 +171,7 @@ async def test_an_accepted_reload_tells_what_changed(serve: Serve, config: Confi
     assert record["hash"] == (await routing(client))["hash"]
     assert record["weights"] == ["chat/local-a: 0.3 -> 0.4", "chat/local-b: 0.3 -> 0.4", "chat/remote: 0.4 -> 0.2"]
     assert record["settings"] == [
-        "timeout: 2 -> 5",
+        f"timeout: {PATIENCE:g} -> 5",
         "routing_parameter.local_fraction: 0.6 -> 0.8",
     ]
 

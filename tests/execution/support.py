@@ -196,7 +196,7 @@ async def running(
     leaping()
     if routes is not None:
         config.models(**routes)
-    config.routing(**{"timeout": 5, **routing})
+    config.routing(**routing)
     options = Options(config.path, log_output=str(config.log), limits=limits or Limits(), environ=environ or {})
     options = replace(options, transport=transport or options.transport)
     door = await open_door(options, Listen(port=0))

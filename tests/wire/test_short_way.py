@@ -242,9 +242,10 @@ async def test_an_error_that_does_not_wait_for_the_body_closes(config: Config, t
 
 
 async def test_a_request_that_was_refused_is_not_active_while_its_body_is_read(
-    config: Config, transport: Transport
+    config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It held up the end for as long as the rest of its body did not come, and counted as cut."""
+    monkeypatch.setitem(connection.ARGUMENTS, "lingering_time", 2 * PATIENCE)
     async with (
         ScriptedUpstream(answering) as a,
         running(config, {"m": chain(a.url)}, transport=transport, limits=Limits(stall=0.1)) as gate,
@@ -252,7 +253,7 @@ async def test_a_request_that_was_refused_is_not_active_while_its_body_is_read(
     ):
         await client.send(named("late")[:-3])
         assert (await client.read_answer()).status == 408
-        await until(lambda: not gate.gateway.active, patience=1.0)
+        await until(lambda: not gate.gateway.active)
         assert client.ended is None
         await gate.door.close(PATIENCE)
         assert gate.gateway.cut == 0
