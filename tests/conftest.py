@@ -1,5 +1,6 @@
 """What tests of the whole have in common: a config folder, simulated boxes, gateways that listen."""
 
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     asked = config.getoption("--transport")
     begin = Options.__init__
     begin.__defaults__ = tuple(asked if value == "direct" else value for value in begin.__defaults__ or ())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and all it starts
 
 
 @pytest.fixture
