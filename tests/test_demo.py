@@ -138,6 +138,8 @@ async def test_what_the_chaos_tells_comes_true(
     servers = [await aiohttp_server(create_simulator(box, sleep=at_once)) for box in CHAOS_BOXES]
     urls = [str(server.make_url("")) for server in servers]
     write_config(tmp_path, urls, tmp_path / "output.log", chaos=True)
+    for clock in ("\ntimeout: 2", "first_token: 3", "idle: 3"):  # none of them is to run out
+        edit(tmp_path / "routing.yaml", clock, f"{clock}0")
     url = (await door(Options(tmp_path, environ={}))).urls[0]
     curls = [Curl.of(words) for words in commands(chaos_told(url, urls[0]))]
     [curl] = [curl for curl in curls if f'"chaos-{chaos.name}"' in (curl.data or "")]
