@@ -10,7 +10,7 @@ import uvloop
 from msgspec.structs import replace as replaced
 
 from gateway.execution.answer import AttemptFailedError
-from gateway.execution.direct import LARGEST, Direct
+from gateway.execution.direct import KEEPALIVE, LARGEST, Direct
 from gateway.execution.fields import Fields
 from gateway.execution.flow import Straight
 from gateway.execution.protocol import Connector, is_tested
@@ -18,6 +18,7 @@ from gateway.execution.upstream import Call, Transport, Upstream
 from gateway.routing.failures import Cause
 from tests.execution.support import deployment
 from tests.fakes.connection import Connection
+from tests.fakes.leaping import leap
 from tests.fakes.upstream import (
     Close,
     Pause,
@@ -178,12 +179,12 @@ async def test_a_connection_is_used_again() -> None:
         assert upstream.connections == 0
 
 
-async def test_a_connection_that_has_waited_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.execution.direct.KEEPALIVE", 0.05)
+async def test_a_connection_that_has_waited_too_long_is_closed() -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
         upstream = Upstream(lambda: 0.0)
         await asyncio.gather(*(open_and_read(upstream, a.url) for _ in range(3)))
         assert upstream.connections == a.connections
+        leap(KEEPALIVE)
         await until(lambda: not upstream.connections)
         before = a.connections
         await open_and_read(upstream, a.url)
