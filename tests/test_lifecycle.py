@@ -5,9 +5,7 @@ import json
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,14 +13,14 @@ from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen,
 from gateway.server import Options
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
+from tests.execution.support import ROOM, cramp
 from tests.fakes.client import RawClient, get, post
-from tests.fakes.connection import PATIENCE, Connection, Cut
+from tests.fakes.connection import PATIENCE, Cut
 from tests.fakes.upstream import (
     Hang,
     Pause,
     ScriptedUpstream,
     Send,
-    Step,
     chunk,
     json_answer,
     last_chunk,
@@ -138,61 +136,45 @@ async def test_a_second_signal_cuts_at_once(serve: list[str], config: Config, fi
     assert [record["cut"] for record in config.records("gateway.stopped")] == [1]
 
 
-@dataclass(frozen=True, slots=True)
-class Fill(Step):
-    """Send chunks until `full`."""
-
-    full: Callable[[], bool]
-
-    async def run(self, connection: Connection) -> None:
-        while not self.full():
-            await connection.write(chunk(b"x" * 16_384))
-            await asyncio.sleep(0.001)
-
-
 async def test_an_answer_is_in_flight_until_it_has_left(door: OpenDoor, config: Config) -> None:
     """What a handler had written for a slow client when the process ended used to be lost."""
-    opened: Door | None = None
-
-    def full() -> bool:
-        assert opened is not None
-        transports = cast("list[asyncio.Transport]", list(opened.capacity.connections.values()))
-        return any(transport.get_write_buffer_size() for transport in transports)
-
-    head = sse_head().replace(b"text/event-stream", b"application/json")
-    async with ScriptedUpstream([Send(head), Fill(full), Send(chunk(b"}") + last_chunk())]) as upstream:
+    answer = json_answer({"text": "x" * 1_000_000})
+    async with ScriptedUpstream([Send(answer)]) as upstream:
         config.models(m={"box": upstream.url})
         config.routing()
         opened = await door(Options(config.path, environ={}))
-        async with RawClient(opened.urls[0]) as client:
-            await client.send(post("/v1/chat/completions", {"model": "m"}))
-            await client.read_head()
+        async with RawClient(opened.urls[0], room=ROOM) as client:
+            _, transport = await cramp(opened)
+            transport.set_write_buffer_limits(high=2 * len(answer))  # the handler is not to wait for the client
             client.pause_reading()
+            await client.send(post("/v1/chat/completions", {"model": "m"}))
+            await until(transport.get_write_buffer_size)
             await until(lambda: not opened.gateway.active)
             closing = asyncio.create_task(opened.close(PATIENCE))
             await asyncio.sleep(0.3)
             assert not closing.done()
             client.resume_reading()
-            while await client.read_chunk():
-                pass
+            assert answer.endswith((await client.read_answer()).body)
             await closing
             assert client.ended == "fin"
 
 
 async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor, config: Config) -> None:
-    async with ScriptedUpstream([Send(json_answer({"text": "x" * 100_000_000}))]) as upstream:
+    answer = json_answer({"text": "x" * 1_000_000})
+    async with ScriptedUpstream([Send(answer)]) as upstream:
         config.models(m={"box": upstream.url})
         config.routing()
         opened = await door(Options(config.path, environ={}))
-        async with RawClient(opened.urls[0]) as client:
-            await client.send(post("/v1/chat/completions", {"model": "m"}))
-            await client.read_exactly(1)
+        async with RawClient(opened.urls[0], room=ROOM) as client:
+            await cramp(opened)
             client.pause_reading()
+            await client.send(post("/v1/chat/completions", {"model": "m"}))
+            await until(lambda: opened.gateway.executor.in_flight["m", "box"])
             await opened.close(0.1)
             assert opened.capacity.connections == {}
             client.resume_reading()
             await client.read_to_end()
-            assert len(client.raw) < 100_000_000
+            assert len(client.raw) < len(answer)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
