@@ -20,6 +20,9 @@ ARGUMENTS = (
     "--no-first-run",
 )
 
+PATIENCE = 60_000
+"""Milliseconds that a page may take on a machine under load. A guard, never a measure."""
+
 Theme = Literal["light", "dark"]
 
 
@@ -58,11 +61,13 @@ async def blank(complaints: Complaints) -> AsyncIterator[Blank]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     api = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
+    api.expect.set_options(timeout=PATIENCE)
     async with api.async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=PATIENCE)
 
         async def made(width: int = 1440, theme: Theme = "light") -> "Page":
             context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+            context.set_default_timeout(PATIENCE)
             page: Page = await context.new_page()
             complaints.watch(page)
             return page

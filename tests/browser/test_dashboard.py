@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -63,6 +64,13 @@ async def is_dark(page: Page) -> bool:
 def share(page: Page, deployment: str, column: str) -> Locator:
     """Find a share of the first model's deployment."""
     return page.locator(f'tr[data-deployment="{deployment}"] td.{column} .number').first
+
+
+async def stop_clock(page: Page) -> None:
+    """Let time pass on the page when the test says so, and only then."""
+    now = datetime.now(UTC)
+    await page.clock.install(time=now)
+    await page.clock.pause_at(now + timedelta(seconds=60))
 
 
 async def opened_by(door: OpenDoor, config: Config) -> Door:
@@ -280,7 +288,7 @@ async def test_every_section_says_that_no_state_has_come(config: Config, door: O
     config.routing()
     url = await serve(door, config)
     page = await blank()
-    await page.clock.install()
+    await stop_clock(page)
     await page.route("**/events", lambda _: None)
     await page.goto(url)
     sections = [page.locator(f"#{name}") for name in ("chart-rate", "chart-first", "chart-tokens", "chart-trouble")]
@@ -307,7 +315,7 @@ async def test_a_first_state_may_be_long_on_its_way(config: Config, door: OpenDo
     config.routing()
     url = await serve(door, config)
     page = await blank()
-    await page.clock.install()
+    await stop_clock(page)
     await page.add_init_script(OPENED)
     async with ScriptedUpstream([Send(sse_head() + chunk(b'data: {"full": true, ')), Hang()]) as line:
         await page.route("**/events", lambda route: route.continue_(url=line.url))
@@ -336,7 +344,7 @@ async def test_it_says_that_it_is_disconnected_and_goes_on_by_itself(config: Con
     config.models(m={"a": "http://127.0.0.1:1"})
     again = await open_door(Options(config.path, environ={}), Listen(port=first.ports[0]))
     try:
-        await expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
+        await expect(page.locator("#connection")).to_have_text("Live")
         await expect(page.locator(".model-name")).to_have_text("m")
         await expect(page.locator("#notices")).to_be_empty()
     finally:
