@@ -118,8 +118,13 @@ async def cramp(door: Door) -> tuple[web.RequestHandler, asyncio.Transport]:
     ((line, transport),) = door.capacity.connections.items()
     assert isinstance(line, web.RequestHandler)
     assert isinstance(transport, asyncio.Transport)
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
+    limit(transport)
     return line, transport
+
+
+def limit(transport: asyncio.Transport, room: int = ROOM) -> None:
+    """Let the kernel keep only so many bytes, roughly, of what is written."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
 
 
 async def read_broken(client: RawClient) -> tuple[bytes, str]:

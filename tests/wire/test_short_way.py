@@ -9,9 +9,9 @@ import pytest
 from gateway import connection
 from gateway.api.openai import Limits
 from gateway.execution.upstream import TRANSPORTS, Transport
-from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, error_of, running
+from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, cramp, error_of, limit, running
 from tests.fakes.client import Answer, RawClient, get, post
-from tests.fakes.connection import PATIENCE, Cut
+from tests.fakes.connection import PATIENCE, Connection, Cut
 from tests.fakes.upstream import (
     Hang,
     Pause,
@@ -305,29 +305,31 @@ async def test_a_stream_outlives_the_time_that_a_connection_may_be_idle(
 
 
 async def test_a_reader_that_is_slow_holds_its_upstream_back(config: Config, transport: Transport) -> None:
-    event = chunk(b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 60_000))
+    event, room = chunk(b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 60_000)), 1 << 16
     sent: list[int] = []
 
     class Counted(Step):
-        async def run(self, connection: object) -> None:  # the fakes' connection
-            for number in range(400):
-                await Send(event).run(connection)  # type: ignore[arg-type] # as above
+        async def run(self, connection: Connection) -> None:
+            limit(connection.transport, room)
+            for number in range(200):
+                await connection.write(event)
                 sent.append(number)
 
     steps = [Send(sse_head() + chunk(CONTENT)), Counted(), Send(chunk(FINISH) + chunk(DONE) + last_chunk())]
     async with (
         ScriptedUpstream(steps) as a,
         running(config, {"m": chain(a.url)}, transport=transport) as gate,
-        gate.client() as client,
+        gate.client(room=room) as client,
     ):
+        await cramp(gate.door)
         client.pause_reading()
         await client.send(ask(stream=True))
-        await until(lambda: len(sent) > 5)
+        await until(lambda: sent)
         held = -1
         while held != len(sent):
             held = len(sent)
             await asyncio.sleep(0.2)
-        assert held < 399
+        assert held < 100
         client.resume_reading()
         head = await client.read_head()
         assert (await client.read_body(head)).endswith(FINISH + DONE)
