@@ -15,7 +15,7 @@ from gateway.server import Options
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
 from tests.fakes.upstream import Hang, Reset, ScriptedUpstream, Send, Step, chunk, sse, sse_head
-from tests.running import Config
+from tests.running import Config, until
 
 ASKED = [{"role": "user", "content": "who are you?"}]
 SAID = "I am local. This text is simulated,"
@@ -208,8 +208,15 @@ async def test_a_client_that_gives_up_closes_the_upstream(
 ) -> None:
     async with ScriptedUpstream(steps) as upstream:
         sdk = connect(await serving(door, config, upstream), 0.2)
-        with pytest.raises(openai.APITimeoutError):
-            await sdk.stream(lambda client: client.chat.completions.create(model="chat", messages=ASKED, stream=True))
+
+        async def gives_up() -> object:  # perhaps before it is heard
+            with pytest.raises(openai.APITimeoutError):
+                await sdk.stream(
+                    lambda client: client.chat.completions.create(model="chat", messages=ASKED, stream=True)
+                )
+            return upstream.requests
+
+        await until(gives_up)
         await upstream.closed_by_peer()
         await upstream.all_closed()
 
