@@ -44,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The working directory goes to the end of `sys.path`: strategies of the user's own are looked for there, and nothing
     in it stands in front of a library.
     """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
+    with suppress(FileNotFoundError):  # a folder that was removed holds no strategy
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
     try:
         parsed = _parser(os.environ).parse_args(arguments)
         code = int(parsed.run(parsed))

@@ -331,6 +331,18 @@ def test_check_lists_faults_as_json(gateway: Gateway, config: Config, faulty: li
     assert [warning["line"] for warning in told["warnings"]] == [1]
 
 
+def test_check_works_in_a_folder_that_was_removed(
+    gateway: Gateway, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good(config)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, out, _ = gateway("check", "--config-dir", str(config.path))
+    assert (code, out.splitlines()[-1]) == (0, "fixed: ok")
+
+
 def test_check_of_nothing_is_one_fault(gateway: Gateway, tmp_path: Path) -> None:
     code, out, err = gateway("check", "--config-dir", str(tmp_path))
     assert (code, out) == (1, "")
