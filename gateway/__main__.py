@@ -15,8 +15,10 @@ def main() -> int:
     _fill_streams()
     mimetypes.knownfiles.clear()
     os.environ.setdefault("FROZENLIST_NO_EXTENSIONS", "1")
-    from gateway.cli import main as run  # noqa: PLC0415 - see above
-
+    try:
+        from gateway.cli import main as run  # noqa: PLC0415 - see above
+    except KeyboardInterrupt:  # to import all of it takes a moment
+        return 130
     return run()
 
 

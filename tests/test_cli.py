@@ -499,6 +499,24 @@ async def test_a_limit_that_open_files_do_not_allow_is_told(config: Config) -> N
         assert "\nwarning: 9999999999 connections may need 20000000126 open files, the limit is " in f"\n{it.stderr}"
 
 
+def test_an_interrupt_before_it_has_begun_is_no_traceback() -> None:
+    program = """
+import sys
+from gateway.__main__ import main
+
+class Interrupted:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "gateway.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted)
+sys.exit(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)  # noqa: S603 - our own
+    assert (ended.returncode, ended.stderr) == (130, b"")
+
+
 async def test_an_interrupt_is_no_traceback(config: Config) -> None:
     fifo = config.waiting_strategy()
     config.models(m={"box": "http://localhost:9"})
