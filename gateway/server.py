@@ -65,6 +65,8 @@ _QUIET_SECONDS: Final = 5.0
 _SLICE: Final = 50
 _FLUSH_SECONDS: Final = 2.0
 _LEDGER_SECONDS: Final = 5.0
+_SET: Final = 1.0
+"""Seconds that the clock goes ahead or back at once when it is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Gateway:
         self.files = ConfigFiles.of(options.config_dir, options.environ, options.env_file)
         self.sink = LogSink(options.log_output)
         self.log = make_logger(self.sink, "info")
-        self.manager = RoutingManager(time.time() - time.monotonic())
+        self.manager = RoutingManager(_Epoch(time.time, time.monotonic))
         self.feed = Feed()
         settle = self.feed.settle
         self.traffic = Traffic(settle)
@@ -378,6 +380,25 @@ class Gateway:
             revision=revision,
             **{name: text for name, text in said.items() if text},
         )
+
+
+class _Epoch:
+    """Tells what a monotonic time lacks to be seconds since the epoch: another number once the machine's clock is set.
+
+    Until then it stays as it is, so that a time is always shown alike.
+    """
+
+    def __init__(self, wall: Callable[[], float], clock: Callable[[], float]) -> None:
+        """`wall` is in seconds since the epoch, `clock` monotonic."""
+        self._wall, self._clock = wall, clock
+        self._told = wall() - clock()
+
+    def __call__(self) -> float:
+        """Tell it."""
+        now = self._wall() - self._clock()
+        if abs(now - self._told) > _SET:
+            self._told = now
+        return self._told
 
 
 def _leave(*, idle: bool) -> None:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
 from gateway import __version__
-from gateway.server import GATEWAY, Options, create_app
+from gateway.server import GATEWAY, Options, _Epoch, create_app
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
 from tests.fakes.client import RawClient, get
@@ -32,6 +32,18 @@ FAST = {"interval": 0.02}
 async def serve(aiohttp_client: AiohttpClient, config: Config, make_box: MakeBox) -> Serve:  # noqa: ARG001 - their order
     """Serve the config folder to a client."""
     return lambda: aiohttp_client(create_app(Options(config.path, environ={})))
+
+
+def test_a_clock_that_is_set_is_followed_and_its_jitter_is_not() -> None:
+    wall, monotonic = [1_000.0], [50.0]
+    epoch = _Epoch(lambda: wall[0], lambda: monotonic[0])
+    assert epoch() == 950.0
+    wall[0], monotonic[0] = 1_010.001, 60.0
+    assert epoch() == 950.0
+    wall[0] += 3_600
+    assert epoch() == pytest.approx(4_550.001)
+    wall[0] -= 7_200
+    assert epoch() == pytest.approx(-2_649.999)
 
 
 @pytest.fixture

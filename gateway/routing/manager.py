@@ -7,7 +7,7 @@ assignment. A change re-weighs only the routes it touches, and no request comput
 Health and breakers are two opinions, and neither changes the other: a box may answer probes and fail requests.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil, inf
 from types import MappingProxyType
 
@@ -65,8 +65,8 @@ class RoutingManager:
     each model's retry budget.
     """
 
-    def __init__(self, epoch: float = 0.0) -> None:
-        """Start without a configuration; `epoch` plus a monotonic time gives seconds since the epoch, to be shown."""
+    def __init__(self, epoch: Callable[[], float] = lambda: 0.0) -> None:
+        """Start without a configuration; what `epoch` gives plus a monotonic time is in seconds since the epoch."""
         self.snapshot: Snapshot | None = None
         self.problems: tuple[Problem, ...] = ()
         self._epoch = epoch
@@ -90,7 +90,7 @@ class RoutingManager:
         found = self._breakers.of(deployment)
         if found is None or found.since is None:
             return BreakerView()
-        return BreakerView(found.state, found.since + self._epoch, found.reason)
+        return BreakerView(found.state, found.since + self._epoch(), found.reason)
 
     def succession(self, new: Plan) -> Succession:
         """Work out what a plan changes of the one in force; to be called from any thread, before `adopt`."""
@@ -259,7 +259,7 @@ class RoutingManager:
             self._left_alone[endpoint] = now + LOADING_INTERVAL
         old = self.health(endpoint)
         return self._is_now(
-            endpoint, old if old.state == "loading" else Health("loading", now + self._epoch, "loading")
+            endpoint, old if old.state == "loading" else Health("loading", now + self._epoch(), "loading")
         )
 
     def retry_after(self, route: Route, now: float) -> int:

@@ -380,12 +380,15 @@ def test_when_a_client_should_ask_again() -> None:
 
 
 def test_times_are_shown_since_the_epoch() -> None:
-    manager = RoutingManager(epoch=1_000.0)
+    epoch = [1_000.0]
+    manager = RoutingManager(lambda: epoch[0])
     manager.adopt(make(BOXES, SPLIT))
     fail(manager, "a", 7.0)
     assert manager.breaker(get(manager, "a")) == BreakerView("open", 1_007.0, REASON)
     change = manager.failed(get(manager, "b"), Failure(Cause.LOADING, status=503), 8.0)
     assert change == HealthChange("http://b:8000", Health(), Health("loading", 1_008.0, "loading"))
+    epoch[0] = 5_000.0
+    assert manager.breaker(get(manager, "a")).since == 5_007.0
 
 
 def test_before_there_is_anything_nothing_happens() -> None:
