@@ -27,7 +27,7 @@ from gateway.config.prices import dear_prices, unreadable_prices
 from gateway.config.relations import idle_checks, unrelated
 from gateway.config.schema import schema
 from gateway.config.shown import Path
-from gateway.config.sources import ConfigFiles, Sources, is_legacy, read
+from gateway.config.sources import ConfigFiles, Sources, is_legacy, misnamed, read
 from gateway.config.strict_yaml import Broken, Tree, read_yaml
 
 __all__ = ["ConfigFiles", "Loaded", "Sources", "parse", "read", "schema"]
@@ -73,7 +73,7 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
     """Make documents of what was read; `environ` wins over the `.env`. Never raises: faults are in the answer."""
     env = _read_env(sources.env, files)
     variables = _Variables({**env.values, **environ}, environ, tuple(env.values))
-    models = _models(sources.models, str(files.models), variables)
+    models = _models(sources, files, variables)
     names = Names.of(models.tree)
     among = (*names.faults, *check_fallbacks(models.tree, names), *unreadable_prices(models.tree))
     routing = _routing(sources, files, variables, names)
@@ -123,11 +123,13 @@ def _read_env(content: bytes | None, files: ConfigFiles) -> _Env:
     return _Env(values, notices=tuple(Fault(file, line, 1, "", message) for line in bad))
 
 
-def _models(content: bytes | None, file: str, variables: _Variables) -> _File[ModelsDocument]:
-    if content is None:
-        fault = Fault(file, 0, 0, "", "not found, expected the list of models there: see docs/configuration.md")
+def _models(sources: Sources, files: ConfigFiles, variables: _Variables) -> _File[ModelsDocument]:
+    file = str(files.models)
+    if sources.models is None:
+        told = _misnamed(sources, files.models) or "not found, expected the list of models there"
+        fault = Fault(file, 0, 0, "", f"{told}: see docs/configuration.md")
         return _File(Tree(file, Broken()), None, (fault,))
-    tree, faults = _tree(content, file, variables, "empty, expected models: and a list of at least one model")
+    tree, faults = _tree(sources.models, file, variables, "empty, expected models: and a list of at least one model")
     return _validated(ModelsDocument, tree, faults)
 
 
@@ -149,6 +151,16 @@ def _without_routing(sources: Sources, files: ConfigFiles, variables: _Variables
         yield Fault(str(files.routing.parent / sources.legacy), 0, 0, "", _deprecated(names))
     elif named and FilePath(named) == files.routing:
         yield Fault(str(files.routing), 0, 0, "", "not found, though ROUTING_CONFIG names it")
+    elif told := _misnamed(sources, files.routing):
+        yield Fault(str(files.routing), 0, 0, "", told)
+
+
+def _misnamed(sources: Sources, path: FilePath) -> str | None:
+    """Say that a file is there under another name than its own, if one is."""
+    other = misnamed(path)
+    if other is None or str(other) not in sources.misnamed:
+        return None
+    return f"not found, and {other.name} is not read: rename it to {path.name}"
 
 
 def _tree(content: bytes, file: str, variables: _Variables, if_empty: str) -> tuple[Tree, tuple[Fault, ...]]:

@@ -1,6 +1,7 @@
 """Where the configuration stands on disk, and what was read there."""
 
 import hashlib
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from gateway.config.faults import ConfigError, Fault
 
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 _READ_ONCE: Final = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+_OTHER_SUFFIX: Final = {".yaml": ".yml", ".yml": ".yaml"}
 
 
 class ConfigFiles(Struct, frozen=True):
@@ -38,12 +40,14 @@ class Sources:
     """What the files hold; absent where there is no such file. Its repr shows no content.
 
     `legacy` names a file of the deprecated format (`deployment*.yaml`) beside routing.yaml, or where that would be.
+    `misnamed` are files that end otherwise (`routing.yml`) in the place of those that are absent.
     """
 
     models: bytes | None = field(repr=False)
     routing: bytes | None = field(repr=False)
     env: bytes | None = field(default=None, repr=False)
     legacy: str | None = None
+    misnamed: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def digest(self) -> str:
@@ -67,7 +71,8 @@ def read(files: ConfigFiles) -> Sources:
     env = _content(files.env, faults, (*_ABSENT, IsADirectoryError)) if files.env is not None else None
     if faults:
         raise ConfigError(faults)
-    return Sources(models, routing, env, _legacy(files.routing))
+    absent = [path for path, content in ((files.models, models), (files.routing, routing)) if content is None]
+    return Sources(models, routing, env, _legacy(files.routing), frozenset(filter(None, map(_misnamed, absent))))
 
 
 def is_legacy(name: str) -> bool:
@@ -91,6 +96,17 @@ def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] 
         reason = f"cannot be read: {(error.strerror or type(error).__name__).lower()}"
     faults.append(Fault(str(path), 0, 0, "", reason))
     return None
+
+
+def misnamed(path: Path) -> Path | None:
+    """Give what a file would be called that is meant to be this one, and ends as YAML files also do."""
+    other = _OTHER_SUFFIX.get(path.suffix)
+    return path.with_suffix(other) if other else None
+
+
+def _misnamed(path: Path) -> str | None:
+    other = misnamed(path)
+    return str(other) if other is not None and os.path.isfile(other) else None  # noqa: PTH113 - is_file may raise
 
 
 def _legacy(routing: Path) -> str | None:

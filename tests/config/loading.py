@@ -28,10 +28,11 @@ def load(
     env: str | bytes | None = None,
     environ: Mapping[str, str] | None = None,
     legacy: str | None = None,
+    misnamed: frozenset[str] = frozenset(),
 ) -> Loaded:
     environ = environ or {}
     files = ConfigFiles.of(Path("config"), environ)
-    sources = Sources(content(models), content(routing), content(env), legacy)
+    sources = Sources(content(models), content(routing), content(env), legacy, misnamed)
     return parse(sources, files, environ)
 
 
@@ -42,8 +43,10 @@ def faults(
     env: str | bytes | None = None,
     environ: Mapping[str, str] | None = None,
     legacy: str | None = None,
+    misnamed: frozenset[str] = frozenset(),
 ) -> list[str]:
-    return [str(fault) for fault in load(models, routing, env=env, environ=environ, legacy=legacy).faults]
+    loaded = load(models, routing, env=env, environ=environ, legacy=legacy, misnamed=misnamed)
+    return [str(fault) for fault in loaded.faults]
 
 
 def models(fields: str) -> str:

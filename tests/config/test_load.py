@@ -245,6 +245,16 @@ def test_a_routing_config_that_is_not_there_is_a_fault() -> None:
     assert not load(env="ROUTING_CONFIG=r.yaml\n").faults
 
 
+def test_a_file_that_ends_as_yaml_files_also_do_is_a_fault_and_not_passed_over() -> None:
+    told = "routing.yaml: not found, and routing.yml is not read: rename it to routing.yaml"
+    assert faults(misnamed=frozenset({"config/routing.yml"})) == [f"config/{told}"]
+    named = {"ROUTING_CONFIG": "r.yml"}
+    assert faults(environ=named, misnamed=frozenset({"r.yaml"})) == ["r.yml: not found, though ROUTING_CONFIG names it"]
+    assert faults(None, misnamed=frozenset({"config/models.yml"})) == [
+        "config/models.yaml: not found, and models.yml is not read: rename it to models.yaml: see docs/configuration.md"
+    ]
+
+
 def test_a_file_of_the_deprecated_format_beside_a_good_one_is_a_notice() -> None:
     loaded = load(routing=split(""), legacy="deployment.yaml")
     assert not loaded.faults

@@ -116,6 +116,19 @@ def test_only_another_file_of_the_deprecated_format_is_noticed(config: Path) -> 
     assert read(ConfigFiles.of(config, environ)).legacy is None
 
 
+def test_a_file_that_ends_otherwise_is_noticed_where_there_is_none_that_is_read(config: Path) -> None:
+    for name in ("models.yml", "routing.yml", "m.yaml"):
+        (config / name).touch()
+    assert read(ConfigFiles.of(config, {})).misnamed == frozenset()
+    (config / "routing.yaml").unlink()
+    assert read(ConfigFiles.of(config, {})).misnamed == {str(config / "routing.yml")}
+    environ = {"MODELS_CONFIG": str(config / "m.yml"), "ROUTING_CONFIG": str(config / "r.txt")}
+    assert read(ConfigFiles.of(config, environ)).misnamed == {str(config / "m.yaml")}
+    (config / "routing.yml").unlink()
+    (config / "routing.yml").mkdir()
+    assert read(ConfigFiles.of(config, {})).misnamed == frozenset()
+
+
 def test_the_digest_names_the_content_of_both_files() -> None:
     digest = Sources(b"a", b"b", b"c").digest
     assert len(digest) == 12
