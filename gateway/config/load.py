@@ -23,7 +23,7 @@ from gateway.config.faults import Fault
 from gateway.config.interpolate import interpolate
 from gateway.config.messages import explain
 from gateway.config.names import Names
-from gateway.config.prices import dear_prices, unreadable_prices
+from gateway.config.prices import dear_prices, uncounted_prices, unreadable_prices
 from gateway.config.relations import idle_checks, unrelated
 from gateway.config.schema import schema
 from gateway.config.shown import Path
@@ -84,8 +84,8 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
         notices=(
             *env.notices,
             *_notices(sources, files),
-            *dear_prices(models.tree),
-            *_in_order((*idle_checks(routing.tree), *dear_prices(routing.tree))),
+            *_in_order((*dear_prices(models.tree), *uncounted_prices(models.tree))),
+            *_in_order((*idle_checks(routing.tree), *dear_prices(routing.tree), *uncounted_prices(routing.tree))),
         ),
         _trees={"models": models.tree, "routing": routing.tree},
     )

@@ -37,6 +37,14 @@ def unreadable_prices(tree: Tree) -> Iterator[Fault]:
                 yield tree.fault(at, f"found {shown(value, at)}, expected at most {HIGHEST} US dollars")
 
 
+def uncounted_prices(tree: Tree) -> Iterator[Fault]:
+    """Give notices about pricings that no cost comes of: `input` and `output` are what others call prices."""
+    for path in _pricings(tree):
+        pricing = tree.at(path)
+        if isinstance(pricing, dict) and pricing and COUNTED.isdisjoint(pricing):
+            yield tree.fault(path, f"no cost comes of these prices, expected one of {', '.join(sorted(COUNTED))}")
+
+
 def dear_prices(tree: Tree) -> Iterator[Fault]:
     """Give notices about prices of a token that look like those of a million tokens."""
     for path in _pricings(tree):

@@ -69,6 +69,15 @@ def test_a_price_that_looks_like_that_of_a_million_tokens_gets_a_warning() -> No
     assert notices("pricing: {prompt: 0.01, completion: '0', input_cache_read: free}") == []
 
 
+def test_a_pricing_that_no_cost_comes_of_gets_a_warning() -> None:
+    told = "no cost comes of these prices, expected one of completion, input_cache_read, internal_reasoning, prompt"
+    assert notices("pricing: {input: 0.5, output: 1}\nroute:\n  - {}\n  - {pricing: {image: 1}}") == [
+        f"config/models.yaml:4:14: models[0].pricing: {told}, request",
+        f"config/models.yaml:7:19: models[0].route[1].pricing: {told}, request",
+    ]
+    assert notices("pricing: {}\nroute: [{pricing: {image: 1, request: 0}}]") == []
+
+
 @pytest.mark.parametrize("price", ["true", "'1_0'", "' 6'", "'${P}'", "[1]"])
 def test_what_is_no_price_is_a_fault_and_no_high_one(price: str) -> None:
     loaded = load(models(f"pricing: {{prompt: {price}}}"), environ={"P": "0x10"})
