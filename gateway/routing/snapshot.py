@@ -122,10 +122,10 @@ class Route:
     """One model's deployments with their weights, in the order they are tried.
 
     `chain` holds the weighted deployments by falling weight, then those of weight 0 in the order written, then those
-    that are out. `weights` go with the chain and sum to 1; `configured` are the weights with everything healthy.
-    `cumulative` are the running sums over the weighted head of the chain, for the draw; the last one is exactly 1.
-    `fallbacks` are the ids of the models to turn to when all of the chain has failed, in order. `rescue` is what
-    becomes of its streams when they break.
+    that are out, in the order that they have when they are not. `weights` go with the chain and sum to 1; `configured`
+    are the weights with everything healthy. `cumulative` are the running sums over the weighted head of the chain, for
+    the draw; the last one is exactly 1. `fallbacks` are the ids of the models to turn to when all of the chain has
+    failed, in order. `rescue` is what becomes of its streams when they break.
     """
 
     model: str
@@ -158,7 +158,8 @@ class Route:
         """
 
         def rank(deployment: Deployment) -> tuple[bool, Fraction]:
-            return (deployment.identity in out, -effective[deployment])
+            is_out = deployment.identity in out
+            return (is_out, -(configured if is_out else effective)[deployment])
 
         chain = tuple(sorted(configured, key=rank))
         weights = tuple(effective[deployment] for deployment in chain)

@@ -274,6 +274,14 @@ def documents(given_weights: list[float | None], groups: list[str], fraction: fl
     return f"models: [{{id: llama, route: [{route}]}}]", "\n".join(lines)
 
 
+def test_those_that_are_down_stand_in_the_order_that_they_have_when_they_are_up() -> None:
+    manager = serve(*documents([0, 1, 2, 1], ["local"] * 4, 1))
+    assert chain(snapshot(manager).routes["llama"]) == ["2", "1", "3", "0"]
+    for place in (0, 1, 2):
+        manager.probed(f"http://{place}", DEAD, 1.0)
+    assert chain(snapshot(manager).routes["llama"]) == ["3", "2", "1", "0"]
+
+
 @unhurried
 @given(BOX_WEIGHTS, GROUPS, st.sampled_from([0, 0.25, 0.6, 1]), PROBES)
 def test_whatever_happens_weights_sum_to_one_and_the_chain_is_in_order(
@@ -302,12 +310,14 @@ def check(manager: RoutingManager, written: list[str]) -> None:
 
 
 def expected_order(manager: RoutingManager, written: list[str]) -> Iterator[tuple[str, Fraction]]:
-    """Order a chain as design.md tells it: the weighted by weight, weight 0 as written, then those down."""
+    """Order a chain as design.md tells it: the weighted by weight, weight 0 as written, then likewise those down."""
     current = snapshot(manager)
-    found = weights(current.routes["llama"])
+    route = current.routes["llama"]
+    found, configured = weights(route), dict(zip(chain(route), route.configured, strict=True))
     weighted = sorted((name for name in written if found[name]), key=lambda name: -found[name])
     zero = [name for name in written if not found[name]]
     down = [name for name in zero if f"http://{name}" in current.down]
+    down.sort(key=lambda name: -configured[name])
     for name in (*weighted, *(name for name in zero if name not in down), *down):
         yield name, found[name]
 
