@@ -21,6 +21,7 @@ from gateway.config.shown import Path, is_secret, shortened, shown
 from gateway.routing.snapshot import Deployment, Selection
 from gateway.routing.strategies import BUILT_IN, Strategy, StrategyError, exact
 
+_STRATEGY: Final = "routing_strategy"
 _PARAMETERS: Final = "routing_parameter"
 _SHORTEST_SECRET: Final = 4
 _OWN_MESSAGES: Final = {"value_error": "Value error, ", "assertion_error": "Assertion failed, "}
@@ -87,7 +88,7 @@ def resolve(name: str, written: Mapping[str, object]) -> ResolvedStrategy:
             neither `random` nor `smooth`.
 
     """
-    host = _Host(written)
+    host = _Host(name, written)
     kind = BUILT_IN.get(name) or _imported(name, host)
     arguments = _arguments(name, kind, written, host)
     with host.running(f"{name} cannot be made:"):
@@ -101,8 +102,11 @@ def resolve(name: str, written: Mapping[str, object]) -> ResolvedStrategy:
 class _Host:
     """Runs what is not ours; makes errors without what is to be hidden."""
 
-    def __init__(self, written: Mapping[str, object]) -> None:
+    def __init__(self, name: str, written: Mapping[str, object]) -> None:
         found = dict(_hidden(written, (_PARAMETERS,)))
+        if isinstance(name, Interpolated) and name not in BUILT_IN:
+            parts = (part for part in (str(name), *name.replace(":", ".").split(".")) if len(part) >= _SHORTEST_SECRET)
+            found |= dict.fromkeys(parts, shown(name, (_STRATEGY,)))
         self._hidden = sorted(found.items(), key=lambda pair: -len(pair[0]))
 
     @contextmanager
@@ -118,7 +122,7 @@ class _Host:
             raise self.error(told) from error
 
     def error(self, message: str) -> StrategyError:
-        return StrategyError([(("routing_strategy",), self._masked(message))])
+        return StrategyError([((_STRATEGY,), self._masked(message))])
 
     def refusal(self, problems: Iterable[tuple[Path, str]]) -> StrategyError:
         return StrategyError((path, self._masked(message)) for path, message in problems)
@@ -156,9 +160,8 @@ def _imported(name: str, host: _Host) -> type:
     module_name, colon, class_name = name.partition(":")
     if not colon:
         known = ", ".join(BUILT_IN)
-        raise host.error(
-            f"found {shortened(name)!r}, expected one of {known} or package.module:ClassName{nearest(name, BUILT_IN)}"
-        )
+        told = f"found {shown(name, (_STRATEGY,))}, expected one of {known} or package.module:ClassName"
+        raise host.error(told + ("" if isinstance(name, Interpolated) else nearest(name, BUILT_IN)))
     with host.running(f"cannot import {name}:"):
         importlib.invalidate_caches()  # the module may be younger than what was seen of its folder
         found = getattr(importlib.import_module(module_name), class_name)

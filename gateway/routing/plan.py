@@ -139,9 +139,7 @@ def _strategy(loaded: Loaded, faults: list[Fault]) -> ResolvedStrategy | None:
 
 
 def _named(loaded: Loaded) -> str | None:
-    """Give the strategy's name; nothing comes back where it has a fault."""
-    if loaded.routing is not None:
-        return loaded.routing.routing_strategy
+    """Give the strategy's name, marked if it is out of a variable; nothing comes back where it has a fault."""
     name = loaded.at("routing", ("routing_strategy",))
     if name is None or is_nothing(name):
         return "fixed"

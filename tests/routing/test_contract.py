@@ -149,6 +149,30 @@ def test_unknown_and_missing_parameters_are_named(parameters: str, expected: str
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("canary-1", "found the value of ${S}, expected one of fixed, round_robin or package.module:ClassName"),
+        ("canary-" * 9, "found the value of ${S}, expected one of fixed, round_robin or package.module:ClassName"),
+        (
+            "canary.sub:Strategy",
+            "cannot import the value of ${S}: ModuleNotFoundError: No module named 'the value of ${S}'",
+        ),
+        (f"{GUESTS}:GUESTS", "cannot import the value of ${S}: AttributeError: module 'the value of ${S}"),
+    ],
+)
+def test_a_name_out_of_a_variable_is_not_shown(name: str, expected: str) -> None:
+    [fault] = faults(BOXES, f"routing_strategy: ${{S}}\n{LISTED}", S=name)
+    assert fault.startswith(f"routing.yaml:1:19: routing_strategy: {expected}")
+    assert "canary" not in fault
+    assert "GUESTS" not in fault
+
+
+def test_a_name_out_of_a_variable_names_a_strategy() -> None:
+    assert make(BOXES, f"routing_strategy: '${{S}}'\n{LISTED}", S="round_robin").strategy.name == "round_robin"
+    assert make(BOXES, f"routing_strategy: '${{S:-}}'\n{LISTED}").strategy.name == "fixed"
+
+
+@pytest.mark.parametrize(
     ("token", "expected"),
     [
         ("plain-text", "a hidden value does not begin with t-"),
