@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,18 @@ def deaf_url() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+def ask_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `nowhere.invalid` not be found, however slow the name server is."""
+    lookup = socket.getaddrinfo
+
+    def found(host: str, *others: Any, **options: Any) -> Any:
+        if host == "nowhere.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return lookup(host, *others, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
 @pytest.mark.parametrize(
     ("url", "failure", "detail"),
     [
@@ -56,7 +69,10 @@ def deaf_url() -> Iterator[str]:
         (f"http://{'a' * 64}.invalid", "dns", "the host is no host name"),
     ],
 )
-async def test_an_unreachable_box_is_passed_over(config: Config, url: str, failure: str, detail: str) -> None:
+async def test_an_unreachable_box_is_passed_over(
+    config: Config, monkeypatch: pytest.MonkeyPatch, url: str, failure: str, detail: str
+) -> None:
+    ask_nobody(monkeypatch)
     async with (
         ScriptedUpstream([Send(json_answer(OK))]) as b,
         running(config, {"m": chain(url, b.url)}, timeout=9) as gate,
