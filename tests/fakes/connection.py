@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 Headers = tuple[tuple[str, str], ...]
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds after which a wait of a test gives up. A guard against a hung suite, never a measure."""
 
 
