@@ -180,11 +180,14 @@ def test_lost_records_include_those_that_an_unsent_count_told(until: Until, capf
     assert "gateway: 7 log records lost: /dev/full: no space left on device\n" in capfd.readouterr().err
 
 
-def test_closing_does_not_wait_longer_than_it_is_told(fifo: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_closing_does_not_wait_longer_than_it_is_told(
+    fifo: Path, until: Until, capfd: pytest.CaptureFixture[str]
+) -> None:
     idle = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    sink = LogSink(str(fifo), pause=0.5, gather=0)
+    sink = LogSink(str(fifo), pause=PATIENCE, gather=0)
     emit(sink, range(100), pad="x" * 1000)
     sink.start()
+    until(lambda: sink._lines.sent > 0)  # the FIFO is full, and waited for
     sink.close(0)
     assert sink._thread.is_alive()
     assert "log records lost: closed before they were written" in capfd.readouterr().err
