@@ -403,9 +403,10 @@ def test_a_close_does_not_wait_for_a_database_that_hangs(
     store.wait_for_a_try()
     keep(ledger, 1)
     ledger.close(0.0)
+    told = logged(records)
     store.free.set()
     assert ledger.dropped == 1
-    assert logged(records)[-1]["reason"] == "there was no time to write them"
+    assert told[-1]["reason"] == "there was no time to write them"
 
 
 class Time:
