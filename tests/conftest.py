@@ -25,9 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the transport that is asked for the default one; properties are not timed, for the machine may be busy."""
-    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("untimed")
+    """Make the transport that is asked for the default one; properties are tried with the same examples, untimed."""
+    settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("steady")
     asked = config.getoption("--transport")
     begin = Options.__init__
     begin.__defaults__ = tuple(asked if value == "direct" else value for value in begin.__defaults__ or ())
