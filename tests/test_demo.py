@@ -17,6 +17,7 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 import gateway
 from gateway.api.openai import Limits
+from gateway.cli import main
 from gateway.config.load import ConfigFiles, parse, read
 from gateway.demo import CHAOS, CHAOS_BOXES, Chaos, chaos_told, demo, write_config
 from gateway.lifecycle import CannotListenError, CannotServeError, Listen
@@ -244,21 +245,23 @@ def test_a_demos_configuration_is_valid_and_may_be_written_again(tmp_path: Path,
         ("\udcff", "found the folder '{}/\\udcff', expected one without ? and control characters"),
     ],
 )
-async def test_a_folder_that_cannot_hold_a_demo_is_one_line(tmp_path: Path, name: str, told: str) -> None:
+def test_a_folder_that_cannot_hold_a_demo_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder" / "models.yaml").mkdir(parents=True)
-    async with Process("demo", "--port", "0", "--dir", str(tmp_path / name)) as gateway:
-        assert await gateway.ended() == 1
-    assert gateway.stderr == f"gateway: {told.format(tmp_path)}\n"
+    assert main(("demo", "--port", "0", "--dir", str(tmp_path / name))) == 1
+    assert capfd.readouterr() == ("", f"gateway: {told.format(tmp_path)}\n")
 
 
 @pytest.mark.parametrize("name", ["models.yaml", "routing.yaml"])
-async def test_somebody_elses_configuration_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_somebody_elses_configuration_is_left_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
     """`gateway demo --dir config` used to write over what was there."""
     (tmp_path / name).write_text("models: []\n")
-    async with Process("demo", "--port", "0", "--dir", str(tmp_path)) as gateway:
-        assert await gateway.ended() == 1
-    assert gateway.stderr == f"gateway: {tmp_path / name} is not a demo's, give --dir another folder\n"
+    assert main(("demo", "--port", "0", "--dir", str(tmp_path))) == 1
+    assert capfd.readouterr() == ("", f"gateway: {tmp_path / name} is not a demo's, give --dir another folder\n")
     assert contents(tmp_path) == {name: "models: []\n"}
     with pytest.raises(CannotServeError):
         write_config(tmp_path, URLS, tmp_path / "output.log")
