@@ -1,15 +1,18 @@
 """Each request of `cases` is refused or neutralised: the upstream sees nothing extra, and nobody repeats CANARY."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+import gateway
 from gateway.api.openai import Limits
 from gateway.execution.upstream import USER_AGENT
 from tests.execution.support import Running, error_of, running
-from tests.fakes.client import RawClient, get
+from tests.fakes.client import RawClient, get, post
 from tests.fakes.connection import Cut
 from tests.fakes.upstream import Pause, ScriptedUpstream, Send, json_answer
 from tests.running import Config, until
@@ -252,3 +255,39 @@ async def test_nothing_is_read_after_the_last_request(config: Config, behind: by
         await client.read_to_end()
         assert (len(a.requests), b"HTTP/1.1 200" in client.raw) == (1, True)
         assert b"CANARY" not in client.raw + (config.log.read_bytes() if await gate.log() else b"")
+
+
+RETURNED = {
+    "content-encoding": "content-encoding",
+    "openai-processing-ms": "-processing-ms",
+    "openai-version": "openai-version",
+    "ratelimit-policy": "ratelimit",
+    "retry-after": "retry-after",
+    "retry-after-ms": "retry-after-ms",
+    "x-ratelimit-limit": "x-ratelimit-",
+    "x-should-retry": "x-should-retry",
+}
+"""Header fields of an answer that come back, and how docs/configuration.md names them."""
+
+
+async def test_only_those_header_fields_pass_that_are_told(config: Config) -> None:
+    page = (Path(gateway.__file__).parents[1] / "docs" / "configuration.md").read_text()
+    section = page.partition("### What is sent, and what comes back\n")[2].partition("\n## ")[0]
+    sent, _, returned = section.partition("The client gets")
+    fields = {name for row in re.findall(r"^\| (`.+?) \|", sent, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)}
+    evil = ("authorization", "cookie", "x-api-key", "x-forwarded-for", "user-agent", "openai-organization")
+    asked = [*((name, "evil") for name in evil), ("traceparent", "00-1-2-01"), ("tracestate", "a=1")]
+    kept_back = ("set-cookie", "server", "x-other", "content-language", "location")
+    said = [*((name, "identity") for name in RETURNED), *((name, "evil") for name in kept_back)]
+    async with (
+        ScriptedUpstream([Send(json_answer(OK, headers=said))]) as a,
+        running(config, {"m": {"a": {"base_url": a.url, "api_key": KEY}}}) as gate,
+    ):
+        answer = await gate.say(post("/v1/chat/completions", {"model": "m"}, asked))
+        assert {name.lower() for name, _ in a.requests[0].headers} == fields
+        assert (b"evil" in a.received(1), b"evil" in answer.head.raw) == (False, False)
+    names = set(re.findall(r"`([a-z-]+)`", returned))
+    added = {name for name in names if name.startswith("x-gateway-")} | {"x-request-id"}
+    assert names == {"content-type", *RETURNED.values(), *added}
+    got = {name.lower() for name, _ in answer.head.headers}
+    assert got == {"content-type", *RETURNED, *added, "content-length", "date", "server"}
