@@ -86,7 +86,7 @@ async def written(client: Client) -> None:
     """Wait until the log holds what was recorded."""
     app = client.app
     assert app is not None
-    assert await asyncio.to_thread(app[GATEWAY].sink.flush, 10)
+    assert await asyncio.to_thread(app[GATEWAY].sink.flush, PATIENCE)
 
 
 async def reaches(client: Client, generation: int) -> None:

@@ -20,6 +20,7 @@ from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 from gateway.simulator import STATE, Box, State, create_simulator
 from gateway.simulator.box import Prefill
 from tests.fakes.client import RawClient, post
+from tests.fakes.connection import PATIENCE
 
 BOX = Box("local-a", models=("qwen", "bge"), tokens=6)
 SLOW = replace(BOX, first_token=1)
@@ -402,7 +403,7 @@ async def test_a_client_that_leaves_ends_its_stream(aiohttp_server: AiohttpServe
     async with RawClient(server.make_url("/")) as client:
         await client.send(post("/v1/chat/completions", {"model": "qwen", "stream": True}))
         await client.read_until(b'"role"')
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await left.wait()
     assert box.streams == 0
 
@@ -435,7 +436,7 @@ async def test_a_client_that_leaves_unnoticed_is_no_error(
     async with RawClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
         await client.send(post("/v1/chat/completions", {"model": model, "stream": True}))
         await client.read_until(mark)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await over.wait()
     await runner.cleanup()
     assert app[STATE].streams == 0

@@ -7,6 +7,7 @@ import pytest
 from gateway.api.turns import MOST, Turns
 from tests.execution.support import CHAT, CONTENT, DONE, FINISH, ask, chain, running
 from tests.fakes.client import RawClient, post
+from tests.fakes.connection import PATIENCE
 from tests.fakes.upstream import Request, ScriptedUpstream, Send, Step, chunk, json_answer, last_chunk, sse_head
 from tests.running import Config, until
 
@@ -41,7 +42,7 @@ async def test_who_has_left_takes_nobodys_turn() -> None:
     waiting = [turn for turn in waited if turn is not None]
     for turn in waiting[:-1]:
         turn.cancel()
-    await asyncio.wait_for(waiting[-1], 5)
+    await asyncio.wait_for(waiting[-1], PATIENCE)
 
 
 async def test_who_comes_later_waits_behind_those_who_wait() -> None:
