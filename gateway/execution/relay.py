@@ -220,9 +220,12 @@ async def _pass_on(answer: Answer, first: bytes, client: Client, course: "_Cours
 
 
 class _Course:
-    """How long the upstream may be silent now. Mutable: until when, and when a complete stream is over."""
+    """How long the upstream may be silent now.
 
-    __slots__ = ("_ends", "clock", "deadline", "idle", "now", "passing")
+    Mutable: until when; when a complete stream is over; and since when the clock rests.
+    """
+
+    __slots__ = ("_ends", "_rested", "clock", "deadline", "idle", "now", "passing")
 
     def __init__(self, passing: Passing, idle: float, clock: Deadline) -> None:
         self.passing = passing
@@ -231,18 +234,24 @@ class _Course:
         self.now = clock.loop.time
         self.deadline: float | None = None
         self._ends: float | None = None
+        self._rested: float | None = None
 
     def came(self, content: bool, runs: bool) -> None:  # noqa: FBT001 - once a chunk: names would cost
         """Note that something came; let the clock run on from here, or rest because it is the client that is slow."""
         if self.passing.complete:
+            now = self.now()
             if self._ends is None:
-                self.deadline = self._ends = self.now() + _AFTERMATH
+                self._ends = now + _AFTERMATH
+            elif self._rested is not None:
+                self._ends += now - self._rested
+            self.deadline, self._rested = self._ends, None if runs else now
         elif content or self.deadline is None:
             self.deadline = self.now() + self.idle
         self.clock.at(self.deadline if runs else None)
 
     def rests(self) -> None:
         """Stop the clock: it is the client that is slow."""
+        self._rested = self.now()
         self.clock.at(None)
 
 

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 
+from gateway.execution.outcome import Usage
 from tests.execution.support import CONTENT, DONE, FINISH, ROOM, ask, chain, error_of, read_broken, running
 from tests.fakes.leaping import RUNS_OUT, SILENCE, Drip, leap
 from tests.fakes.upstream import (
@@ -182,6 +183,31 @@ async def test_a_slow_client_does_not_starve_the_idle_clock(config: Config) -> N
         await asyncio.sleep(0.01)
         client.resume_reading()
         assert (await client.read_answer()).body == piece * 16 + DONE
+
+
+async def test_a_slow_client_does_not_starve_what_follows_on_the_end(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.execution.relay._AFTERMATH", RUNS_OUT)
+    piece = CONTENT.replace(b"hi", b"x" * (1 << 15))
+    usage = sse('{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}')
+    end = [Pause(more := asyncio.Event()), Send(chunk(usage) + chunk(DONE) + last_chunk())]
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(piece + FINISH)), *end]) as a,
+        running(config, {"m": chain(a.url)}, transport="direct", timeouts={"idle": 5 * RUNS_OUT}) as gate,
+        gate.client(room=ROOM) as client,
+    ):
+        line = await gate.cramped()
+        client.pause_reading()
+        await client.send(ask(stream=True, stream_options={"include_usage": True}))
+        await until(lambda: line.writing_paused)
+        leap(2 * RUNS_OUT)
+        client.resume_reading()
+        await until(lambda: not line.writing_paused)
+        await asyncio.sleep(0.05)
+        more.set()
+        assert (await client.read_answer()).body == piece + FINISH + usage + DONE
+        assert (await gate.outcome()).usage == Usage(1, 2)
 
 
 @pytest.mark.parametrize("steps", [[SILENCE], [Send(sse_head()), Drip(itertools.repeat(chunk(COMMENT)))]])
