@@ -291,6 +291,14 @@ def usage_in(tail: bytes) -> Usage | None:
     return _usage_anywhere(tail)
 
 
+def usage_of(body: bytes) -> Usage | None:
+    """Read the `usage` of a whole JSON body, wherever in it that stands. It takes one pass, whatever the body holds."""
+    try:
+        return _rest.decode(body).usage.told()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _usage_anywhere(tail: bytes) -> Usage | None:
     text = tail.decode(errors="replace")
     for match in reversed(list(_USAGE.finditer(text))):

@@ -11,7 +11,7 @@ from math import inf
 from typing import Final, Protocol
 
 from gateway.execution.answer import Answer, AttemptFailedError
-from gateway.execution.chunks import usage_in
+from gateway.execution.chunks import usage_in, usage_of
 from gateway.execution.client import Client, WireClient
 from gateway.execution.deadline import Deadline, ExpiredError
 from gateway.execution.flow import Flow, Straight
@@ -165,7 +165,7 @@ class Whole:
     @property
     def usage(self) -> Usage | None:
         """The tokens that the answer told of, mostly in its tail; a long text may follow on them."""
-        return usage_in(self._body[-_TAIL:]) or usage_in(self._body)
+        return usage_in(self._body[-_TAIL:]) or usage_of(self._body)
 
     def last_words(self, _: bytes) -> bytes:
         """Say nothing: it would be taken for a part of the body."""

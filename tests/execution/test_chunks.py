@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.execution.chunks import Chunk, MalformedError, Piece, _usage_anywhere, is_done, plain, read, usage_in
+from gateway.execution.chunks import (
+    Chunk,
+    MalformedError,
+    Piece,
+    _usage_anywhere,
+    is_done,
+    plain,
+    read,
+    usage_in,
+    usage_of,
+)
 from gateway.execution.outcome import Usage
 
 Pieces = list[tuple[str, str]]
@@ -367,3 +377,20 @@ def test_a_chunk_that_says_one_text_is_plain(event: bytes, said: tuple[str, str]
     assert plain(chunk) == said
     if said is not None:
         assert (chunk.content, chunk.finished, chunk.pieces()) == (True, False, (said,))
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (b'{"usage":{"prompt_tokens":1},"choices":[{"usage":{"prompt_tokens":9}}]}', Usage(1)),
+        (b'{"choices":[{"usage":{"prompt_tokens":9}}]}', None),
+        (b'{"usage":[' + b'{"usage":[' * 90_000, None),
+        (b'{"usage":' * 90_000, None),
+        (b'{"a":[' + b'"usage":{,' * 90_000, None),
+        (b'{"usage":null}', None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_the_usage_of_a_body_is_its_own(body: bytes, usage: Usage | None) -> None:
+    assert usage_of(body) == usage
