@@ -5,6 +5,7 @@ What `serve` prints goes to stderr: stdout may be the log.
 """
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -34,6 +35,7 @@ from gateway.stats import fetch, table
 
 T = TypeVar("T")
 
+_UNWRITABLE: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 
@@ -55,8 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CannotServeError, UnreachableError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+        if error.errno != errno.EPIPE:
+            _tell(f"gateway: cannot write: {os.strerror(error.errno).lower()}\n")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -425,6 +425,20 @@ def test_a_reader_that_leaves_ends_it_quietly(config: Config, unbuffered: str) -
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_ends_it_with_one_line(config: Config, more: list[str], unbuffered: str) -> None:
+    good(config)
+    command = [sys.executable, "-m", "gateway", "check", "--config-dir", str(config.path), *more]
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(  # noqa: S603 - our own
+            command, env=environ, stdout=full, stderr=subprocess.PIPE, check=False, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "gateway: cannot write: no space left on device\n")
+
+
 def test_a_closed_stdout_is_no_fault(config: Config) -> None:
     good(config)
     command = f"exec {shlex.quote(sys.executable)} -m gateway check --config-dir {shlex.quote(str(config.path))} >&-"
