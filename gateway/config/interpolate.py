@@ -1,6 +1,8 @@
 """Variables in a file's data: where one that is not set may wait, and where it is a fault."""
 
+import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from gateway.config.environment import Interpolated, MalformedReferenceError, UnsetVariablesError, expand
 from gateway.config.faults import Fault, Suggestions
@@ -9,18 +11,23 @@ from gateway.config.scalars import LONE_SURROGATE
 from gateway.config.shown import Path
 from gateway.config.strict_yaml import Broken, Tree
 
-_ADDRESSES = frozenset({"endpoint", "base_url"})
-_MAY_WAIT = _ADDRESSES | {"api_key"}
+_ADDRESSES: Final = frozenset({"endpoint", "base_url"})
+_KEYS: Final = frozenset({"api_key"})
+_MAY_WAIT: Final = _ADDRESSES | _KEYS
+_SHELLS: Final = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
-def interpolate(tree: Tree, variables: Mapping[str, str], suggested: Iterable[str]) -> tuple[Fault, ...]:
-    """Expand the variables in every text of a tree's data, in place; `suggested` are names to offer for an unset one.
+def interpolate(
+    tree: Tree, variables: Mapping[str, str], suggested: Iterable[str]
+) -> tuple[tuple[Fault, ...], tuple[Fault, ...]]:
+    """Expand the variables in every text of a tree's data, in place; give the faults, and the notices.
 
-    An unset variable in an address or a key becomes `Unset`, and so does an address that comes out empty.
+    `suggested` are names to offer for an unset variable. One in an address or a key becomes `Unset`, and so does an
+    address that comes out empty.
     """
     walk = _Walk(tree, variables, Suggestions(suggested))
     tree.data = walk.value(tree.data, ())
-    return tuple(walk.faults)
+    return tuple(walk.faults), tuple(walk.notices)
 
 
 class _Walk:
@@ -29,6 +36,7 @@ class _Walk:
         self._variables = variables
         self._suggested = suggested
         self.faults: list[Fault] = []
+        self.notices: list[Fault] = []
 
     def value(self, value: object, path: Path) -> object:
         match value:
@@ -42,6 +50,9 @@ class _Walk:
                 return value
 
     def _text(self, text: str, path: Path) -> object:
+        if _named(path, _KEYS) and _SHELLS.fullmatch(text):
+            told = "found what reads like a variable and is sent as it is: write ${NAME} for the value of one"
+            self.notices.append(self._tree.fault(path, told))
         try:
             expanded = expand(text, self._variables)
         except MalformedReferenceError:

@@ -24,7 +24,7 @@ from gateway.config.interpolate import interpolate
 from gateway.config.messages import explain
 from gateway.config.names import Names
 from gateway.config.prices import dear_prices, uncounted_prices, unreadable_prices
-from gateway.config.relations import idle_checks, unrelated
+from gateway.config.relations import odd_checks, unrelated
 from gateway.config.schema import schema
 from gateway.config.shown import Path
 from gateway.config.sources import ConfigFiles, Sources, is_legacy, misnamed, read
@@ -84,8 +84,8 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
         notices=(
             *env.notices,
             *_notices(sources, files),
-            *_in_order((*dear_prices(models.tree), *uncounted_prices(models.tree))),
-            *_in_order((*idle_checks(routing.tree), *dear_prices(routing.tree), *uncounted_prices(routing.tree))),
+            *_in_order((*models.notices, *_about_prices(models.tree))),
+            *_in_order((*routing.notices, *odd_checks(routing.tree), *_about_prices(routing.tree))),
         ),
         _trees={"models": models.tree, "routing": routing.tree},
     )
@@ -109,6 +109,7 @@ class _File(Struct, Generic[AnyDocument], frozen=True):
     tree: Tree
     document: AnyDocument | None = None
     faults: tuple[Fault, ...] = ()
+    notices: tuple[Fault, ...] = ()
 
 
 def _read_env(content: bytes | None, files: ConfigFiles) -> _Env:
@@ -129,8 +130,8 @@ def _models(sources: Sources, files: ConfigFiles, variables: _Variables) -> _Fil
         told = _misnamed(sources, files.models) or "not found, expected the list of models there"
         fault = Fault(file, 0, 0, "", f"{told}: see docs/configuration.md")
         return _File(Tree(file, Broken()), None, (fault,))
-    tree, faults = _tree(sources.models, file, variables, "empty, expected models: and a list of at least one model")
-    return _validated(ModelsDocument, tree, faults)
+    read = _tree(sources.models, file, variables, "empty, expected models: and a list of at least one model")
+    return _validated(ModelsDocument, *read)
 
 
 def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> _File[RoutingDocument]:
@@ -138,10 +139,10 @@ def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names:
     if sources.routing is None:
         return _File(Tree(file), None, tuple(_without_routing(sources, files, variables, names)))
     advice = "empty, as a file that is still being written: delete it to serve without a split"
-    tree, faults = _tree(sources.routing, file, variables, advice)
+    tree, faults, notices = _tree(sources.routing, file, variables, advice)
     if _is_deprecated(tree.data, files.routing.name):
         return _File(tree, None, (tree.fault((), _deprecated(names)),))
-    read = _validated(RoutingDocument, tree, faults)
+    read = _validated(RoutingDocument, tree, faults, notices)
     return replace(read, faults=(*read.faults, *names.check(tree), *unrelated(tree), *unreadable_prices(tree)))
 
 
@@ -163,20 +164,26 @@ def _misnamed(sources: Sources, path: FilePath) -> str | None:
     return f"not found, and {other.name} is not read: rename it to {path.name}"
 
 
-def _tree(content: bytes, file: str, variables: _Variables, if_empty: str) -> tuple[Tree, tuple[Fault, ...]]:
+def _tree(
+    content: bytes, file: str, variables: _Variables, if_empty: str
+) -> tuple[Tree, tuple[Fault, ...], tuple[Fault, ...]]:
+    """Read a file's data; give it with its faults and notices."""
     tree, faults = read_yaml(content, file)
     if tree.data is None or (tree.data == {} and not faults):
         tree.data = Broken()
-        return tree, (*faults, Fault(file, 0, 0, "", if_empty))
-    return tree, (*faults, *interpolate(tree, variables.values, variables.suggested))
+        return tree, (*faults, Fault(file, 0, 0, "", if_empty)), ()
+    more, notices = interpolate(tree, variables.values, variables.suggested)
+    return tree, (*faults, *more), notices
 
 
-def _validated(kind: type[AnyDocument], tree: Tree, faults: tuple[Fault, ...]) -> _File[AnyDocument]:
+def _validated(
+    kind: type[AnyDocument], tree: Tree, faults: tuple[Fault, ...], notices: tuple[Fault, ...]
+) -> _File[AnyDocument]:
     try:
         document = kind.model_validate(tree.data)
     except ValidationError as error:
-        return _File(tree, None, (*faults, *explain(kind, error, tree)))
-    return _File(tree, None if faults else document, faults)
+        return _File(tree, None, (*faults, *explain(kind, error, tree)), notices)
+    return _File(tree, None if faults else document, faults, notices)
 
 
 def _is_deprecated(data: object, name: str) -> bool:
@@ -197,6 +204,11 @@ def _deprecated(names: Names) -> str:
     model = json.dumps(names.example or "llama-3.3-70b-instruct", ensure_ascii=False).replace("$", "$$")
     smallest = f'local_deployment: [{{endpoint: "http://localhost:8000", models: [{model}]}}]'
     return f"found the deprecated deployment format, expected a routing.yaml such as {smallest} (see {_MIGRATION})"
+
+
+def _about_prices(tree: Tree) -> Iterator[Fault]:
+    yield from dear_prices(tree)
+    yield from uncounted_prices(tree)
 
 
 def _notices(sources: Sources, files: ConfigFiles) -> Iterator[Fault]:

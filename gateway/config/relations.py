@@ -16,6 +16,7 @@ from gateway.config.strict_yaml import Broken, Tree
 
 _CONNECT: Final[Path] = ("timeouts", "connect")
 _CHECKS: Final[Path] = ("health_check",)
+_OFTEN: Final = 0.1
 _HOLD: Final[Path] = ("breaker", "hold")
 _LONGEST_HOLD: Final[Path] = ("breaker", "longest_hold")
 
@@ -29,11 +30,17 @@ def unrelated(tree: Tree) -> Iterator[Fault]:
     yield from _holds(tree)
 
 
-def idle_checks(tree: Tree) -> Iterator[Fault]:
-    """Give a notice where a routing.yaml says how endpoints are probed, and not how often, which is never."""
+def odd_checks(tree: Tree) -> Iterator[Fault]:
+    """Give a notice where a routing.yaml says how endpoints are probed, and not how often, or next to always."""
     checks = _given(tree, _CHECKS)
     if isinstance(checks, dict) and checks and "interval" not in checks:
         yield tree.fault(_CHECKS, "nothing is probed without an interval: write one, or 0 where that is meant")
+    path = (*_CHECKS, "interval") if isinstance(checks, dict) else _CHECKS
+    value = _given(tree, path)
+    seconds = _number(value)
+    if seconds is not None and seconds < _OFTEN:
+        told = f"found {shown(value, path)}, which makes {1 / seconds:,.0f} probes of each endpoint a second"
+        yield tree.fault(path, f"{told}: an interval is in seconds, 5 is usual")
 
 
 def _holds(tree: Tree) -> Iterator[Fault]:

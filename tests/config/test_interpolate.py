@@ -208,3 +208,24 @@ def test_a_key_is_plain_text_again() -> None:
     key = loaded.models.models[0].api_key
     assert isinstance(key, SecretStr)
     assert not isinstance(key.get_secret_value(), Interpolated)
+
+
+def test_a_key_that_reads_like_a_shells_variable_gets_a_warning() -> None:
+    told = "found what reads like a variable and is sent as it is: write ${NAME} for the value of one"
+    loaded = load(models("api_key: $KEY"), split("api_key: '$_OTHER1'"), environ={"KEY": "secret"})
+    assert loaded.faults == ()
+    assert [str(notice) for notice in loaded.notices] == [
+        f"config/models.yaml:4:14: models[0].api_key: {told}",
+        f"config/routing.yaml:4:14: local_deployment[0].api_key: {told}",
+    ]
+    assert loaded.models is not None
+    assert loaded.models.models[0].api_key == SecretStr("$KEY")
+
+
+@pytest.mark.parametrize("key", ["$$KEY", "$KEY-1", "x$KEY", "${KEY}", "$1", "$"])
+def test_any_other_key_gets_none(key: str) -> None:
+    assert load(models(f"api_key: {key}"), environ={"KEY": "$KEY"}).notices == ()
+
+
+def test_a_parameter_of_a_strategy_is_no_key() -> None:
+    assert load(routing="routing_parameter: {api_key: $KEY}").notices == ()

@@ -95,3 +95,21 @@ def test_checks_without_an_interval_get_a_warning(routing: str, places: list[str
     assert [str(notice) for notice in load(routing=routing).notices] == [
         f"config/routing.yaml:{place}: health_check: {told}" for place in places
     ]
+
+
+@pytest.mark.parametrize(
+    ("routing", "place", "told"),
+    [
+        ("health_check: 0.0001", "1:15: health_check", "found 0.0001, which makes 10,000 probes"),
+        ("health_check: {interval: 0.05}", "1:26: health_check.interval", "found 0.05, which makes 20 probes"),
+        ("health_check: '${EVERY}'", "1:15: health_check", "found the value of ${EVERY}, which makes 1,000 probes"),
+    ],
+)
+def test_checks_that_never_rest_get_a_warning(routing: str, place: str, told: str) -> None:
+    loaded = load(routing=routing, environ={"EVERY": "0.001"})
+    expected = f"config/routing.yaml:{place}: {told} of each endpoint a second: an interval is in seconds, 5 is usual"
+    assert (loaded.faults, [str(notice) for notice in loaded.notices]) == ((), [expected])
+
+
+def test_checks_that_rest_a_little_get_none() -> None:
+    assert load(routing="health_check: 0.1").notices == ()
