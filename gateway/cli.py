@@ -201,8 +201,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.add_argument("--schema", choices=("models", "routing"), help="print the JSON Schema of a file instead")
     asking = command("stats", _stats, "ask a running gateway what its ledger says of the last hours")
-    told = "where the gateway is"
-    _Flags(asking, environ).add("--url", "GATEWAY_URL", reads=url, told=told, default="http://127.0.0.1:8080")
+    told = "where the gateway is, by default where `serve` would be reached in the same environment"
+    _Flags(asking, environ).add("--url", "GATEWAY_URL", reads=url, told=told)
     asking.add_argument("--hours", default="24", help="how far to look back [default: 24]")
     asking.add_argument("--model", help="only requests for this model")
     asking.add_argument("--deployment", help="only what this deployment answered")
@@ -256,7 +256,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _stats(arguments: argparse.Namespace) -> int:
     question = {name: getattr(arguments, name) for name in ("hours", "model", "deployment")}
-    answer = fetch(arguments.url, question)
+    answer = fetch(arguments.url or _default_url(os.environ), question)
     print(json.dumps(answer, indent=2) if arguments.json else table(answer))
     return 0
 

@@ -588,7 +588,7 @@ async def test_serve_takes_everything_from_the_environment(config: Config) -> No
 async def test_who_asks_in_the_same_environment_reaches_it(
     config: Config, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    """`check --diff`, and the image's HEALTHCHECK."""
+    """`check --diff`, `stats`, and the image's HEALTHCHECK."""
     good(config)
     environ = {"GATEWAY_CONFIG_DIR": str(config.path), "GATEWAY_HOST": host}
     async with Process("serve", "--port", "0", environ=environ) as serving:
@@ -600,6 +600,8 @@ async def test_who_asks_in_the_same_environment_reaches_it(
             monkeypatch.setenv(name, value)
         code, out, _ = await asyncio.to_thread(gateway, "check", "--diff")
         assert (code, "no changes to generation 1 at http://" in out) == (0, True)
+        code, _, err = await asyncio.to_thread(gateway, "stats")
+        assert (code, err.startswith("gateway: there is no ledger: ")) == (1, True)
         written = (Path(__file__).parents[1] / "Dockerfile").read_text().partition("HEALTHCHECK ")[2]
         python, *arguments = json.loads(written[written.index("[") : written.index('"]') + 2].replace("\\\n", ""))
         assert python == "python3"
