@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -202,7 +203,7 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos:
             more = chaos_told(reachable(door.urls[0]), urls[0]) if chaos else ""
             print(told + more + _STOP, flush=True)
 
-        options = Options(folder, env_file=folder / ".env", limits=limits, environ={})
+        options = Options(folder, env_file=Path(os.devnull), limits=limits, environ={})
         try:
             await serve(options, listen, opened)
         except CannotListenError as error:

@@ -81,6 +81,7 @@ async def test_what_the_demo_prints_works() -> None:
             return await weights() == {"local-a": 0.5, "local-b": 0.5, "remote": 0}
 
         await until(all_local)
+        assert (await routing.run())["reload"]["warnings"] == []
         await take_down.run()
 
         async def sibling_takes_over() -> bool:

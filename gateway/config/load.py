@@ -113,9 +113,10 @@ class _File(Struct, Generic[AnyDocument], frozen=True):
 
 
 def _read_env(content: bytes | None, files: ConfigFiles) -> _Env:
-    if content is None:
-        return _Env({})
     file = str(files.env)
+    if content is None:
+        missing = Fault(file, 0, 0, "", "not found, though --env-file or GATEWAY_ENV_FILE names it")
+        return _Env({}, notices=(missing,) if files.is_env_named else ())
     try:
         values, bad = read_env(decode(content))
     except UnreadableError as error:

@@ -18,11 +18,15 @@ _OTHER_SUFFIX: Final = {".yaml": ".yml", ".yml": ".yaml"}
 
 
 class ConfigFiles(Struct, frozen=True):
-    """The files that make a configuration; `env` is absent when no `.env` is to be read."""
+    """The files that make a configuration; `env` is absent when no `.env` is to be read.
+
+    `is_env_named` tells that `env` is one that was asked for, and not what stands beside the folder or does not.
+    """
 
     models: Path
     routing: Path
     env: Path | None
+    is_env_named: bool = False
 
     @classmethod
     def of(cls, config_dir: Path, environ: Mapping[str, str], env_file: Path | None = None) -> "ConfigFiles":
@@ -32,6 +36,7 @@ class ConfigFiles(Struct, frozen=True):
             models=Path(environ.get("MODELS_CONFIG") or config_dir / "models.yaml"),
             routing=Path(environ.get("ROUTING_CONFIG") or config_dir / "routing.yaml"),
             env=env_file or parent / ".env",
+            is_env_named=env_file is not None,
         )
 
 

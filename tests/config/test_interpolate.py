@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -6,6 +7,7 @@ from pydantic import SecretStr
 from gateway.config.documents import RoutingDocument, Unset
 from gateway.config.environment import Interpolated
 from gateway.config.fields import thaw
+from gateway.config.load import ConfigFiles, Sources, parse
 from tests.config.loading import MODELS, faults, load, models, split
 
 
@@ -189,6 +191,16 @@ def test_lines_of_the_dot_env_that_assign_nothing_are_notices() -> None:
     assert [str(notice) for notice in loaded.notices] == [
         ".env:2:1: found a line that is no NAME=value, it is passed over"
     ]
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [(None, []), (Path("keys"), ["keys: not found, though --env-file or GATEWAY_ENV_FILE names it"])],
+)
+def test_a_file_of_variables_is_missed_where_it_is_named(named: Path | None, told: list[str]) -> None:
+    loaded = parse(Sources(MODELS.encode(), None), ConfigFiles.of(Path("config"), {}, named), {})
+    assert not loaded.faults
+    assert [str(notice) for notice in loaded.notices] == told
 
 
 def test_a_dot_env_that_is_no_utf_8_is_a_fault() -> None:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 from gateway.config.documents import Unset
@@ -7,7 +8,7 @@ CONFIG = Path(__file__).parents[2] / "config"
 
 
 def shipped(**environ: str) -> Loaded:
-    files = ConfigFiles.of(CONFIG, environ, CONFIG / "no.env")
+    files = ConfigFiles.of(CONFIG, environ, Path(os.devnull))
     return parse(read(files), files, environ)
 
 

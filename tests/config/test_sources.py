@@ -33,7 +33,7 @@ def test_the_dot_env_stands_beside_the_folder(folder: str, env: str) -> None:
 def test_variables_name_single_files() -> None:
     environ = {"MODELS_CONFIG": "/a/m.yaml", "ROUTING_CONFIG": ""}
     assert ConfigFiles.of(Path("config"), environ, Path("keys")) == ConfigFiles(
-        Path("/a/m.yaml"), Path("config/routing.yaml"), Path("keys")
+        Path("/a/m.yaml"), Path("config/routing.yaml"), Path("keys"), is_env_named=True
     )
 
 
