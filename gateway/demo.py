@@ -164,7 +164,7 @@ _CHAOS_HEADINGS: Final = {
     "elsewhere": "Let a box fail before it has said anything. The next one answers:",
     "whole": "Let it fail once, or where no harm is done. Its answer is whole:",
     "refused": "Let it refuse what was asked. Its reason comes back:",
-    "rescued": "Let it fail after its first words. The next box carries on, and the stream is one (curl -v shows it):",
+    "rescued": "Let it fail after its first words. The next box carries on, and the stream is one (curl -i shows it):",
 }
 _CHAOS_CURL: Final = """\
 - {chaos.told}

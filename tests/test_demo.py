@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -157,6 +158,26 @@ async def test_what_the_chaos_tells_comes_true(
     assert (b'"error"' in body) == (not finished)
     assert servers[0].app is not None
     assert servers[0].app[STATE].faults_by_kind.total() > 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_curl_tells_of_a_rescue_as_the_chaos_says(
+    tmp_path: Path, aiohttp_server: AiohttpServer, door: OpenDoor
+) -> None:
+    servers = [await aiohttp_server(create_simulator(box, sleep=at_once)) for box in CHAOS_BOXES]
+    urls = [str(server.make_url("")) for server in servers]
+    write_config(tmp_path, urls, tmp_path / "output.log", chaos=True)
+    told = chaos_told((await door(Options(tmp_path, environ={}))).urls[0], urls[0])
+    [option] = re.findall(r"the stream is one \(curl (-\w) shows it\)", told)
+    [command] = [words for words in commands(told) if '"chaos-cut"' in words[-1]]
+    pipe = asyncio.subprocess.PIPE
+    curl = await asyncio.create_subprocess_exec(*command, option, stdout=pipe, stderr=pipe)
+    said, _ = await curl.communicate()
+    assert said.decode().split("data: [DONE]")[1].split() == [
+        *("x-gateway-rescue:", "continue"),
+        *("x-gateway-deployment:", "healthy"),
+        *("x-gateway-attempts:", "2"),
+    ]
 
 
 def test_each_kind_of_fault_is_tried_and_told_of() -> None:
