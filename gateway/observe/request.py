@@ -25,8 +25,9 @@ class Ended(Struct, frozen=True, gc=False):
 
 
 class AttemptLine(Struct, gc=False):
-    """What is told of an attempt; times are in milliseconds."""
+    """What is told of an attempt; times are in milliseconds. `model` is set where it is another than was asked for."""
 
+    model: str | UnsetType
     deployment: str
     group: str
     rescue: str | UnsetType
@@ -101,7 +102,7 @@ def request_line(ended: Ended, time: str) -> RequestLine:
         outcome.malformed_events or UNSET,
         UNSET if rescue is None else rescue,
         UNSET if answered is None else answered.deployment,
-        [_attempt(attempt) for attempt in outcome.attempts],
+        [_attempt(attempt, outcome.model_id) for attempt in outcome.attempts],
     )
 
 
@@ -120,9 +121,10 @@ def _tokens(usage: Usage) -> _Tokens:
     )
 
 
-def _attempt(attempt: Attempt) -> AttemptLine:
+def _attempt(attempt: Attempt, asked: str | None) -> AttemptLine:
     rescue, status, failure, detail = attempt.rescue, attempt.status, attempt.failure, attempt.detail
     return AttemptLine(
+        UNSET if attempt.model == asked else attempt.model,
         attempt.deployment,
         attempt.group,
         UNSET if rescue is None else rescue,

@@ -287,6 +287,7 @@ def outcome(**changes: Any) -> Outcome:
         "fallback": False,
         "duration": 12.345,
         "bytes_out": 77,
+        "model_id": "llama",
     }
     return Outcome(**fields | changes)
 
@@ -312,7 +313,7 @@ def test_a_plain_request_leaves_the_absent_out(book: Book, log: Log) -> None:
 
 def test_a_request_that_fell_back_tells_its_whole_story(book: Book, log: Log) -> None:
     refused = Attempt("llama", "box-a:8000", "local", 2.0, failure="refused", detail="connect to box-a: refused")
-    answered = Attempt("llama", "cloud", "remote", 900.04, status=200)
+    answered = Attempt("llama-70b", "cloud", "remote", 900.04, status=200)
     RequestLog(log)(
         outcome(
             served_model="llama-70b",
@@ -353,7 +354,7 @@ def test_a_request_that_fell_back_tells_its_whole_story(book: Book, log: Log) ->
             "failure": "refused",
             "detail": "connect to box-a: refused",
         },
-        {"deployment": "cloud", "group": "remote", "ms": 900.0, "status": 200},
+        {"model": "llama-70b", "deployment": "cloud", "group": "remote", "ms": 900.0, "status": 200},
     ]
 
 
