@@ -181,7 +181,7 @@ _STOP: Final = "Stop it with Ctrl-C.\n"
 
 
 async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos: bool = False) -> None:
-    """Serve the demo until a signal says to stop.
+    """Serve the demo until a signal says to stop, or its terminal is closed.
 
     A port that is taken gives way to a free one; `directory` holds the configuration, a new folder by default, which
     goes with the demo. With `chaos`, the boxes also fail in every way they know, when they are asked to.
@@ -205,12 +205,12 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos:
 
         options = Options(folder, env_file=Path(os.devnull), limits=limits, environ={})
         try:
-            await serve(options, listen, opened)
+            await serve(options, listen, opened, outlives_terminal=False)
         except CannotListenError as error:
             if not _is_taken(error):
                 raise
             print(f"{error}; taking a free port\n", flush=True)
-            await serve(options, replace(listen, port=0), opened)
+            await serve(options, replace(listen, port=0), opened, outlives_terminal=False)
         print("stopped", file=sys.stderr)
 
 

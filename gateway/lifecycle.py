@@ -157,8 +157,12 @@ async def open_door(options: Options, listen: Listen) -> Door:
     return door
 
 
-async def serve(options: Options, listen: Listen, opened: Callable[[Door], Awaitable[None]]) -> None:
+async def serve(
+    options: Options, listen: Listen, opened: Callable[[Door], Awaitable[None]], *, outlives_terminal: bool = True
+) -> None:
     """Serve until a signal says to stop; `opened` is called once connections are accepted.
+
+    What does not outlive its terminal takes SIGHUP for a signal to stop, if it is not ignored (nohup).
 
     Raises:
         CannotServeError: the address is taken or not ours, or aiohttp is not fit for it.
@@ -177,7 +181,10 @@ async def serve(options: Options, listen: Listen, opened: Callable[[Door], Await
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, door.gateway.reloader.request)
+    if outlives_terminal:
+        loop.add_signal_handler(signal.SIGHUP, door.gateway.reloader.request)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop)
     try:
         await opening
     except asyncio.CancelledError:

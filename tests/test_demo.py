@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -103,9 +104,6 @@ async def test_what_the_demo_prints_works() -> None:
     assert not file.parent.exists()
 
 
-NOT_YET: set[str] = set()
-"""What the execution layer of issue 3 brings. To be emptied with it."""
-
 TIMED = {"late", "trickle"}
 """What the gateway's own clocks end; here nobody waits."""
 
@@ -127,14 +125,7 @@ async def reaction(curl: Curl) -> tuple[int, str, bytes]:
         return answer.status, answer.headers["x-gateway-deployment"], body
 
 
-@pytest.mark.parametrize(
-    "chaos",
-    [
-        pytest.param(each, id=each.name, marks=[pytest.mark.xfail(strict=False)] * (each.name in NOT_YET))
-        for each in CHAOS
-        if each.name not in TIMED
-    ],
-)
+@pytest.mark.parametrize("chaos", [pytest.param(each, id=each.name) for each in CHAOS if each.name not in TIMED])
 async def test_what_the_chaos_tells_comes_true(
     tmp_path: Path, aiohttp_server: AiohttpServer, door: OpenDoor, chaos: Chaos
 ) -> None:
@@ -234,6 +225,36 @@ async def test_a_taken_port_gives_way_to_a_free_one(tmp_path: Path) -> None:
         first.send_signal(signal.SIGTERM)
         assert await first.ended() == 0
     assert sorted(path.name for path in folder.iterdir()) == ["ledger.db", "models.yaml", "output.log", "routing.yaml"]
+
+
+@contextmanager
+def inherited(handler: signal.Handlers) -> Iterator[None]:
+    """Let what is started meanwhile do this at the end of its terminal."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def test_it_ends_with_its_terminal() -> None:
+    with inherited(signal.SIG_DFL):
+        async with Process("demo", "--port", "0") as gateway:
+            await gateway.said(r"Stop it with Ctrl-C", "stdout")
+            gateway.send_signal(signal.SIGHUP)
+            assert await gateway.ended() == 0
+    assert gateway.stderr == "stopped\n"
+
+
+async def test_with_nohup_it_outlives_its_terminal() -> None:
+    with inherited(signal.SIG_IGN):
+        async with Process("demo", "--port", "0") as gateway:
+            url = (await gateway.said(r"http://127\.0\.0\.1:\d+", "stdout"))[0]
+            gateway.send_signal(signal.SIGHUP)
+            for _ in range(3):  # a door that is about to close may let one in
+                assert (await Curl.of(["curl", "-s", f"{url}/routing"]).run())["generation"] == 1
+            gateway.send_signal(signal.SIGTERM)
+            assert await gateway.ended() == 0
 
 
 async def test_an_address_that_is_not_ours_is_refused(tmp_path: Path) -> None:
