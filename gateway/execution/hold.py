@@ -22,7 +22,15 @@ from gateway.execution.passage import Passage
 from gateway.routing.failures import Cause, Failure, error_failure
 
 LARGEST: Final = 1 << 20
-_ERROR: Final = 4096
+
+
+class ErrorAnswerError(AttemptFailedError):
+    """An `error` came under a good status: a JSON object, as the answer or as its first event."""
+
+    def __init__(self, error: bytes) -> None:
+        """Carry it, and the failure that it means."""
+        super().__init__(error_failure(error))
+        self.error = error
 
 
 class _Answer(msgspec.Struct):
@@ -42,6 +50,7 @@ async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], P
     it is given as it came.
 
     Raises:
+        ErrorAnswerError: it is an error.
         AttemptFailedError: it is not an answer.
 
     """
@@ -76,7 +85,7 @@ async def _first_content(answer: Answer, passage: Passage | None) -> bytes:
         if content or looked.complete or size > LARGEST:
             return bytes(held)
         if looked.failed:
-            raise AttemptFailedError(error_failure(looked.error))
+            raise ErrorAnswerError(looked.error)
     cause = Cause.CUT_ANSWER if size else Cause.EMPTY_ANSWER
     raise AttemptFailedError(Failure(cause, "the stream ended before its first content"))
 
@@ -90,7 +99,7 @@ def _looked_at(held: bytes) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = _as_clients_do(held)
     if body.error is not None and body.choices is None and body.data is None:
-        raise AttemptFailedError(error_failure(held[:_ERROR]))
+        raise ErrorAnswerError(held)
     return held
 
 

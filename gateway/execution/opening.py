@@ -8,9 +8,9 @@ from collections.abc import Awaitable
 from typing import Final
 
 from gateway.execution.deadline import ExpiredError
-from gateway.execution.hold import hold
+from gateway.execution.hold import ErrorAnswerError, hold
 from gateway.execution.record import Record, Try
-from gateway.execution.refusal import Refusal, read_refusal, retry_after
+from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_refusal
 from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstream
 from gateway.routing.failures import Cause, Failure, Verdict, status_failure, verdict
 
@@ -59,6 +59,10 @@ class Opening:
         except ExpiredError:
             self._closed(answer)
             raise AttemptFailedError(self._silence()) from None
+        except ErrorAnswerError as error:
+            self._closed(answer)
+            self._keep(answer, error)
+            raise
         except BaseException:
             self._closed(answer)
             raise
@@ -69,6 +73,13 @@ class Opening:
             answer.close()
         if self._passage is not None:
             self._record.passing = None
+
+    def _keep(self, answer: Answer | None, error: ErrorAnswerError) -> None:
+        """Keep an error that is the client's, if it turns out to be told of it."""
+        failure = error.failure
+        if answer is not None and failure.status is not None:
+            refusal = told_refusal(answer, self._try.deployment, failure.status, error.error)
+            self._record.refusals.setdefault(failure.cause, refusal)
 
     def _sent(self) -> None:
         seconds = self._try.clocks.first_token

@@ -296,7 +296,7 @@ class Passage:
             return raw, True
         if data is None:
             if raw.startswith(_ERROR):
-                return self._take_error(raw)
+                return self._take_error(b'{"error":' + raw.removeprefix(_ERROR).strip() + b"}")
             return raw, False
         if data[:1] != _JSON_BEGINS:
             if not data.strip():

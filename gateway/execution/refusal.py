@@ -50,12 +50,20 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
             body = await answer.read(_LIMIT)
     except TimeoutError as error:
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the error's body stalled", answer.status)) from error
-    fields = safe_fields(answer, deployment)
     if body is None or answer.facts.encoded:
-        kept = [(name, value) for name, value in fields if not name.lower().startswith("content-")]
-        headers = [*kept, ("Content-Type", "application/json")]
-        return Refusal(deployment.name, answer.status, headers, _WITHHELD)
-    return Refusal(deployment.name, answer.status, fields, _masked(body, deployment.key))
+        return Refusal(deployment.name, answer.status, _json_fields(answer, deployment), _WITHHELD)
+    return Refusal(deployment.name, answer.status, safe_fields(answer, deployment), _masked(body, deployment.key))
+
+
+def told_refusal(answer: Answer, deployment: Deployment, status: int, error: bytes) -> Refusal:
+    """Make what an upstream told under a good status, as a JSON object, the error answer that it means."""
+    return Refusal(deployment.name, status, _json_fields(answer, deployment), _masked(error, deployment.key))
+
+
+def _json_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:
+    fields = safe_fields(answer, deployment)
+    kept = [(name, value) for name, value in fields if not name.lower().startswith("content-")]
+    return [*kept, ("Content-Type", "application/json")]
 
 
 def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:

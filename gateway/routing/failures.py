@@ -13,6 +13,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 
@@ -60,7 +61,8 @@ class Verdict(Enum):
 class Failure(Struct, frozen=True):
     """One attempt's failure.
 
-    `status` is the upstream's HTTP status where one came, `retry_after` the seconds it asked to wait. `stale` tells
+    `status` is the upstream's HTTP status where one came, or the 4xx that its error object means under a good one;
+    `retry_after` the seconds it asked to wait. `stale` tells
     that a pooled connection turned out to be closed before a byte of an answer arrived: nobody's fault, and safe to
     repeat on a fresh one. `detail` is for the log: no URL, no key.
     """
@@ -123,6 +125,7 @@ TABLE: Final[Mapping[Cause, Rule]] = MappingProxyType(
 _KEY_STATUSES: Final = frozenset({401, 402, 403})
 _SEND_AGAIN_STATUSES: Final = frozenset({408, 425})
 _CONTEXT_STATUSES: Final = frozenset({400, 413, 422, 500})
+_CLIENTS: Final = range(400, 500)
 _SILENT: Final = frozenset({Cause.CONNECT_TIMEOUT, Cause.FIRST_TOKEN_TIMEOUT, Cause.TOTAL_TIMEOUT, Cause.STALLED})
 _OURS: Final = frozenset({Cause.LOCAL_FAULT, Cause.LOADING})
 
@@ -240,11 +243,39 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
     return None
 
 
+class _Error(Struct):
+    code: int | None = None
+
+
+class _ErrorAnswer(Struct):
+    error: _Error | str | None = None
+
+
+_error_answer: Final = msgspec.json.Decoder(_ErrorAnswer, strict=False)  # a code may be written as a text
+
+
 def error_failure(error: bytes) -> Failure:
-    """Give the failure that an error object under a good status means, as the answer or as its first event."""
-    if _says(error.lower(), _CONTEXT_LENGTH) and not _says(error.lower(), _POLICY):
-        return Failure(Cause.CONTEXT_LENGTH, _ADVICE[Cause.CONTEXT_LENGTH])
+    """Give the failure that an error object under a good status means, as the answer or as its first event.
+
+    SGLang and vLLM send the head of a stream before they look at the request, and tell as an event, with the code 400,
+    what is wrong with it. That is nobody's fault. It is asked for elsewhere all the same: vLLM did so with each
+    exception, that of an engine that has died too.
+    """
+    told, code = error.lower(), _code_of(error)
+    if _says(told, _CONTEXT_LENGTH) and not _says(told, _POLICY):
+        return Failure(Cause.CONTEXT_LENGTH, _ADVICE[Cause.CONTEXT_LENGTH], code if code in _CLIENTS else 400)
+    if code in _CLIENTS and _cause_of(code, told) is None:
+        return Failure(Cause.NOT_SERVED, f"an error object with the code {code} in place of an answer", code)
     return Failure(Cause.ERROR_ANSWER, "an error object in place of an answer")
+
+
+def _code_of(error: bytes) -> int:
+    """Read the status that an error object names as its code; 0 for none."""
+    try:
+        told = _error_answer.decode(error).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
+    return (told.code or 0) if isinstance(told, _Error) else 0
 
 
 def says_loading(body: bytes) -> bool:

@@ -72,6 +72,77 @@ async def test_an_error_as_the_first_event_is_a_failure(config: Config, before: 
         assert (await gate.failures(), len(a.requests)) == (["error_answer", None], 1)
 
 
+def streamed(event: bytes) -> bytes:
+    return sse_head() + chunk(event + DONE) + last_chunk()
+
+
+TOP_P: dict[str, object] = {
+    "object": "error",
+    "message": "top_p must be in (0, 1], got 0.0.",
+    "type": "BadRequestError",
+}
+REJECTIONS = {
+    "sglang": (400, TOP_P | {"code": 400}, streamed(sse(json.dumps({"error": TOP_P | {"code": 400}})))),
+    "after a role": (400, TOP_P | {"code": 400}, streamed(ROLE + sse(json.dumps({"error": TOP_P | {"code": 400}})))),
+    "a text": (422, {"code": "422"}, streamed(sse('{"error": {"code": "422"}}'))),
+    "llama.cpp": (400, {"code": 400, "message": "no"}, streamed(b'error: {"code":400,"message":"no"}\n\n')),
+    "a body": (400, {"code": 400}, json_answer({"error": {"code": 400}})),
+    "a prompt that is too long": (
+        413,
+        {"message": "longer than the model's context length", "code": 413},
+        streamed(sse(json.dumps({"error": {"message": "longer than the model's context length", "code": 413}}))),
+    ),
+    "the same, without a code": (
+        400,
+        {"message": "greater than the context length"},
+        streamed(sse('{"error": {"message": "greater than the context length"}}')),
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "error", "answer"), REJECTIONS.values(), ids=REJECTIONS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_what_is_wrong_with_a_request_is_told_under_a_good_status_too(
+    config: Config, code: int, error: dict[str, object], answer: bytes, transport: Transport
+) -> None:
+    """A row of them puts nothing out."""
+    async with (
+        ScriptedUpstream(lambda index, _: [Send(answer)] if index < 3 else GOOD) as a,
+        ScriptedUpstream(lambda index, _: [Send(answer)] if index < 3 else GOOD) as b,
+        running(config, {"m": chain(a.url, b.url)}, transport=transport, breaker={"failures": 1}) as gate,
+    ):
+        for _ in range(3):
+            told = await gate.say(ask(stream=True))
+            assert (told.status, told.head.get("content-type")) == (code, "application/json")
+            assert (told.json(), told.head.get("x-gateway-deployment")) == ({"error": error}, "a")
+        served = await gate.say(ask(stream=True))
+        assert (served.body, served.head.get("x-gateway-deployment")) == (WHOLE, "a")
+        assert await gate.failures(4) == [None]
+        assert {each.failure for each in gate.outcomes[0].attempts} < {"not_served", "context_length"}
+
+
+async def test_what_one_box_rejects_in_its_stream_another_may_not(config: Config) -> None:
+    """As vLLM tells that its engine has died."""
+    rejected = sse('{"error": {"message": "EngineCore encountered an issue.", "code": 400}}')
+    async with (
+        ScriptedUpstream([Send(streamed(rejected))]) as a,
+        ScriptedUpstream(GOOD) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        answer = await gate.say(ask(stream=True))
+        assert (answer.status, answer.body, await gate.failures()) == (200, WHOLE, ["not_served", None])
+
+
+async def test_a_key_in_an_error_event_is_masked(config: Config) -> None:
+    event = sse('{"error": {"message": "not for sk-secret", "code": 400}}')
+    async with (
+        ScriptedUpstream([Send(streamed(event))]) as a,
+        running(config, {"m": {"a": {"base_url": a.url, "api_key": "sk-secret"}}}) as gate,
+    ):
+        answer = await gate.say(ask(stream=True))
+        assert answer.json() == {"error": {"message": "not for ***", "code": 400}}
+
+
 @pytest.mark.parametrize("body", [ROLE + FINISH + DONE, DONE, COMMENT + DONE, FINISH + DONE])
 async def test_a_stream_that_ends_well_without_content_is_an_answer(config: Config, body: bytes) -> None:
     async with (

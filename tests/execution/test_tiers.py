@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from tests.execution.support import CONTENT, DONE, ask, chain, error_of, running
+from tests.execution.support import CONTENT, DONE, ask, chain, running
 from tests.fakes.upstream import (
     Hang,
     ScriptedUpstream,
@@ -244,7 +244,8 @@ async def test_a_prompt_that_does_not_fit_in_an_event_is_the_clients_error(confi
         ScriptedUpstream([Send(sse_head() + chunk(event) + last_chunk())]) as a,
         running(config, {"m": chain(a.url)}) as gate,
     ):
-        assert error_of(await gate.say(ask(stream=True)))["type"] == "invalid_request_error"
+        answer = await gate.say(ask(stream=True))
+        assert (answer.status, answer.json()) == (400, TOO_LONG)
         assert (gate.outcomes[0].status, await gate.failures()) == (400, ["context_length"])
 
 

@@ -263,6 +263,21 @@ def test_an_error_under_a_good_status() -> None:
     assert error_failure(b'{"error":{"code":"content_filter","message":"context length"}}').cause is Cause.ERROR_ANSWER
 
 
+@pytest.mark.parametrize("code", [400, "400", 413, 422])
+def test_an_error_under_a_good_status_may_be_about_the_request(code: str | int) -> None:
+    failure = error_failure(error("top_p must be in (0, 1], got 0.0.", code))
+    assert (failure.cause, failure.status) == (Cause.NOT_SERVED, int(code))
+
+
+@pytest.mark.parametrize("code", [401, 404, 408, 429, 500, 200, 0, -400, 4000, "4000", "40x", "", 400.5, None])
+def test_an_error_under_a_good_status_is_the_boxs_fault_otherwise(code: str | float | None) -> None:
+    assert error_failure(json.dumps({"error": {"code": code}}).encode()).cause is Cause.ERROR_ANSWER
+
+
+def test_a_model_that_is_gone_is_the_boxs_fault_under_a_good_status_too() -> None:
+    assert error_failure(error("Model unloaded by user or API request.", 400)).cause is Cause.ERROR_ANSWER
+
+
 def test_nobodys_prompt_is_in_a_detail() -> None:
     for status in range(300, 600):
         failure = status_failure(status, b"canary context length model loading")
