@@ -5,6 +5,7 @@ content. Once the first byte of a JSON body is there, what follows is only slow:
 """
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Final
 
 from gateway.execution.deadline import ExpiredError
@@ -19,6 +20,8 @@ _SPARE_REFUSAL_SECONDS: Final = 1.0
 _REDIRECTION: Final = 300
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
+_ABOUT_REQUESTS: Final = frozenset({Cause.CONTEXT_LENGTH, Cause.NOT_SERVED})
+"""Of a 500 with one of these the client is told, in the upstream's words: another would say the same."""
 
 
 class Opening:
@@ -125,6 +128,8 @@ class Opening:
         if failure is None and refusal is not None:
             return refusal
         failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", answer.status)
-        if refusal is not None and answer.status < _SERVER_ERROR:
+        if refusal is not None and answer.status == _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS:
+            refusal = replace(refusal, status=_CLIENT_ERROR)
+        if refusal is not None and refusal.status < _SERVER_ERROR:
             self._record.refusals.setdefault(failure.cause, refusal)
         raise AttemptFailedError(failure)

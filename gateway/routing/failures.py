@@ -187,17 +187,26 @@ _INCAPABLE: Final = (
 _GONE: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:the model has crashed|model (?:is )?(?:un|re)loaded|failed to load model)'
 )
+# llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
+# ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file"; of a
+# chat template that refuses the conversation, until 2026: "Conversation roles must alternate ... at row 1, column 9:\n
+# ...", then "\n------------\nWhile executing CallExpression ... Jinja Exception: ...".
+_UNFIT: Final = re.compile(
+    rb'"message":\s*"(?:(?:image|audio|video) input is not supported|tool(?:s|_choice) param requires'
+    rb"|failed to (?:parse (?:messages|tools)|load image or audio|download image)"
+    rb'|\\n-+\\nwhile executing|[^"\\]* at row \d+, column \d+:)'
+)
 
 
 def status_failure(status: int, body: bytes = b"", retry_after: float | None = None) -> Failure | None:
     """Give the failure that an upstream's error answer means, if it means one; every other is the client's answer.
 
-    408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402 and
-    403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about its
-    model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so. A
-    redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that says that
-    the model is gone is as a 5xx. `body` is the beginning of the answer's body, `retry_after` the seconds it asks to
-    wait.
+    408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402
+    and 403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about
+    its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so.
+    A redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that says
+    that the model is gone is as a 5xx; a 500 of llama.cpp's that is about the request is as a 501. `body` is the
+    beginning of the answer's body, `retry_after` the seconds it asks to wait.
     """
     told = body.lower()
     cause = _cause_of(status, told)
@@ -226,7 +235,7 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
             return Cause.RATE_LIMITED
         case 404 if b"model" in told and not incapable:
             return Cause.MODEL_MISSING
-        case 404 | 501:
+        case 404 | 500 | 501 if status != 500 or _UNFIT.search(told):  # noqa: PLR2004 - as it says
             return Cause.NOT_SERVED
         case 503 if says_loading(told):
             return Cause.LOADING

@@ -208,6 +208,45 @@ async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> N
         assert (await gate.post("m")).json() == OK
 
 
+@pytest.mark.parametrize(
+    ("message", "failure"),
+    [
+        (
+            "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+            "not_served",
+        ),
+        ("input is too large to process. increase the physical batch size", "context_length"),
+    ],
+)
+async def test_what_a_box_cannot_take_is_told_in_its_words_though_it_says_500(
+    config: Config, message: str, failure: str
+) -> None:
+    """As llama.cpp does. A row of such requests puts nothing out."""
+    said = {"error": {"code": 500, "message": message, "type": "server_error"}}
+
+    def script(index: int, _: Request) -> list[Step]:
+        return [Send(json_answer(said, 500) if index < 3 else json_answer(OK))]
+
+    async with (
+        ScriptedUpstream(script) as a,
+        running(config, {"m": chain(a.url)}, breaker={"failures": 1}) as gate,
+    ):
+        for number in range(1, 4):
+            answer = await gate.post("m")
+            assert (answer.status, answer.json(), await gate.failures(number)) == (400, said, [failure])
+        assert ((await gate.post("m")).json(), len(a.requests)) == (OK, 4)
+
+
+async def test_what_one_box_cannot_take_another_may(config: Config) -> None:
+    said = {"error": {"code": 500, "message": "image input is not supported - hint: ...", "type": "server_error"}}
+    async with (
+        ScriptedUpstream([Send(json_answer(said, 500))]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        assert ((await gate.post("m")).json(), await gate.failures()) == (OK, ["not_served", None])
+
+
 @pytest.mark.parametrize("code", [400, 405, 409, 413, 415, 422, 451])
 async def test_every_other_status_is_the_clients(config: Config, code: int) -> None:
     refusal = {"error": {"message": "as the upstream said it", "code": code}}

@@ -257,6 +257,42 @@ def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(statu
     assert failure.cause is Cause.NOT_SERVED
 
 
+UNFIT = {
+    "image": "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+    "audio": "audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+    "tools": "tools param requires --jinja flag",
+    "tool choice": "tool_choice param requires --jinja flag",
+    "messages": "Failed to parse messages: [json.exception.type_error.302] type must be string, but is number",
+    "a tool": 'Failed to parse tools: Missing tool function: {"type":"function"}; tools = []',
+    "a file": "Failed to load image or audio file",
+    "minja": "Conversation roles must alternate user/assistant/... at row 1, column 313:\n{{ bos_token }}",
+    "jinja": "\n------------\nWhile executing CallExpression at line 1, column 9 in source:\nJinja Exception: no",
+}
+
+
+@pytest.mark.parametrize("message", UNFIT.values(), ids=UNFIT)
+def test_what_llamacpp_cannot_take_is_not_its_fault(message: str) -> None:
+    body = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}).encode()
+    failure = status_failure(500, body)
+    assert failure is not None
+    assert failure.cause is Cause.NOT_SERVED
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Compute error.",
+        "got exception: Failed to parse messages",
+        "it crashed at row 1",
+        'a "quoted" text at row 1, column 2:',
+    ],
+)
+def test_another_500_is_the_boxs_fault(message: str) -> None:
+    failure = status_failure(500, json.dumps({"error": {"code": 500, "message": message}}).encode())
+    assert failure is not None
+    assert failure.cause is Cause.SERVER_ERROR
+
+
 def test_an_error_under_a_good_status() -> None:
     failure = error_failure(b'{"error":{"message":"Provider returned error","code":502}}')
     assert failure == Failure(Cause.ERROR_ANSWER, "an error object in place of an answer")
