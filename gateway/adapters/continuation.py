@@ -4,7 +4,8 @@ A chat is continued by giving the text so far as the last message, the assistant
 
 - vLLM and SGLang continue it where `continue_final_message` is set and `add_generation_prompt` is not
   (https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html; SGLang's sampling parameters).
-- llama.cpp's server continues an assistant's message that comes last (`--prefill-assistant`, on by default).
+- llama.cpp's server continues an assistant's message that comes last (`--prefill-assistant`, on by default). Where it
+  knows the two fields it says that message once more if they are not set.
 - DeepSeek does where that message has `prefix: true`, under the base URL with the path /beta
   (https://api-docs.deepseek.com/guides/chat_prefix_completion).
 
@@ -106,10 +107,8 @@ def _is_open(request: Mapping[str, Any], last: Mapping[str, Any], kind: str) -> 
 def _asking(kind: str, url: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Give what a kind wants set in the request, None where it does not continue, and in the message."""
     match kind:
-        case "vllm" | "sglang":
+        case "vllm" | "sglang" | "llamacpp":
             return _FINAL, {}
-        case "llamacpp":
-            return {}, {}
         case "deepseek" if urlsplit(url).path.startswith("/beta/"):
             return {}, {"prefix": True}
     return None, {}

@@ -49,7 +49,7 @@ def test_the_kinds_are_those_that_a_configuration_names() -> None:
     [
         ("vllm", "", FINAL, {}),
         ("sglang", "", FINAL, {}),
-        ("llamacpp", "", {}, {}),
+        ("llamacpp", "", FINAL, {}),
         ("deepseek", BETA, {}, {"prefix": True}),
     ],
 )
@@ -205,7 +205,7 @@ def test_limits_are_reduced_by_what_was_spent(limits: dict[str, object], less: d
     found = ask(completion(**limits), operation="completions", spent=3)
     assert found == completion(**less, prompt="once upon")
     told = ask(chat(**limits), kind="llamacpp", spent=3)
-    assert told == chat(**less, messages=[*ASKED, {"role": "assistant", "content": "upon"}])
+    assert told == chat(**less, **FINAL, messages=[*ASKED, {"role": "assistant", "content": "upon"}])
     assert ask(chat(**limits), kind="llamacpp", spent=0) == {**told, **limits}
 
 

@@ -118,7 +118,7 @@ async def test_a_stream_that_breaks_is_carried_on(
     [
         ("vllm", {"continue_final_message": True, "add_generation_prompt": False}),
         ("sglang", {"continue_final_message": True, "add_generation_prompt": False}),
-        ("llamacpp", {}),
+        ("llamacpp", {"continue_final_message": True, "add_generation_prompt": False}),
     ],
 )
 async def test_what_a_box_is_asked_to_continue(config: Config, kind: str, fields: dict[str, object]) -> None:
@@ -138,6 +138,22 @@ async def test_what_a_box_is_asked_to_continue(config: Config, kind: str, fields
             "stream_options": {"include_usage": True},
             **fields,
         }
+
+
+async def test_a_llamacpp_does_not_say_a_few_words_twice(config: Config) -> None:
+    """Without the fields it says the text that it continues once more, and of a few characters that cannot be told."""
+
+    def script(index: int, request: Request) -> Sequence[Step]:
+        asked = request.json().get("continue_final_message") is True
+        return telling(prefill="heeded" if asked else "ignored")(index, request)
+
+    async with (
+        ScriptedUpstream(cut := Breaking(1, Close())) as a,
+        ScriptedUpstream(script) as b,
+        running(config, {"m": boxes(a, b, kind="llamacpp")}) as gate,
+    ):
+        answer = await say_through(gate, asking(), cut)
+        assert whole(answer), answer.body
 
 
 @pytest.mark.parametrize("space", [" ", "\n\n", " \n\t "])
