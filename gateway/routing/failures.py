@@ -133,10 +133,10 @@ _OURS: Final = frozenset({Cause.LOCAL_FAULT, Cause.LOADING})
 # "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
 # "is longer than the model's context length", "exceeds the model's maximum context length", of its memory "Input length
 # (N tokens) exceeds the maximum allowed length"; llama.cpp: `exceed_context_size_error`, "exceeds the available context
-# size", for embeddings (status 500) "input is too large to process"; Ollama: "input length exceeds the context length";
-# LM Studio: "greater than the context length"; Anthropic: "prompt is too long", "exceed context limit"; Gemini:
-# "exceeds the maximum number of tokens"; Together (status 422): "`inputs` tokens + `max_new_tokens` must be <= N"; xAI:
-# "maximum prompt length is N"; behind OpenRouter: "exceeds the maximum allowed input length".
+# size", for embeddings (status 500) "input (N tokens) is too large to process"; Ollama: "input length exceeds the
+# context length"; LM Studio: "greater than the context length"; Anthropic: "prompt is too long", "exceed context
+# limit"; Gemini: "exceeds the maximum number of tokens"; Together (status 422): "`inputs` tokens + `max_new_tokens`
+# must be <= N"; xAI: "maximum prompt length is N"; behind OpenRouter: "exceeds the maximum allowed input length".
 _CONTEXT_LENGTH: Final = (
     b"context_length_exceeded",
     b"exceed_context_size",
@@ -147,6 +147,7 @@ _CONTEXT_LENGTH: Final = (
     b"maximum model length",
     b"prompt is too long",
     b"input is too large to process",
+    b"tokens) is too large to process",
     b"input is too long",
     b"exceeds the maximum number of tokens",
     b"tokens) exceeds the maximum allowed length",

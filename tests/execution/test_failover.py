@@ -215,7 +215,7 @@ async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> N
             "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
             "not_served",
         ),
-        ("input is too large to process. increase the physical batch size", "context_length"),
+        ("input (1202 tokens) is too large to process. increase the physical batch size", "context_length"),
     ],
 )
 async def test_what_a_box_cannot_take_is_told_in_its_words_though_it_says_500(

@@ -133,6 +133,7 @@ CONTEXT_LENGTH = {
     "llama.cpp": (400, "the request exceeds the available context size, try increasing it", 400),
     "llama.cpp, by its type": (400, "too much", "exceed_context_size_error"),
     "llama.cpp, embeddings": (500, "input is too large to process. increase the physical batch size", 500),
+    "llama.cpp, embeddings, today": (500, "input (1202 tokens) is too large to process. increase the ...", 500),
     "ollama": (400, "the input length exceeds the context length", None),
     "lm studio": (400, "tokens to keep is greater than the context length (4096)", None),
     "anthropic": (400, "prompt is too long: 208310 tokens > 200000 maximum", None),
