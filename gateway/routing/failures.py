@@ -188,6 +188,13 @@ _INCAPABLE: Final = (
 _GONE: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:the model has crashed|model (?:is )?(?:un|re)loaded|failed to load model)'
 )
+# Of a name that is no model's, with status 400. DeepSeek: "Model Not Exist"; OpenRouter: "NAME is not a valid model
+# ID"; llama.cpp's server of several models: "model 'NAME' not found"; llama-swap: "could not find real modelID for
+# NAME".
+_NO_MODEL: Final = re.compile(
+    rb'"(?:error|message)":\s*"(?:model not exist|[^\s"]+ is not a valid model id'
+    rb"|model '[^'\"]*' not found|could not find real modelid for )"
+)
 # llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
 # ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file"; of a
 # chat template that refuses the conversation, until 2026: "Conversation roles must alternate ... at row 1, column 9:\n
@@ -206,8 +213,9 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     and 403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about
     its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so.
     A redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that says
-    that the model is gone is as a 5xx; a 500 of llama.cpp's that is about the request is as a 501. `body` is the
-    beginning of the answer's body, `retry_after` the seconds it asks to wait.
+    that there is no such model is as a 404, one that says that it is gone as a 5xx; a 500 of llama.cpp's that is
+    about the request is as a 501. `body` is the beginning of the answer's body, `retry_after` the seconds it asks
+    to wait.
     """
     told = body.lower()
     cause = _cause_of(status, told)
@@ -234,7 +242,7 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
     match status:
         case 429:
             return Cause.RATE_LIMITED
-        case 404 if b"model" in told and not incapable:
+        case _ if _says_missing(status, told) and not incapable:
             return Cause.MODEL_MISSING
         case 404 | 500 | 501 if status != 500 or _UNFIT.search(told):  # noqa: PLR2004 - as it says
             return Cause.NOT_SERVED
@@ -251,6 +259,17 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
         case _ if 300 <= status < 400:  # noqa: PLR2004 - as above
             return Cause.REDIRECTED
     return None
+
+
+def _says_missing(status: int, told: bytes) -> bool:
+    """Tell whether an error says that there is no such model."""
+    match status:
+        case 404:
+            return b"model" in told
+        case 400:
+            return _NO_MODEL.search(told) is not None
+        case _:
+            return False
 
 
 class _Error(Struct):

@@ -194,6 +194,19 @@ async def test_a_model_that_has_crashed_is_asked_for_elsewhere(config: Config) -
         assert await gate.failures() == ["server_error", "server_error", None]
 
 
+async def test_a_model_that_a_provider_does_not_know_is_asked_for_elsewhere(config: Config) -> None:
+    """As OpenRouter says it, with status 400."""
+    unknown = {"error": {"message": "nobody/nothing is not a valid model ID", "code": 400}}
+    async with (
+        ScriptedUpstream([Send(json_answer(unknown, 400))]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url), "alone": chain(a.url)}) as gate,
+    ):
+        assert ((await gate.post("m")).json(), await gate.failures()) == (OK, ["model_missing", None])
+        answer = await gate.post("alone")
+        assert (answer.status, answer.json()) == (400, unknown)
+
+
 async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> None:
     """As OpenAI says it of a chat model that is asked for embeddings."""
     refusal = {"error": {"message": "You are not allowed to generate embeddings from this model", "code": None}}

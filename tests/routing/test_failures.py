@@ -240,6 +240,34 @@ def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: byt
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "Model Not Exist", "type": "invalid_request_error", "param": None, "code": "invalid_request_error"},
+        {"message": "deepseek/deepseek-coder is not a valid model ID", "code": 400},
+        {"code": 400, "message": "model 'gamma' not found", "type": "invalid_request_error"},
+        "could not find real modelID for gamma",
+    ],
+)
+def test_a_400_may_say_that_there_is_no_such_model(error: object) -> None:
+    failure = status_failure(400, json.dumps({"error": error}).encode())
+    assert failure is not None
+    assert failure.cause is Cause.MODEL_MISSING
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "tools: model 'gamma' not found",
+        "a b is not a valid model ID",
+        "function not found",
+        "The model's name: Model Not Exist",
+    ],
+)
+def test_another_400_that_speaks_of_a_model_is_the_clients(message: str) -> None:
+    assert status_failure(400, json.dumps({"error": {"message": message}}).encode()) is None
+
+
+@pytest.mark.parametrize(
     ("status", "message"),
     [
         (404, "This is a chat model and not supported in the v1/completions endpoint."),
