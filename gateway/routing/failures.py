@@ -195,6 +195,11 @@ _NO_MODEL: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:model not exist|[^\s"]+ is not a valid model id'
     rb"|model '[^'\"]*' not found|could not find real modelid for )"
 )
+# Of a key, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or invalid Authorization
+# header."; xAI: "Incorrect API key provided: ...".
+_NO_KEY: Final = re.compile(
+    rb'"(?:error|message)":\s*"(?:api key (?:not valid|expired)|missing or invalid authorization|incorrect api key)'
+)
 # llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
 # ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file"; of a
 # chat template that refuses the conversation, until 2026: "Conversation roles must alternate ... at row 1, column 9:\n
@@ -212,10 +217,10 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402
     and 403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about
     its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so.
-    A redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that says
-    that there is no such model is as a 404, one that says that it is gone as a 5xx; a 500 of llama.cpp's that is
-    about the request is as a 501. `body` is the beginning of the answer's body, `retry_after` the seconds it asks
-    to wait.
+    A redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that is
+    about the key is as a 401, one that says that there is no such model as a 404, one that says that it is gone as
+    a 5xx; a 500 of llama.cpp's that is about the request is as a 501. `body` is the beginning of the answer's body,
+    `retry_after` the seconds it asks to wait.
     """
     told = body.lower()
     cause = _cause_of(status, told)
@@ -252,7 +257,7 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
             return Cause.SEND_AGAIN
         case _ if status in _CONTEXT_STATUSES and _says(told, _CONTEXT_LENGTH) and not policy:
             return Cause.CONTEXT_LENGTH
-        case _ if status in _KEY_STATUSES and not policy:
+        case _ if _says_key(status, told) and not policy:
             return Cause.NOT_SERVED if incapable else Cause.KEY_REFUSED
         case _ if status >= 500 or (status == 400 and _GONE.search(told)):  # noqa: PLR2004 - RFC 9110 15.5.1, 15.6
             return Cause.SERVER_ERROR
@@ -270,6 +275,11 @@ def _says_missing(status: int, told: bytes) -> bool:
             return _NO_MODEL.search(told) is not None
         case _:
             return False
+
+
+def _says_key(status: int, told: bytes) -> bool:
+    """Tell whether an error is about the key, unless it speaks of what was asked."""
+    return status in _KEY_STATUSES or (status == 400 and _NO_KEY.search(told) is not None)  # noqa: PLR2004 - as above
 
 
 class _Error(Struct):

@@ -207,6 +207,17 @@ async def test_a_model_that_a_provider_does_not_know_is_asked_for_elsewhere(conf
         assert (answer.status, answer.json()) == (400, unknown)
 
 
+async def test_a_key_that_is_refused_with_a_400_is_not_the_clients(config: Config) -> None:
+    """As Gemini does."""
+    told = [{"error": {"code": 400, "message": "API key expired. Please renew the API key."}}]
+    async with (
+        ScriptedUpstream([Send(json_answer(told, 400))]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        assert ((await gate.post("m")).json(), await gate.failures()) == (OK, ["key_refused", None])
+
+
 async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> None:
     """As OpenAI says it of a chat model that is asked for embeddings."""
     refusal = {"error": {"message": "You are not allowed to generate embeddings from this model", "code": None}}

@@ -286,6 +286,23 @@ def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(statu
     assert failure.cause is Cause.NOT_SERVED
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{\n  "error": {\n    "code": 400,\n    "message": "API key not valid. Please pass ..."\n  }\n}]',
+        b'[{"error":{"code":400,"message":"API key expired. Please renew the API key.","status":"INVALID_ARGUMENT"}}]',
+        b'[{"error":{"code":400,"message":"Missing or invalid Authorization header.","status":"INVALID_ARGUMENT"}}]',
+        b'{"code":"Client specified an invalid argument","error":"Incorrect API key provided: na***ys."}',
+    ],
+)
+def test_a_400_may_be_about_the_key(body: bytes) -> None:
+    """As Gemini and xAI say it."""
+    failure = status_failure(400, body)
+    assert failure is not None
+    assert failure.cause is Cause.KEY_REFUSED
+    assert status_failure(400, b'{"error":{"message":"tools[0]: API key not valid"}}') is None
+
+
 UNFIT = {
     "image": "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
     "audio": "audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
