@@ -17,6 +17,9 @@ REQUEST_ID: Final = web.RequestKey("REQUEST_ID", str)
 GENERATION: Final = web.RequestKey("GENERATION", int)
 _SANE: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-fv:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+_NOWHERE: Final = (
+    "nothing is served at this path, expected /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/models"
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -73,9 +76,10 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         allowed = ", ".join(sorted(error.allowed_methods))
         message = f"{request.method} is not answered here, expected {allowed}"
         answer = error_response(405, message, code="method_not_allowed", headers={"Allow": allowed})
+    except web.HTTPNotFound:
+        answer = error_response(404, _NOWHERE, code="not_found")
     except web.HTTPException as error:
-        code = "not_found" if error.status == 404 else None  # noqa: PLR2004 - RFC 9110 15.5.5
-        answer = error_response(error.status, error.reason.lower(), code=code)
+        answer = error_response(error.status, error.reason.lower())
     if not (is_framed and request.content.is_eof()):
         answer.force_close()
     return answer

@@ -138,6 +138,7 @@ async def test_an_unknown_model_is_told_the_nearest(config: Config, model: str, 
         ("/v1/chat/completions", 405, "method_not_allowed", "POST"),
         ("/v1/chat/completions/", 404, "not_found", None),
         ("/v1", 404, "not_found", None),
+        ("/chat/completions", 404, "not_found", None),
         ("/v1/audio/speech", 404, "not_found", None),
     ],
 )
@@ -149,6 +150,7 @@ async def test_unknown_places_and_methods(
         error = error_of(answer)
         assert (answer.status, error["code"], error["type"]) == (status, code, "invalid_request_error")
         assert answer.head.get("allow") == allow
+        assert (status == 404) is ("served at this path, expected /v1/chat/completions" in error["message"])
         posted = await gate.say(post("/v1/models", {}))
         assert (posted.status, posted.head.get("allow")) == (405, "GET, HEAD")
         assert error_of(posted)["message"] == "POST is not answered here, expected GET, HEAD"
