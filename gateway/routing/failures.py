@@ -206,7 +206,8 @@ _NO_KEY: Final = re.compile(
 # ...", then "\n------------\nWhile executing CallExpression ... Jinja Exception: ...".
 _UNFIT: Final = re.compile(
     rb'"message":\s*"(?:(?:image|audio|video) input is not supported|tool(?:s|_choice) param requires'
-    rb"|failed to (?:parse (?:messages|tools)|load image or audio|download image)"
+    rb"|failed to (?:parse (?:messages|tools)|load image or audio|download image)|assistant response prefill is"
+    rb"|unsupported param|unknown reasoning format|cannot use both json_schema|only (?:no echo|one completion)"
     rb'|\\n-+\\nwhile executing|[^"\\]* at row \d+, column \d+:)'
 )
 

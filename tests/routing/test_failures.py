@@ -311,6 +311,12 @@ UNFIT = {
     "messages": "Failed to parse messages: [json.exception.type_error.302] type must be string, but is number",
     "a tool": 'Failed to parse tools: Missing tool function: {"type":"function"}; tools = []',
     "a file": "Failed to load image or audio file",
+    "prefill": "Assistant response prefill is incompatible with enable_thinking.",
+    "param": "Unsupported param: best_of",
+    "reasoning": "Unknown reasoning format: zz",
+    "forms": "Cannot use both json_schema and grammar",
+    "echo": "Only no echo is supported",
+    "n": "Only one completion choice is allowed",
     "minja": "Conversation roles must alternate user/assistant/... at row 1, column 313:\n{{ bos_token }}",
     "jinja": "\n------------\nWhile executing CallExpression at line 1, column 9 in source:\nJinja Exception: no",
 }
