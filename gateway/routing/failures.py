@@ -196,9 +196,10 @@ _NO_MODEL: Final = re.compile(
     rb"|model '[^'\"]*' not found|could not find real modelid for )"
 )
 # Of a key, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or invalid Authorization
-# header."; xAI: "Incorrect API key provided: ...".
+# header."; xAI: "Incorrect API key provided: ..."; Anthropic: "Your credit balance is too low ...".
 _NO_KEY: Final = re.compile(
-    rb'"(?:error|message)":\s*"(?:api key (?:not valid|expired)|missing or invalid authorization|incorrect api key)'
+    rb'"(?:error|message)":\s*"(?:api key (?:not valid|expired)|missing or invalid authorization|incorrect api key'
+    rb"|your credit balance is too low)"
 )
 # llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
 # ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file"; of a

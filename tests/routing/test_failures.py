@@ -293,10 +293,11 @@ def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(statu
         b'[{"error":{"code":400,"message":"API key expired. Please renew the API key.","status":"INVALID_ARGUMENT"}}]',
         b'[{"error":{"code":400,"message":"Missing or invalid Authorization header.","status":"INVALID_ARGUMENT"}}]',
         b'{"code":"Client specified an invalid argument","error":"Incorrect API key provided: na***ys."}',
+        b'{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to ..."}}',
     ],
 )
 def test_a_400_may_be_about_the_key(body: bytes) -> None:
-    """As Gemini and xAI say it."""
+    """As Gemini, xAI and Anthropic say it."""
     failure = status_failure(400, body)
     assert failure is not None
     assert failure.cause is Cause.KEY_REFUSED
