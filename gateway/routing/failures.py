@@ -62,9 +62,9 @@ class Failure(Struct, frozen=True):
     """One attempt's failure.
 
     `status` is the upstream's HTTP status where one came, or the 4xx that its error object means under a good one;
-    `retry_after` the seconds it asked to wait. `stale` tells
-    that a pooled connection turned out to be closed before a byte of an answer arrived: nobody's fault, and safe to
-    repeat on a fresh one. `detail` is for the log: no URL, no key.
+    `retry_after` the seconds it asked to wait. `stale` tells that a pooled connection turned out to be closed before a
+    byte of an answer arrived: nobody's fault, and safe to repeat on a fresh one. `detail` is for the log: no URL, no
+    key.
     """
 
     cause: Cause
