@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.adapters.edited import LARGE, Edit, Edited, asking_usage, named, pieces
@@ -13,7 +13,6 @@ from gateway.adapters.openai_compatible import UnreplaceableModelError, replace_
 PICTURE = "data:image/png;base64," + "iVBORw0KGgo+/A" * (LARGE // 7)
 SPACE = b" " * LARGE
 BLOCK = 1 << 14
-unhurried = settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def encoded(value: object) -> bytes:
@@ -137,7 +136,7 @@ VALUES = st.recursive(
 )
 
 
-@unhurried
+@settings(max_examples=30)
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5), st.integers(0, 5))
 def test_any_large_body_is_edited_as_it_would_be_rewritten(fields: list[tuple[str, Any]], place: int) -> None:
     fields.insert(place, ("x", "y" * LARGE))

@@ -3,7 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.adapters.openai_compatible import (
@@ -15,7 +15,6 @@ from gateway.adapters.openai_compatible import (
     with_usage,
 )
 
-unhurried = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 ESCAPED = r"\u006d\u006F\u0064e\u006c"
 
 
@@ -198,7 +197,6 @@ def written(draw: st.DrawFn, value: Any) -> str:
     return escaped
 
 
-@unhurried
 @given(st.data(), OBJECTS, TEXT, TEXT)
 def test_of_any_object_only_the_models_value_changes(
     data: st.DataObject, others: dict[str, Any], old: str, new: str
@@ -216,7 +214,6 @@ def test_of_any_object_only_the_models_value_changes(
     assert json.loads(head + value + tail) == {**others, "model": old}
 
 
-@unhurried
 @given(OBJECTS, st.lists(VALUES, max_size=2), st.integers(0, 6))
 @example({}, ["a", "b"], 0)
 @example({}, [], 0)

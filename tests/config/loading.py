@@ -3,11 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
-
 from gateway.config.load import ConfigFiles, Loaded, Sources, parse
 
-unhurried = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 """Hypothesis without a watch: a busy machine fails nothing, and every run tries the same examples."""
 
 MODELS = """\

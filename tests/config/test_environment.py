@@ -9,7 +9,6 @@ from gateway.config.environment import (
     expand,
     read_env,
 )
-from tests.config.loading import unhurried
 
 SET = {"A": "alpha", "B": "beta", "EMPTY": "", "DOLLAR": "${A}"}
 
@@ -78,19 +77,16 @@ def test_interpolated_text_knows_its_variables_and_hides_its_text() -> None:
     assert repr([value]) == "[<the value of ${A}${NONE}${B}>]"
 
 
-@unhurried
 @given(st.text())
 def test_escaped_text_comes_back(text: str) -> None:
     assert expand(text.replace("$", "$$"), {}) == text
 
 
-@unhurried
 @given(st.text())
 def test_a_variable_comes_through_as_it_is(value: str) -> None:
     assert expand("<${V}>", {"V": value}) == f"<{value}>"
 
 
-@unhurried
 @given(st.text(alphabet="${}:-AB_ 1"))
 def test_expanding_never_fails_otherwise(text: str) -> None:
     try:

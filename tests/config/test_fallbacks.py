@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.config.loading import faults, load, unhurried
+from tests.config.loading import faults, load
 
 
 def models(*fallbacks: str, **more: str) -> str:
@@ -115,7 +115,6 @@ def test_what_has_a_fault_of_its_own_is_passed_over(text: str) -> None:
     assert len(faults(text)) == 1
 
 
-@unhurried
 @given(st.lists(st.lists(st.integers(0, 6), max_size=4, unique=True), min_size=7, max_size=7))
 def test_what_is_accepted_ends_within_three_steps(targets: list[list[int]]) -> None:
     letters = ["".join(chr(ord("a") + target) for target in each) for each in targets]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.config.documents import ModelsDocument, RoutingDocument
 from gateway.config.load import Loaded
-from tests.config.loading import MODELS, content, load, split, unhurried
+from tests.config.loading import MODELS, content, load, split
 
 BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
@@ -48,27 +48,23 @@ def check(loaded: Loaded, models: str | bytes, routing: str | bytes) -> None:
     assert isinstance(loaded.routing, RoutingDocument | None)
 
 
-@unhurried
 @given(st.binary(max_size=60))
 def test_any_bytes(data: bytes) -> None:
     check(load(data, data), data, data)
 
 
-@unhurried
 @given(st.text(max_size=60) | yamlish)
 def test_any_text(text: str) -> None:
     data = text.encode(errors="surrogatepass")
     check(load(data, data), data, data)
 
 
-@unhurried
 @given(values, values)
 def test_any_structure(models: object, routing: object) -> None:
     texts = [yaml.safe_dump(value, allow_unicode=True).encode(errors="surrogatepass") for value in (models, routing)]
     check(load(*texts, environ={"A": "canary"}), *texts)
 
 
-@unhurried
 @given(st.dictionaries(st.sampled_from([*RoutingDocument.model_fields]), values))
 def test_any_values_of_known_keys(routing: object) -> None:
     text = yaml.safe_dump(routing, allow_unicode=True).encode(errors="surrogatepass")
@@ -77,14 +73,12 @@ def test_any_values_of_known_keys(routing: object) -> None:
     assert not [fault for fault in loaded.faults if "canary" in str(fault)]
 
 
-@unhurried
 @given(yamlish)
 def test_any_text_behind_a_good_file(text: str) -> None:
     models, routing = MODELS + text, split("") + text
     check(load(models, routing), models, routing)
 
 
-@unhurried
 @given(st.binary(max_size=60) | yamlish.map(str.encode))
 def test_any_dot_env(data: bytes) -> None:
     loaded = load(env=data)
@@ -92,14 +86,12 @@ def test_any_dot_env(data: bytes) -> None:
     assert all(1 <= fault.line <= lines for fault in (*loaded.faults, *loaded.notices))
 
 
-@unhurried
 @given(st.integers(0, 400))
 def test_any_half_of_a_file(end: int) -> None:
     models, routing = MODELS[:end], split("weight: 2\nname: box")[:end]
     check(load(models, routing), models, routing)
 
 
-@unhurried
 @given(st.text(st.characters(exclude_categories=["C"], exclude_characters="\x85\u2028\u2029")))
 def test_escaped_text_comes_back_through_a_whole_file(text: str) -> None:
     written = json.dumps(text.replace("$", "$$"), ensure_ascii=False)

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.scalars import resolve, surprise
-from tests.config.loading import unhurried
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,6 @@ def yaml_1_1(text: str) -> object:
     return loader.construct_object(yaml.ScalarNode(tag, text))
 
 
-@unhurried
 @given(
     st.text("0123456789_:-.+eExobTtZinfaINFrulsyYoON~ ", min_size=1, max_size=12).filter(
         lambda text: text.strip() == text

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from gateway.config import compose, strict_yaml
 from gateway.config.strict_yaml import Broken, Tree, read_yaml
-from tests.config.loading import unhurried
 
 
 @pytest.fixture(params=[compose._Loader, yaml.SafeLoader], ids=["libyaml", "pyyaml"], autouse=True)
@@ -215,7 +214,6 @@ _JSON = st.recursive(
 )
 
 
-@unhurried
 @given(_JSON)
 def test_json_reads_as_what_it_is(value: object) -> None:
     tree, faults = read(json.dumps(value, ensure_ascii=False))

@@ -321,7 +321,7 @@ BITS = (
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(max_examples=500)
 @given(
     st.lists(BITS, max_size=6),
     USAGES,

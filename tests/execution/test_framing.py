@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.execution.answer import Answer, AttemptFailedError, Facts
@@ -20,7 +20,7 @@ from gateway.execution.framing import BEGINNINGS, framed
 from gateway.execution.passage import Passage
 from gateway.execution.protocol import AnswerProtocol, LastHeads
 from gateway.execution.relay import relay
-from tests.execution.test_template import CHAT, chat, cut, event, known, passage_of, streams, unhurried
+from tests.execution.test_template import CHAT, chat, cut, event, known, passage_of, streams
 from tests.execution.test_wire_client import Line
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -119,6 +119,7 @@ def body_of(raw: bytes) -> bytes:
         body += part
 
 
+@settings(max_examples=200)
 @given(st.integers(1, 1 << 17))
 def test_the_length_of_a_chunk_tells_how_it_begins(size: int) -> None:
     chunk = framed(bytes(size))
@@ -145,7 +146,7 @@ def reads(draw: st.DrawFn, parts: list[bytes]) -> list[bytes]:
     return [raw[start:end] for start, end in itertools.pairwise([0, *places, len(raw)]) if end > start] + [LAST]
 
 
-@unhurried
+@settings(max_examples=200)
 @given(st.data(), st.booleans(), st.booleans())
 def test_framing_makes_no_difference(data: st.DataObject, hides_usage: bool, keeps: bool) -> None:  # noqa: FBT001
     stream = re.sub(rb"[\r\n]{2,}", b"\n\n", data.draw(streams()).strip(b"\r\n") + b"\n\n") + FINISH

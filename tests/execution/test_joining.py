@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gateway.execution.chunks import Piece
 from gateway.execution.joining import Continuation, DiffersError, Joiner, Replay, Transcript
-
-unhurried = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 Events = list[tuple[Piece, ...]]
 Runs = tuple[Piece, ...]
@@ -83,7 +81,6 @@ def take(joiner: Joiner, events: Events) -> tuple[Runs, bool]:
     return joined([*got, *([] if joiner.repeats else withheld)]), True
 
 
-@unhurried
 @given(answers(), st.data())
 def test_a_replay_gives_the_rest(answer: Runs, data: st.DataObject) -> None:
     said, rest = halves(answer, data.draw(st.integers(0, length(answer))))
@@ -92,7 +89,6 @@ def test_a_replay_gives_the_rest(answer: Runs, data: st.DataObject) -> None:
     assert replay.settled
 
 
-@unhurried
 @given(TEXTS, TEXTS, st.data())
 def test_a_continuation_gives_the_rest(before: str, after: str, data: st.DataObject) -> None:
     assume(len(before) < TELLING or not after.startswith(before))
@@ -101,7 +97,6 @@ def test_a_continuation_gives_the_rest(before: str, after: str, data: st.DataObj
     assert not continuation.repeats
 
 
-@unhurried
 @given(LONG, TEXTS, st.data())
 def test_a_continuation_that_begins_again_is_recognised(before: str, after: str, data: st.DataObject) -> None:
     assume(not repeats_itself(before))
@@ -110,7 +105,6 @@ def test_a_continuation_that_begins_again_is_recognised(before: str, after: str,
     assert continuation.repeats
 
 
-@unhurried
 @given(LONG, st.integers(1, 40), TEXTS, st.data())
 @example("once upon a time", 15, "", None)
 @example("once upon a time", 15, "b", None)
@@ -126,7 +120,6 @@ def test_what_repeats_a_part_and_turns_away_loses_nothing(
     assert not continuation.repeats
 
 
-@unhurried
 @given(LONG, LONG, st.data())
 def test_a_continuation_of_several_parts_gives_the_rest(before: str, after: str, data: st.DataObject) -> None:
     rest = runs(("content", after), ("tool 0 name", "f"), ("tool 0 arguments", "{}"))
@@ -134,7 +127,6 @@ def test_a_continuation_of_several_parts_gives_the_rest(before: str, after: str,
     assert take(Continuation(content(before)), data.draw(cut_up(rest))) == (rest, True)
 
 
-@unhurried
 @given(answers(), st.data())
 def test_a_replay_that_differs_gives_nothing(answer: Runs, data: st.DataObject) -> None:
     assume(answer)
@@ -149,7 +141,6 @@ def test_a_replay_that_differs_gives_nothing(answer: Runs, data: st.DataObject) 
     assert take(Replay(said), events) == ((), False)
 
 
-@unhurried
 @given(answers(), st.data())
 def test_a_replay_that_ends_early_differs(answer: Runs, data: st.DataObject) -> None:
     assume(answer)

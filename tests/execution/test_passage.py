@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.execution.chunks import Piece, read
@@ -14,8 +14,6 @@ from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
 from gateway.execution.sse import EventScanner
 from gateway.execution.takeover import Rescue
-
-unhurried = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 Runs = tuple[Piece, ...]
 MIB = 1 << 20
@@ -368,7 +366,6 @@ def check_one_stream(stream: bytes, answered: Runs) -> None:
     assert [call["id"] for call in calls if "id" in call] == (["call-first", "call-second"] if calls else [])
 
 
-@unhurried
 @given(st.data())
 def test_replays_make_one_stream_wherever_the_others_break(data: st.DataObject) -> None:
     draw = data.draw
@@ -392,7 +389,6 @@ def test_replays_make_one_stream_wherever_the_others_break(data: st.DataObject) 
     assert passage.said == answered
 
 
-@unhurried
 @given(st.data())
 def test_any_rescues_make_one_stream_wherever_the_others_break(data: st.DataObject) -> None:
     draw = data.draw

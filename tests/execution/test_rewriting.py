@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.execution.chunks import Piece, read
 from gateway.execution.outcome import Usage
 from gateway.execution.rewriting import Frame, moved_tokens, recounted, rewritten
-
-unhurried = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 FRAME = Frame({"id": "first", "created": 1})
 WORDS = st.sampled_from([None, "", "a", "bc"])
@@ -69,7 +67,6 @@ def texts_in(value: object) -> Iterator[str]:
             pass
 
 
-@unhurried
 @given(DELTAS, st.data())
 def test_a_chunk_says_what_is_new_and_nothing_else(fields: dict[str, Any], data: st.DataObject) -> None:
     for detail in fields.get("reasoning_details") or ():

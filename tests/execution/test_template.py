@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.execution.chunks import Piece
@@ -13,8 +13,6 @@ from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
 from gateway.execution.template import Template
-
-unhurried = settings(deadline=None, derandomize=True, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
 CHAT = (
     'data: {"id":"a","object":"chat.completion.chunk","created":17,"model":"m","choices":[{"index":0,'
@@ -134,7 +132,7 @@ def met(passage: Passage, chunks: Iterable[bytes], *, ends: bool) -> list[object
     return seen
 
 
-@unhurried
+@settings(max_examples=200)
 @given(st.data())
 def test_nothing_but_the_time_tells_a_template_from_decoding(data: st.DataObject) -> None:
     draw = data.draw
@@ -157,7 +155,7 @@ def test_nothing_but_the_time_tells_a_template_from_decoding(data: st.DataObject
 @example(ODD_SHAPES[5], b",", [b"a", b","])
 @example(ODD_SHAPES[6], b"a", [b"b", b"a"])
 @example(ODD_SHAPES[2], b"same", [b"b", b"same"])
-@settings(unhurried, max_examples=500)
+@settings(max_examples=500)
 def test_an_event_of_any_shape_teaches_nothing_wrong(shape: str, first: bytes, texts: list[bytes]) -> None:
     chunks = [event(shape, text) for text in (first, *texts)]
     assert met(passage_of(learns=True), chunks, ends=True) == met(passage_of(learns=False), chunks, ends=True)

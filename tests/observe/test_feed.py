@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -19,7 +19,6 @@ from gateway.observe.live import REQUESTS, Live
 from gateway.observe.metrics.observer import Metrics
 from gateway.observe.traffic import Traffic
 from gateway.routing.pricing import FREE, Prices
-from tests.config.loading import unhurried
 from tests.observe.metrics.reading import page, samples
 from tests.observe.outcomes import attempt, ended
 
@@ -257,7 +256,7 @@ def costs_of(batch: Batch) -> list[Cost | None]:
     return [found[place] for place in range(len(batch.at))]
 
 
-@unhurried
+@settings(max_examples=40)
 @given(
     st.lists(all_told, min_size=30, max_size=60) | st.lists(some_told | some_told | outcomes, min_size=20, max_size=60),
     st.sampled_from([60, 7, 1]),

@@ -6,7 +6,6 @@ from msgspec.structs import replace
 from gateway.execution.outcome import MOST_TOKENS
 from gateway.observe.batch import Batch
 from gateway.observe.live import BACK, KEPT, REQUESTS, Live, is_error, percentiles
-from tests.config.loading import unhurried
 from tests.observe.outcomes import attempt, ended
 
 
@@ -152,7 +151,6 @@ def test_an_error_is_what_the_one_who_asked_could_not_help(status: int, failure:
     assert live.seconds[0].errors == counts
 
 
-@unhurried
 @given(st.lists(st.floats(1, 10_000_000), min_size=1, max_size=60), st.integers(1, 5), st.sampled_from([0.5, 0.99]))
 def test_a_percentile_is_at_most_so_far_off(times: list[float], parts: int, quantile: float) -> None:
     lives = [Live(Clock()) for _ in range(parts)]

@@ -9,7 +9,7 @@ import pytest
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadStatusLine, TransferEncodingError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import json
 
@@ -406,7 +406,6 @@ def test_a_request_without_attempts_names_no_deployment(book: Book, log: Log) ->
     assert "deployment" not in line
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_a_model_name_of_any_length_makes_a_bounded_line(name: str) -> None:
     book = Book()

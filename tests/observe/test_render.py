@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.observe.render import Secrets, redact, render, rfc3339
@@ -121,7 +121,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(), json_values))
 def test_any_record_is_one_line_of_json(record: dict[str, object]) -> None:
     assert set(parsed(record)) == set(record)
@@ -130,7 +129,6 @@ def test_any_record_is_one_line_of_json(record: dict[str, object]) -> None:
 awkward = st.text(st.sampled_from("ab\"\\'\n/ %é\u2028\U0001f600"), min_size=8, max_size=12)
 
 
-@settings(deadline=None)
 @given(awkward, st.text(max_size=5), st.text(max_size=5))
 def test_no_line_contains_a_secret(secret: str, before: str, after: str) -> None:
     text = before + secret + after

@@ -5,7 +5,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from gateway.config.faults import ConfigError
 from gateway.config.load import ConfigFiles, Loaded, Sources, parse
@@ -13,7 +12,6 @@ from gateway.routing.health import ProbeResult
 from gateway.routing.manager import HealthChange, Plan, RoutingManager, plan
 from gateway.routing.snapshot import Deployment, Route, Snapshot
 
-unhurried = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 FILES = ConfigFiles(Path("models.yaml"), Path("routing.yaml"), None)
 DEAD, ALIVE = ProbeResult("connect_refused"), ProbeResult()
 

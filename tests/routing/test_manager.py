@@ -18,7 +18,6 @@ from tests.routing.planning import (
     probe,
     serve,
     snapshot,
-    unhurried,
     weights,
 )
 
@@ -282,7 +281,6 @@ def test_those_that_are_down_stand_in_the_order_that_they_have_when_they_are_up(
     assert chain(snapshot(manager).routes["llama"]) == ["3", "2", "1", "0"]
 
 
-@unhurried
 @given(BOX_WEIGHTS, GROUPS, st.sampled_from([0, 0.25, 0.6, 1]), PROBES)
 def test_whatever_happens_weights_sum_to_one_and_the_chain_is_in_order(
     given_weights: list[float | None], groups: list[str], fraction: float, probes: list[tuple[int, bool]]

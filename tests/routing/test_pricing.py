@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing.pricing import FREE, Prices, cheapest, dollars
-from tests.routing.planning import BOXES, SPLIT, serve, snapshot, unhurried
+from tests.routing.planning import BOXES, SPLIT, serve, snapshot
 
 PRICED = BOXES + '    pricing: {prompt: "0.0000006", completion: "0.0000012"}\n'
 
@@ -47,7 +47,6 @@ def test_a_cost_is_rounded_once(femto: int, nano: int) -> None:
     assert Prices(request=femto).cost((0, 0, 0, 0)) == nano
 
 
-@unhurried
 @given(st.integers(0, 10**12), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_price_is_exact(nano_a_million: int, prompt: int, completion: int) -> None:
     price = f"{nano_a_million // 10**15}.{nano_a_million % 10**15:015d}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.routing.selector import Selector
 from gateway.routing.snapshot import Route, Snapshot
-from tests.routing.planning import ALIVE, BOXES, DEAD, SPLIT, chain, make, probe, serve, snapshot, unhurried
+from tests.routing.planning import ALIVE, BOXES, DEAD, SPLIT, chain, make, probe, serve, snapshot
 
 SMOOTH = SPLIT.replace("0.6", "0.6, selection: smooth")
 ROUND = "routing_strategy: round_robin\n"
@@ -59,7 +59,6 @@ def test_the_one_drawn_is_followed_by_the_rest_of_the_chain() -> None:
     assert order == ["0", "2", "4", "1", "3"]
 
 
-@unhurried
 @given(
     st.lists(st.integers(0, 100), min_size=1, max_size=6).filter(any),
     st.floats(0, 1, exclude_max=True),
@@ -102,13 +101,11 @@ def check_smooth(route: Route) -> None:
             window[drawn[start + length]] += 1
 
 
-@unhurried
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_smooth_is_exact_over_any_full_cycle_and_even_inside_it(shares: list[int]) -> None:
     check_smooth(weighted(shares))
 
 
-@unhurried
 @given(st.lists(st.sampled_from([0.1, 0.25, 0.3, 0.6, 1, 1.5, 2.4]), min_size=1, max_size=5))
 def test_smooth_is_exact_for_fractions(shares: list[float]) -> None:
     check_smooth(weighted(shares))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing.strategies import exact
-from tests.routing.planning import BOXES, SPLIT, chain, faults, make, shares, unhurried
+from tests.routing.planning import BOXES, SPLIT, chain, faults, make, shares
 
 BOX = "{{endpoint: 'http://{0}', models: [m], name: {0}, weight: {1}}}"
 
@@ -128,13 +128,11 @@ def test_a_weight_is_the_fraction_that_was_meant(weight: float, expected: str) -
     assert str(exact(weight)) == expected
 
 
-@unhurried
 @given(st.floats(min_value=0, max_value=1e9))
 def test_a_weight_is_the_very_number_that_was_written(weight: float) -> None:
     assert float(exact(weight)) == weight
 
 
-@unhurried
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.lists(st.integers(0, 10**6), max_size=5))
 def test_the_chain_is_by_falling_weight_then_as_written(local: list[int], remote: list[int]) -> None:
     if not any((*local, *remote)):
