@@ -203,10 +203,13 @@ async def test_a_stall_is_carried_on(config: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "prefill"), [("vllm", "heeded"), ("vllm", "ignored"), ("vllm", "refused"), ("openai", "heeded")]
+    ("kind", "prefill", "apart"),
+    [("vllm", "heeded", 1), ("vllm", "ignored", 3), ("vllm", "refused", 3), ("openai", "heeded", 1)],
 )
-async def test_a_stream_that_is_cut_anywhere_arrives_whole(config: Config, kind: str, prefill: Prefill) -> None:
-    """Cut after each of its bytes, those before its first content too."""
+async def test_a_stream_that_is_cut_anywhere_arrives_whole(
+    config: Config, kind: str, prefill: Prefill, apart: int
+) -> None:
+    """Cut after each of its bytes, those before its first content too, or after one in so many."""
     lengths: list[int] = []
     words = (TEXT[:20], TEXT[20:])  # of less text, a repetition is not recognised
 
@@ -214,7 +217,7 @@ async def test_a_stream_that_is_cut_anywhere_arrives_whole(config: Config, kind:
         body = b"".join(events(request, words))
         lengths.append(len(body))
         ends: list[Step] = [Reset()] if index % 2 else [Send(last_chunk())]
-        return [Send(sse_head() + chunk(body[: index + 1])), *ends]
+        return [Send(sse_head() + chunk(body[: apart * index + 1])), *ends]
 
     async with (
         ScriptedUpstream(script) as a,
@@ -223,7 +226,7 @@ async def test_a_stream_that_is_cut_anywhere_arrives_whole(config: Config, kind:
         gate.client() as client,
     ):
         gate.gateway.executor._clock = itertools.count(step=100).__next__  # a breaker that opens lets the next one in
-        while not lengths or len(lengths) < lengths[0]:
+        while not lengths or apart * len(lengths) < lengths[0]:
             await client.send(asking())
             answer = await client.read_answer()
             assert (answer.status, said(answer.body)) == (200, TEXT), (len(lengths), answer.body)
