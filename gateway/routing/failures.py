@@ -204,12 +204,13 @@ _NO_KEY: Final = re.compile(
 # llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
 # ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file"; of a
 # chat template that refuses the conversation, until 2026: "Conversation roles must alternate ... at row 1, column 9:\n
-# ...", then "\n------------\nWhile executing CallExpression ... Jinja Exception: ...".
+# ...", then "\n------------\nWhile executing CallExpression ... Jinja Exception: ...". The line's end counts:
+# without it the words may be quoted.
 _UNFIT: Final = re.compile(
     rb'"message":\s*"(?:(?:image|audio|video) input is not supported|tool(?:s|_choice) param requires'
     rb"|failed to (?:parse (?:messages|tools)|load image or audio|download image)|assistant response prefill is"
     rb"|unsupported param|unknown reasoning format|cannot use both json_schema|only (?:no echo|one completion)"
-    rb'|\\n-+\\nwhile executing|[^"\\]* at row \d+, column \d+:)'
+    rb'|\\n-+\\nwhile executing|[^"\\]* at row \d+, column \d+:\\n)'
 )
 
 

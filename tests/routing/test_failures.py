@@ -337,7 +337,8 @@ def test_what_llamacpp_cannot_take_is_not_its_fault(message: str) -> None:
         "Compute error.",
         "got exception: Failed to parse messages",
         "it crashed at row 1",
-        'a "quoted" text at row 1, column 2:',
+        'a "quoted" text at row 1, column 2:\n',
+        "cannot go on after: meet me at row 1, column 2: there",
     ],
 )
 def test_another_500_is_the_boxs_fault(message: str) -> None:
