@@ -202,14 +202,19 @@ _NO_KEY: Final = re.compile(
     rb"|your credit balance is too low)"
 )
 # llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
-# ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file"; of a
-# chat template that refuses the conversation, until 2026: "Conversation roles must alternate ... at row 1, column 9:\n
-# ...", then "\n------------\nWhile executing CallExpression ... Jinja Exception: ...". The line's end counts:
-# without it the words may be quoted.
+# ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file", of an
+# image "Invalid url value", "url must be base64 encoded"; until 2026 also "Cannot have 2 or more assistant messages at
+# the end of the list.", "'messages' is required", and of a chat template that refuses the conversation "Conversation
+# roles must alternate ... at row 1, column 9:\n...", then "\n------------\nWhile executing CallExpression ... Jinja
+# Exception: ...". The end of the line counts: without it the words may be quoted.
 _UNFIT: Final = re.compile(
     rb'"message":\s*"(?:(?:image|audio|video) input is not supported|tool(?:s|_choice) param requires'
-    rb"|failed to (?:parse (?:messages|tools)|load image or audio|download image)|assistant response prefill is"
-    rb"|unsupported param|unknown reasoning format|cannot use both json_schema|only (?:no echo|one completion)"
+    rb"|failed to (?:parse (?:messages|tools)|load image or audio|download (?:image|video))|unknown reasoning format"
+    rb"|assistant (?:response prefill is|message must)|unsupported (?:param|content)|only (?:no echo|one completion)"
+    rb"|cannot (?:use (?:both json_schema|custom grammar)|have 2 or more assistant)|all non-assistant messages"
+    rb"|invalid (?:tool_choice|type for|(?:(?:image|video)_url\.)?url (?:value|format))|response_format type must"
+    rb"|(?:(?:image|video)_url\.)?url must be base64|input_audio\.format must|logprobs is not|top_logprobs requires"
+    rb"|'messages' is|expected '(?:messages|content)'|\\\"prompt\\\" is"
     rb'|\\n-+\\nwhile executing|[^"\\]* at row \d+, column \d+:\\n)'
 )
 

@@ -239,6 +239,7 @@ async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> N
             "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
             "not_served",
         ),
+        ("url must be base64 encoded", "not_served"),
         ("input (1202 tokens) is too large to process. increase the physical batch size", "context_length"),
     ],
 )
