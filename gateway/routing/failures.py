@@ -183,10 +183,11 @@ _INCAPABLE: Final = (
     b"fewer max_tokens",
 )
 # LM Studio, with status 400: `{"error": "The model has crashed without additional information. (Exit code: null)"}`,
-# "Model unloaded by user or API request.", "Model is unloaded.", "Failed to load model ...". Only the beginning counts:
-# what follows may quote the request.
+# "Model unloaded by user or API request.", "Model is unloaded.", "No models loaded. ...", "Failed to load model ...".
+# Only the beginning counts: what follows may quote the request.
 _GONE: Final = re.compile(
-    rb'"(?:error|message)":\s*"(?:the model has crashed|model (?:is )?(?:un|re)loaded|failed to load model)'
+    rb'"(?:error|message)":\s*"(?:the model has crashed|model (?:is )?(?:un|re)loaded|no models loaded'
+    rb"|failed to load model)"
 )
 # Of a name that is no model's, with status 400. DeepSeek: "Model Not Exist"; OpenRouter: "NAME is not a valid model
 # ID"; llama.cpp's server of several models: "model 'NAME' not found"; llama-swap: "could not find real modelID for

@@ -202,6 +202,7 @@ def test_a_box_that_loads_is_recognised(body: bytes) -> None:
         "The model has crashed without additional information. (Exit code: null)",
         "Model unloaded by user or API request.",
         "Model is unloaded.",
+        "No models loaded. Please load a model in the developer page or use the 'lms load' command.",
         {"message": 'Failed to load model "m". Error: Error loading model.', "type": "invalid_request_error"},
     ],
 )
