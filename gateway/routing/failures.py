@@ -190,10 +190,12 @@ _GONE: Final = re.compile(
     rb"|failed to load model)"
 )
 # Of a name that is no model's, with status 400. DeepSeek: "Model Not Exist"; OpenRouter: "NAME is not a valid model
-# ID"; llama.cpp's server of several models: "model 'NAME' not found"; llama-swap: "could not find real modelID for
-# NAME".
+# ID"; Mistral: "Invalid model: NAME"; LM Studio: "Invalid model identifier "NAME". ..."; LiteLLM: "/chat/completions:
+# Invalid model name passed in model=NAME. ..."; llama.cpp's server of several models: "model 'NAME' not found", at
+# first "model not found"; llama-swap: "could not find real modelID for NAME".
 _NO_MODEL: Final = re.compile(
-    rb'"(?:error|message)":\s*"(?:model not exist|[^\s"]+ is not a valid model id'
+    rb'"(?:error|message)":\s*"(?:model not (?:exist|found)|invalid model(?: identifier|:) '
+    rb'|[^\s"]+ is not a valid model id|/[a-z/]+: invalid model name passed'
     rb"|model '[^'\"]*' not found|could not find real modelid for )"
 )
 # Of a key, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or invalid Authorization

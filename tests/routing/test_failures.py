@@ -246,11 +246,21 @@ def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: byt
         {"message": "Model Not Exist", "type": "invalid_request_error", "param": None, "code": "invalid_request_error"},
         {"message": "deepseek/deepseek-coder is not a valid model ID", "code": 400},
         {"code": 400, "message": "model 'gamma' not found", "type": "invalid_request_error"},
+        {"code": 400, "message": "model not found", "type": "invalid_request_error"},
+        {"message": 'Invalid model identifier "gamma". Please specify a valid downloaded model (e.g. delta).'},
+        {"message": "/chat/completions: Invalid model name passed in model=gamma. Call `/v1/models` to view ..."},
         "could not find real modelID for gamma",
     ],
 )
 def test_a_400_may_say_that_there_is_no_such_model(error: object) -> None:
     failure = status_failure(400, json.dumps({"error": error}).encode())
+    assert failure is not None
+    assert failure.cause is Cause.MODEL_MISSING
+
+
+def test_a_400_may_say_so_beside_no_error() -> None:
+    """As Mistral's does."""
+    failure = status_failure(400, b'{"object":"error","message":"Invalid model: gamma","type":"invalid_model"}')
     assert failure is not None
     assert failure.cause is Cause.MODEL_MISSING
 
