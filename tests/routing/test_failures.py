@@ -305,14 +305,24 @@ def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(statu
         b'[{"error":{"code":400,"message":"Missing or invalid Authorization header.","status":"INVALID_ARGUMENT"}}]',
         b'{"code":"Client specified an invalid argument","error":"Incorrect API key provided: na***ys."}',
         b'{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to ..."}}',
+        b'{"type":"error","error":{"message":"You have reached your specified API usage limits. You will ..."}}',
+        b'[{"error":{"code":400,"message":"User location is not supported for the API use."}}]',
+        b'{"error":{"message":"Budget has been exceeded! Current cost: 1.2, Max budget: 1.0","code":"400"}}',
+        b'{"error":{"message":"Budget has been exceeded! Team=t Current cost: 3000.1, Max budget: 3000.0"}}',
     ],
 )
 def test_a_400_may_be_about_the_key(body: bytes) -> None:
-    """As Gemini, xAI and Anthropic say it."""
+    """As Gemini, xAI, Anthropic and LiteLLM say it."""
     failure = status_failure(400, body)
     assert failure is not None
     assert failure.cause is Cause.KEY_REFUSED
-    assert status_failure(400, b'{"error":{"message":"tools[0]: API key not valid"}}') is None
+
+
+@pytest.mark.parametrize(
+    "message", ["tools[0]: API key not valid", "ExceededBudget: End User=eve over budget. Spend=2, Budget=1"]
+)
+def test_a_400_about_what_the_client_wrote_is_not(message: str) -> None:
+    assert status_failure(400, error(message, 400)) is None
 
 
 UNFIT = {
