@@ -124,7 +124,9 @@ class Opening:
         except AttemptFailedError:
             if not spare:
                 raise
-        failure = status_failure(answer.status, refusal.body if refusal else b"", retry_after(answer.facts.headers))
+        body = refusal.body if refusal else b""
+        asked = self._try.deployment.served_model
+        failure = status_failure(answer.status, body, retry_after(answer.facts.headers), asked)
         if failure is None and refusal is not None:
             return refusal
         failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", answer.status)

@@ -192,10 +192,11 @@ _GONE: Final = re.compile(
 # Of a name that is no model's, with status 400. DeepSeek: "Model Not Exist"; OpenRouter: "NAME is not a valid model
 # ID"; Mistral: "Invalid model: NAME"; LM Studio: "Invalid model identifier "NAME". ..."; LiteLLM: "/chat/completions:
 # Invalid model name passed in model=NAME. ..."; llama.cpp's server of several models: "model 'NAME' not found", at
-# first "model not found"; llama-swap: "could not find real modelID for NAME".
+# first "model not found"; llama-swap: "could not find real modelID for NAME". OpenRouter's may be of a model that
+# the client named besides, in `models`.
 _NO_MODEL: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:model not (?:exist|found)|invalid model(?: identifier|:) '
-    rb'|[^\s"]+ is not a valid model id|/[a-z/]+: invalid model name passed'
+    rb'|(?P<name>[^\s"]+) is not a valid model id|/[a-z/]+: invalid model name passed'
     rb"|model '[^'\"]*' not found|could not find real modelid for )"
 )
 # Of a key or an account, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or invalid
@@ -226,7 +227,7 @@ _UNFIT: Final = re.compile(
 )
 
 
-def status_failure(status: int, body: bytes = b"", retry_after: float | None = None) -> Failure | None:
+def status_failure(status: int, body: bytes = b"", retry_after: float | None = None, model: str = "") -> Failure | None:
     """Give the failure that an upstream's error answer means, if it means one; every other is the client's answer.
 
     408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402
@@ -235,10 +236,10 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     A redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that is
     about the key is as a 401, one that says that there is no such model as a 404, one that says that it is gone as
     a 5xx; a 500 of llama.cpp's that is about the request is as a 501. `body` is the beginning of the answer's body,
-    `retry_after` the seconds it asks to wait.
+    `retry_after` the seconds it asks to wait, `model` the name that was asked for.
     """
     told = body.lower()
-    cause = _cause_of(status, told)
+    cause = _cause_of(status, told, model)
     if cause is None:
         return None
     advice = _ADVICE.get(cause)
@@ -257,12 +258,12 @@ _ADVICE: Final[Mapping[Cause, str]] = MappingProxyType(
 )
 
 
-def _cause_of(status: int, told: bytes) -> Cause | None:
+def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
     policy, incapable = _says(told, _POLICY), _says(told, _INCAPABLE)
     match status:
         case 429:
             return Cause.RATE_LIMITED
-        case _ if _says_missing(status, told) and not incapable:
+        case _ if _says_missing(status, told, model) and not incapable:
             return Cause.MODEL_MISSING
         case 404 | 500 | 501 if status != 500 or _UNFIT.search(told):  # noqa: PLR2004 - as it says
             return Cause.NOT_SERVED
@@ -281,13 +282,14 @@ def _cause_of(status: int, told: bytes) -> Cause | None:
     return None
 
 
-def _says_missing(status: int, told: bytes) -> bool:
-    """Tell whether an error says that there is no such model."""
+def _says_missing(status: int, told: bytes, model: str) -> bool:
+    """Tell whether an error says that there is no such model as was asked for."""
     match status:
         case 404:
             return b"model" in told
         case 400:
-            return _NO_MODEL.search(told) is not None
+            found = _NO_MODEL.search(told)
+            return found is not None and found["name"] in (None, model.encode().lower())
         case _:
             return False
 

@@ -194,17 +194,34 @@ async def test_a_model_that_has_crashed_is_asked_for_elsewhere(config: Config) -
         assert await gate.failures() == ["server_error", "server_error", None]
 
 
+def unknown(model: str) -> dict[str, object]:
+    """Say that there is no such model, as OpenRouter does with status 400."""
+    return {"error": {"message": f"{model} is not a valid model ID", "code": 400}}
+
+
 async def test_a_model_that_a_provider_does_not_know_is_asked_for_elsewhere(config: Config) -> None:
-    """As OpenRouter says it, with status 400."""
-    unknown = {"error": {"message": "nobody/nothing is not a valid model ID", "code": 400}}
     async with (
-        ScriptedUpstream([Send(json_answer(unknown, 400))]) as a,
+        ScriptedUpstream(lambda _, request: [Send(json_answer(unknown(request.json()["model"]), 400))]) as a,
         ScriptedUpstream([Send(json_answer(OK))]) as b,
         running(config, {"m": chain(a.url, b.url), "alone": chain(a.url)}) as gate,
     ):
         assert ((await gate.post("m")).json(), await gate.failures()) == (OK, ["model_missing", None])
         answer = await gate.post("alone")
-        assert (answer.status, answer.json()) == (400, unknown)
+        assert (answer.status, answer.json()) == (400, unknown("alone"))
+
+
+async def test_a_further_model_that_a_client_names_puts_nothing_out(config: Config) -> None:
+    def script(_: int, request: Request) -> list[Step]:
+        named = request.json().get("models", [])
+        return [Send(json_answer(unknown(named[0]), 400) if named else json_answer(OK))]
+
+    async with (
+        ScriptedUpstream(script) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.say(ask(models=["nobody/nothing"]))
+        assert (answer.status, answer.json(), await gate.failures()) == (400, unknown("nobody/nothing"), [None])
+        assert (await gate.say(ask())).json() == OK
 
 
 async def test_a_key_that_is_refused_with_a_400_is_not_the_clients(config: Config) -> None:

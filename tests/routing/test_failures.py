@@ -253,7 +253,7 @@ def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: byt
     ],
 )
 def test_a_400_may_say_that_there_is_no_such_model(error: object) -> None:
-    failure = status_failure(400, json.dumps({"error": error}).encode())
+    failure = status_failure(400, json.dumps({"error": error}).encode(), model="DeepSeek/deepseek-coder")
     assert failure is not None
     assert failure.cause is Cause.MODEL_MISSING
 
@@ -270,6 +270,7 @@ def test_a_400_may_say_so_beside_no_error() -> None:
     [
         "tools: model 'gamma' not found",
         "a b is not a valid model ID",
+        "nobody/nothing is not a valid model ID",
         "function not found",
         "The model's name: Model Not Exist",
     ],
