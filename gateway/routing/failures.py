@@ -232,11 +232,11 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
 
     408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402
     and 403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about
-    its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so.
-    A redirect is never followed: it would carry the key to where the configuration did not send it. A 400 that is
-    about the key is as a 401, one that says that there is no such model as a 404, one that says that it is gone as
-    a 5xx; a 500 of llama.cpp's that is about the request is as a 501. `body` is the beginning of the answer's body,
-    `retry_after` the seconds it asks to wait, `model` the name that was asked for.
+    its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so, and
+    a 403 that is a page. A redirect is never followed: it would carry the key to where the configuration did not send
+    it. A 400 that is about the key or the account is as a 401, one that says that there is no such model as a 404, one
+    that says that it is gone as a 5xx; a 500 of llama.cpp's that is about the request is as a 501. `body` is the
+    beginning of the answer's body, `retry_after` the seconds it asks to wait, `model` the name that was asked for.
     """
     told = body.lower()
     cause = _cause_of(status, told, model)
@@ -259,7 +259,7 @@ _ADVICE: Final[Mapping[Cause, str]] = MappingProxyType(
 
 
 def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
-    policy, incapable = _says(told, _POLICY), _says(told, _INCAPABLE)
+    policy, incapable = _says(told, _POLICY), _says(told, _INCAPABLE) or _is_firewalls(status, told)
     match status:
         case 429:
             return Cause.RATE_LIMITED
@@ -280,6 +280,11 @@ def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
         case _ if 300 <= status < 400:  # noqa: PLR2004 - as above
             return Cause.REDIRECTED
     return None
+
+
+def _is_firewalls(status: int, told: bytes) -> bool:
+    """Tell whether a 403 is a page: of what stands before an API, and may have looked at the text, as Cloudflare's."""
+    return status == 403 and told.lstrip().startswith(b"<")  # noqa: PLR2004 - RFC 9110 15.5.4
 
 
 def _says_missing(status: int, told: bytes, model: str) -> bool:

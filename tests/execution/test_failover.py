@@ -235,6 +235,18 @@ async def test_a_key_that_is_refused_with_a_400_is_not_the_clients(config: Confi
         assert ((await gate.post("m")).json(), await gate.failures()) == (OK, ["key_refused", None])
 
 
+async def test_a_firewall_that_dislikes_a_text_puts_nothing_out(config: Config) -> None:
+    page = b"<!DOCTYPE html><title>Attention Required! | Cloudflare</title>"
+    head = b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/html\r\ncontent-length: %d\r\n\r\n" % len(page)
+    async with (
+        ScriptedUpstream(lambda index, _: [Send(json_answer(OK) if index else head + page)]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert (answer.status, answer.body, await gate.failures()) == (403, page, ["not_served"])
+        assert ((await gate.post("m")).json(), len(a.requests)) == (OK, 2)
+
+
 async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> None:
     """As OpenAI says it of a chat model that is asked for embeddings."""
     refusal = {"error": {"message": "You are not allowed to generate embeddings from this model", "code": None}}

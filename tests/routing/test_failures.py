@@ -298,6 +298,13 @@ def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(statu
     assert failure.cause is Cause.NOT_SERVED
 
 
+def test_a_403_that_is_a_page_is_a_firewalls() -> None:
+    """It may have been put up for what a client wrote: Cloudflare's names "a certain word or phrase, a SQL command"."""
+    page = b"\n<!DOCTYPE html><title>Attention Required! | Cloudflare</title><h1>Sorry, you have been blocked</h1>"
+    causes = [getattr(status_failure(status, page), "cause", None) for status in (401, 402, 403)]
+    assert causes == [Cause.KEY_REFUSED, Cause.KEY_REFUSED, Cause.NOT_SERVED]
+
+
 @pytest.mark.parametrize(
     "body",
     [
