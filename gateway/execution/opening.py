@@ -57,15 +57,11 @@ class Opening:
                     answer = await self._opened_again(call)
                 self._try.status = status = answer.status
                 if status < _REDIRECTION:
-                    return answer, await hold(answer, self._came, self._passage)
+                    return answer, await self._held(answer)
                 return answer, await self._refused(answer)
         except ExpiredError:
             self._closed(answer)
             raise AttemptFailedError(self._silence()) from None
-        except ErrorAnswerError as error:
-            self._closed(answer)
-            self._keep(answer, error)
-            raise
         except BaseException:
             self._closed(answer)
             raise
@@ -76,13 +72,6 @@ class Opening:
             answer.close()
         if self._passage is not None:
             self._record.passing = None
-
-    def _keep(self, answer: Answer | None, error: ErrorAnswerError) -> None:
-        """Keep an error that is the client's, if it turns out to be told of it."""
-        failure = error.failure
-        if answer is not None and failure.status is not None:
-            refusal = told_refusal(answer, self._try.deployment, failure.status, error.error)
-            self._record.refusals.setdefault(failure.cause, refusal)
 
     def _sent(self) -> None:
         seconds = self._try.clocks.first_token
@@ -110,27 +99,35 @@ class Opening:
         self._try.detail = "reconnected: the pooled connection was closed"
         return await self._open(call, fresh=True)
 
-    async def _refused(self, answer: Answer) -> bytes | Refusal:
-        if answer.status < _CLIENT_ERROR:
-            failure = status_failure(answer.status)
-            if failure is not None:
-                raise AttemptFailedError(failure)
-            return await hold(answer, self._came, self._passage)
-        refusal: Refusal | None = None
-        spare = status_failure(answer.status) is not None
-        seconds = _SPARE_REFUSAL_SECONDS if spare else _REFUSAL_SECONDS
+    async def _held(self, answer: Answer) -> bytes:
+        """Hold an answer back; an error in its place that is the client's is kept, for what it may be told."""
         try:
-            refusal = await read_refusal(answer, self._try.deployment, seconds)
+            return await hold(answer, self._came, self._passage)
+        except ErrorAnswerError as error:
+            failure = error.failure
+            if failure.status is not None:
+                refusal = told_refusal(answer, self._try.deployment, failure.status, error.error)
+                self._record.refusals.setdefault(failure.cause, refusal)
+            raise
+
+    async def _refused(self, answer: Answer) -> Refusal:
+        status, deployment = answer.status, self._try.deployment
+        known = status_failure(status)
+        if known is not None and status < _CLIENT_ERROR:
+            raise AttemptFailedError(known)
+        seconds = _REFUSAL_SECONDS if known is None else _SPARE_REFUSAL_SECONDS
+        refusal: Refusal | None = None
+        try:
+            refusal = await read_refusal(answer, deployment, seconds)
         except AttemptFailedError:
-            if not spare:
+            if known is None:
                 raise
         body = refusal.body if refusal else b""
-        asked = self._try.deployment.served_model
-        failure = status_failure(answer.status, body, retry_after(answer.facts.headers), asked)
+        failure = status_failure(status, body, retry_after(answer.facts.headers), deployment.served_model)
         if failure is None and refusal is not None:
             return refusal
-        failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", answer.status)
-        if refusal is not None and answer.status == _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS:
+        failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", status)
+        if refusal is not None and status == _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS:
             refusal = replace(refusal, status=_CLIENT_ERROR)
         if refusal is not None and refusal.status < _SERVER_ERROR:
             self._record.refusals.setdefault(failure.cause, refusal)

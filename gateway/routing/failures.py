@@ -123,6 +123,7 @@ TABLE: Final[Mapping[Cause, Rule]] = MappingProxyType(
 )
 
 _KEY_STATUSES: Final = frozenset({401, 402, 403})
+_UNSERVED_STATUSES: Final = frozenset({404, 501})
 _SEND_AGAIN_STATUSES: Final = frozenset({408, 425})
 _CONTEXT_STATUSES: Final = frozenset({400, 413, 422, 500})
 _CLIENTS: Final = range(400, 500)
@@ -265,7 +266,7 @@ def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
             return Cause.RATE_LIMITED
         case _ if _says_missing(status, told, model) and not incapable:
             return Cause.MODEL_MISSING
-        case 404 | 500 | 501 if status != 500 or _UNFIT.search(told):  # noqa: PLR2004 - as it says
+        case _ if _says_unserved(status, told):
             return Cause.NOT_SERVED
         case 503 if says_loading(told):
             return Cause.LOADING
@@ -297,6 +298,11 @@ def _says_missing(status: int, told: bytes, model: str) -> bool:
             return found is not None and found["name"] in (None, model.encode().lower())
         case _:
             return False
+
+
+def _says_unserved(status: int, told: bytes) -> bool:
+    """Tell whether an error says that the request is not served, unless it is about the model's name."""
+    return status in _UNSERVED_STATUSES or (status == 500 and _UNFIT.search(told) is not None)  # noqa: PLR2004 - as above
 
 
 def _says_key(status: int, told: bytes) -> bool:
