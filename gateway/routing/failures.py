@@ -122,9 +122,11 @@ TABLE: Final[Mapping[Cause, Rule]] = MappingProxyType(
     }
 )
 
-_KEY_STATUSES: Final = frozenset({401, 402, 403})
+_BY_STATUS: Final[Mapping[int, Cause]] = MappingProxyType(
+    {401: Cause.KEY_REFUSED, 408: Cause.SEND_AGAIN, 425: Cause.SEND_AGAIN, 429: Cause.RATE_LIMITED}
+)
+_KEY_STATUSES: Final = frozenset({402, 403})
 _UNSERVED_STATUSES: Final = frozenset({404, 501})
-_SEND_AGAIN_STATUSES: Final = frozenset({408, 425})
 _CONTEXT_STATUSES: Final = frozenset({400, 413, 422, 500})
 _CLIENTS: Final = range(400, 500)
 _SILENT: Final = frozenset({Cause.CONNECT_TIMEOUT, Cause.FIRST_TOKEN_TIMEOUT, Cause.TOTAL_TIMEOUT, Cause.STALLED})
@@ -231,13 +233,15 @@ _UNFIT: Final = re.compile(
 def status_failure(status: int, body: bytes = b"", retry_after: float | None = None, model: str = "") -> Failure | None:
     """Give the failure that an upstream's error answer means, if it means one; every other is the client's answer.
 
-    408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401, 402
-    and 403 are about the gateway's own key, unless they speak of what was asked. 404 is about the deployment: about
-    its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says so, and
-    a 403 that is a page. A redirect is never followed: it would carry the key to where the configuration did not send
-    it. A 400 that is about the key or the account is as a 401, one that says that there is no such model as a 404, one
-    that says that it is gone as a 5xx; a 500 of llama.cpp's that is about the request is as a 501. `body` is the
-    beginning of the answer's body, `retry_after` the seconds it asks to wait, `model` the name that was asked for.
+    408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401 is about
+    the gateway's own key, and so are 402 and 403, unless they speak of what was asked. 404 is about the deployment:
+    about its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says
+    so, and a 403 that is a page. A redirect is never followed: it would carry the key to where the configuration did
+    not send it. A 400 that is about the key or the account is as a 401, one that says that there is no such model as a
+    404, one that says that it is gone as a 5xx; a 500 of llama.cpp's that is about the request is as a 501.
+
+    `body` is the beginning of the answer's body, `retry_after` the seconds it asks to wait, `model` the name that was
+    asked for.
     """
     told = body.lower()
     cause = _cause_of(status, told, model)
@@ -260,18 +264,16 @@ _ADVICE: Final[Mapping[Cause, str]] = MappingProxyType(
 
 
 def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
     policy, incapable = _says(told, _POLICY), _says(told, _INCAPABLE) or _is_firewalls(status, told)
     match status:
-        case 429:
-            return Cause.RATE_LIMITED
         case _ if _says_missing(status, told, model) and not incapable:
             return Cause.MODEL_MISSING
         case _ if _says_unserved(status, told):
             return Cause.NOT_SERVED
         case 503 if says_loading(told):
             return Cause.LOADING
-        case _ if status in _SEND_AGAIN_STATUSES:
-            return Cause.SEND_AGAIN
         case _ if status in _CONTEXT_STATUSES and _says(told, _CONTEXT_LENGTH) and not policy:
             return Cause.CONTEXT_LENGTH
         case _ if _says_key(status, told) and not policy:

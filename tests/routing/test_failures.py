@@ -177,6 +177,13 @@ def test_a_rejection_of_what_was_asked_is_the_clients_answer(status: int, messag
     assert status_failure(status, error(message, code)) is None
 
 
+@pytest.mark.parametrize("words", ["Your account has been flagged", "No endpoints found"])
+def test_a_401_is_about_the_key_whatever_it_says(words: str) -> None:
+    failure = status_failure(401, error(words, 401))
+    assert failure is not None
+    assert failure.cause is Cause.KEY_REFUSED
+
+
 @pytest.mark.parametrize(
     "body",
     [
