@@ -158,6 +158,8 @@ _CONTEXT_LENGTH: Final = (
     b"tokens + `max_new_tokens` must be",
     b"maximum prompt length is",
 )
+# llama.cpp, of what its model wrote and it cannot read: "Failed to parse input at pos N: ...", which quotes it.
+_QUOTING: Final = re.compile(rb'"message":\s*"failed to parse input at pos')
 # llama.cpp: "Loading model"; others while they start: "Model is loading", "is currently loading", "server is starting".
 _LOADING: Final = (b"loading model", b"is loading", b"currently loading", b"is starting", b"not ready", b"warming up")
 # OpenAI, of one model that has too much to do: "The server is overloaded or not ready yet".
@@ -226,7 +228,7 @@ _UNFIT: Final = re.compile(
     rb"|invalid (?:tool_choice|type for|(?:(?:image|video)_url\.)?url (?:value|format))|response_format type must"
     rb"|(?:(?:image|video)_url\.)?url must be base64|input_audio\.format must|logprobs is not|top_logprobs requires"
     rb"|'messages' is|expected '(?:messages|content)'|\\\"prompt\\\" is"
-    rb'|\\n-+\\nwhile executing|[^"\\]* at row \d+, column \d+:\\n)'
+    rb'|\\n-+\\nwhile executing|(?!failed to parse input)[^"\\]* at row \d+, column \d+:\\n)'
 )
 
 
@@ -274,7 +276,7 @@ def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
             return Cause.NOT_SERVED
         case 503 if says_loading(told):
             return Cause.LOADING
-        case _ if status in _CONTEXT_STATUSES and _says(told, _CONTEXT_LENGTH) and not policy:
+        case _ if status in _CONTEXT_STATUSES and _says_too_long(told):
             return Cause.CONTEXT_LENGTH
         case _ if _says_key(status, told) and not policy:
             return Cause.NOT_SERVED if incapable else Cause.KEY_REFUSED
@@ -307,6 +309,11 @@ def _says_unserved(status: int, told: bytes) -> bool:
     return status in _UNSERVED_STATUSES or (status == 500 and _UNFIT.search(told) is not None)  # noqa: PLR2004 - as above
 
 
+def _says_too_long(told: bytes) -> bool:
+    """Tell whether an error says that the prompt does not fit."""
+    return _says(told, _CONTEXT_LENGTH) and not _says(told, _POLICY) and not _QUOTING.search(told)
+
+
 def _says_key(status: int, told: bytes) -> bool:
     """Tell whether an error is about the key, unless it speaks of what was asked."""
     return status in _KEY_STATUSES or (status == 400 and _NO_KEY.search(told) is not None)  # noqa: PLR2004 - as above
@@ -331,7 +338,7 @@ def error_failure(error: bytes) -> Failure:
     exception, that of an engine that has died too.
     """
     told, code = error.lower(), _code_of(error)
-    if _says(told, _CONTEXT_LENGTH) and not _says(told, _POLICY):
+    if _says_too_long(told):
         return Failure(Cause.CONTEXT_LENGTH, _ADVICE[Cause.CONTEXT_LENGTH], code if code in _CLIENTS else 400)
     if code in _CLIENTS and _cause_of(code, told) is None:
         return Failure(Cause.NOT_SERVED, f"an error object with the code {code} in place of an answer", code)

@@ -291,6 +291,18 @@ async def test_what_a_box_cannot_take_is_told_in_its_words_though_it_says_500(
         assert ((await gate.post("m")).json(), len(a.requests)) == (OK, 4)
 
 
+async def test_a_box_that_cannot_read_what_its_model_wrote_about_contexts_is_passed_over(config: Config) -> None:
+    """As llama.cpp says it, with the model's text."""
+    message = "Failed to parse input at pos 8: <tool_call> asks for the context length"
+    said = {"error": {"code": 500, "message": message, "type": "server_error"}}
+    async with (
+        ScriptedUpstream([Send(json_answer(said, 500))]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        assert ((await gate.post("m")).json(), await gate.failures()) == (OK, ["server_error", "server_error", None])
+
+
 async def test_what_one_box_cannot_take_another_may(config: Config) -> None:
     said = {"error": {"code": 500, "message": "image input is not supported - hint: ...", "type": "server_error"}}
     async with (

@@ -393,6 +393,8 @@ def test_what_llamacpp_cannot_take_is_not_its_fault(message: str) -> None:
         "got exception: Failed to parse messages",
         "it crashed at row 1",
         'a "quoted" text at row 1, column 2:\n',
+        "Failed to parse input at pos 8: <tool_call> of the context window",
+        "Failed to parse input at pos 8: <tool_call> at row 1, column 2:\n",
         "cannot go on after: meet me at row 1, column 2: there",
     ],
 )
@@ -406,6 +408,12 @@ def test_an_error_under_a_good_status() -> None:
     failure = error_failure(b'{"error":{"message":"Provider returned error","code":502}}')
     assert failure == Failure(Cause.ERROR_ANSWER, "an error object in place of an answer")
     assert error_failure(b'{"error":{"code":"content_filter","message":"context length"}}').cause is Cause.ERROR_ANSWER
+
+
+def test_what_a_model_wrote_is_no_word_of_its_boxs() -> None:
+    """As llama.cpp quotes it."""
+    told = error("Failed to parse input at pos 8: <tool_call> of the context window", 500)
+    assert error_failure(told).cause is Cause.ERROR_ANSWER
 
 
 @pytest.mark.parametrize("code", [400, "400", 413, 422])
