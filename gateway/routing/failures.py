@@ -178,7 +178,9 @@ _POLICY: Final = (
 # What a model or an account cannot do for this request, which is about neither the key nor the model's being there.
 # OpenAI: 404 "not supported in the v1/completions endpoint", 403 "not allowed to generate embeddings from this model";
 # vLLM: "does not support"; OpenRouter: 404 "No endpoints found that support tool use", "No allowed providers are
-# available for the selected model", 402 "requires more credits, or fewer max_tokens".
+# available for the selected model", 402 "requires more credits, or fewer max_tokens"; Gemini, of what the request
+# names: 403 "You do not have permission to access the File NAME or it may not exist.", "CachedContent not found (or
+# permission denied)".
 _INCAPABLE: Final = (
     b"not supported in the v1/",
     b"not allowed to generate embeddings",
@@ -186,6 +188,8 @@ _INCAPABLE: Final = (
     b"no endpoints found",
     b"no allowed providers",
     b"fewer max_tokens",
+    b"permission to access the file",
+    b"cachedcontent not found",
 )
 # LM Studio, with status 400: `{"error": "The model has crashed without additional information. (Exit code: null)"}`,
 # "Model unloaded by user or API request.", "Model is unloaded.", "No models loaded. ...", "Failed to load model ...".

@@ -292,6 +292,8 @@ def test_another_400_that_speaks_of_a_model_is_the_clients(message: str) -> None
         (404, "This is a chat model and not supported in the v1/completions endpoint."),
         (404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint."),
         (403, "You are not allowed to generate embeddings from this model"),
+        (403, "You do not have permission to access the File 1x2y or it may not exist."),
+        (403, "CachedContent not found (or permission denied)"),
         (404, "The model does not support Embeddings API"),
         (404, "No endpoints found matching your data policy (Paid model training)"),
         (404, "No allowed providers are available for the selected model."),
