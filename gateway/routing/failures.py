@@ -223,7 +223,9 @@ _NO_KEY: Final = re.compile(
 # image "Invalid url value", "url must be base64 encoded"; until 2026 also "Cannot have 2 or more assistant messages at
 # the end of the list.", "'messages' is required", and of a chat template that refuses the conversation "Conversation
 # roles must alternate ... at row 1, column 9:\n...", then "\n------------\nWhile executing CallExpression ... Jinja
-# Exception: ...". The end of the line counts: without it the words may be quoted.
+# Exception: ...". The end of the line counts: without it the words may be quoted. vLLM's, of an image that it cannot
+# fetch: "404, message='Not Found', url=..."; SGLang's, of one that it cannot fetch or read: "Internal server error: An
+# exception occurred while loading multimodal data: Error while loading ...".
 _UNFIT: Final = re.compile(
     rb'"message":\s*"(?:(?:image|audio|video) input is not supported|tool(?:s|_choice) param requires'
     rb"|failed to (?:parse (?:messages|tools)|load image or audio|download (?:image|video))|unknown reasoning format"
@@ -231,7 +233,8 @@ _UNFIT: Final = re.compile(
     rb"|cannot (?:use (?:both json_schema|custom grammar)|have 2 or more assistant)|all non-assistant messages"
     rb"|invalid (?:tool_choice|type for|(?:(?:image|video)_url\.)?url (?:value|format))|response_format type must"
     rb"|(?:(?:image|video)_url\.)?url must be base64|input_audio\.format must|logprobs is not|top_logprobs requires"
-    rb"|'messages' is|expected '(?:messages|content)'|\\\"prompt\\\" is"
+    rb"|'messages' is|expected '(?:messages|content)'|\\\"prompt\\\" is|4\d\d, message='[^'\"\\]*', url="
+    rb"|internal server error: an exception occurred while loading [a-z]+ data(?: at index \d+)?: error while loading"
     rb'|\\n-+\\nwhile executing|(?!failed to parse input)[^"\\]* at row \d+, column \d+:\\n)'
 )
 
@@ -244,7 +247,7 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     about its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says
     so, and a 403 that is a page. A redirect is never followed: it would carry the key to where the configuration did
     not send it. A 400 that is about the key or the account is as a 401, one that says that there is no such model as a
-    404, one that says that it is gone as a 5xx; a 500 of llama.cpp's that is about the request is as a 501.
+    404, one that says that it is gone as a 5xx; a 500 that is about the request is as a 501.
 
     `body` is the beginning of the answer's body, `retry_after` the seconds it asks to wait, `model` the name that was
     asked for.

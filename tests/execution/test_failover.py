@@ -269,13 +269,14 @@ async def test_what_a_model_cannot_do_costs_it_nothing_else(config: Config) -> N
             "not_served",
         ),
         ("url must be base64 encoded", "not_served"),
+        ("404, message='Not Found', url='https://example.com/cat.png'", "not_served"),
         ("input (1202 tokens) is too large to process. increase the physical batch size", "context_length"),
     ],
 )
 async def test_what_a_box_cannot_take_is_told_in_its_words_though_it_says_500(
     config: Config, message: str, failure: str
 ) -> None:
-    """As llama.cpp does. A row of such requests puts nothing out."""
+    """As llama.cpp and vLLM do. A row of such requests puts nothing out."""
     said = {"error": {"code": 500, "message": message, "type": "server_error"}}
 
     def script(index: int, _: Request) -> list[Step]:

@@ -391,7 +391,23 @@ def test_what_llamacpp_cannot_take_is_not_its_fault(message: str) -> None:
 @pytest.mark.parametrize(
     "message",
     [
+        "404, message='Not Found', url='https://example.com/cat.png'",
+        "Internal server error: An exception occurred while loading multimodal data: Error while loading data cat: ...",
+        "Internal server error: An exception occurred while loading IMAGE data at index 0: Error while loading data x",
+    ],
+)
+def test_an_image_that_vllm_or_sglang_cannot_fetch_is_not_its_fault(message: str) -> None:
+    failure = status_failure(500, error(message, 500))
+    assert failure is not None
+    assert failure.cause is Cause.NOT_SERVED
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
         "Compute error.",
+        "Internal server error: An exception occurred while loading multimodal data: CUDA out of memory",
+        "503, message='Service Unavailable', url='http://gpu-1:8000'",
         "got exception: Failed to parse messages",
         "it crashed at row 1",
         'a "quoted" text at row 1, column 2:\n',
