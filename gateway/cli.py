@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = _parser(os.environ).parse_args(arguments)
         code = int(parsed.run(parsed))
-        print(end="", flush=True)  # a reader that has left is met here, not at the interpreter's exit
+        if sys.__stdout__ is not None:
+            sys.stdout.flush()  # a reader that has left is met here, not at the interpreter's exit
         return code  # noqa: TRY300 - the flush belongs to what may fail
     except (CannotServeError, UnreachableError) as error:
         print(f"gateway: {error}", file=sys.stderr)

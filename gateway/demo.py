@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -211,7 +211,8 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos:
                 raise
             print(f"{error}; taking a free port\n", flush=True)
             await serve(options, replace(listen, port=0), opened, outlives_terminal=False)
-        print("stopped", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print("stopped", file=sys.stderr)
 
 
 def chaos_told(url: str, box: str) -> str:

@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +29,7 @@ from gateway.server import Options
 from gateway.simulator import STATE, create_simulator
 from gateway.simulator.faults import AnyFault, Cut, Fault, named
 from tests.conftest import OpenDoor
-from tests.running import Process, until
+from tests.running import START_PATIENCE, Process, until
 from tests.shell import Curl, commands
 
 DOCS = (Path(gateway.__file__).parents[1] / "docs" / "demo.md").read_text()
@@ -238,12 +240,22 @@ def inherited(handler: signal.Handlers) -> Iterator[None]:
 
 
 async def test_it_ends_with_its_terminal() -> None:
+    terminal, other = os.openpty()
+    ends = shlex.quote(os.ttyname(other))
+    demo = f"exec {shlex.quote(sys.executable)} -m gateway demo --port 0 <>{ends} >&0 2>&0"  # opened by a new session
     with inherited(signal.SIG_DFL):
-        async with Process("demo", "--port", "0") as gateway:
-            await gateway.said(r"Stop it with Ctrl-C", "stdout")
-            gateway.send_signal(signal.SIGHUP)
-            assert await gateway.ended() == 0
-    assert gateway.stderr == "stopped\n"
+        process = await asyncio.create_subprocess_exec("sh", "-c", demo, start_new_session=True)
+    try:
+        os.close(other)
+        async with asyncio.timeout(START_PATIENCE):
+            said = b""
+            while b"Ctrl-C" not in said:
+                said += await asyncio.to_thread(os.read, terminal, 65_536)
+            os.close(terminal)
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
 
 
 async def test_with_nohup_it_outlives_its_terminal() -> None:
