@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gateway.execution.upstream import AttemptFailedError, Upstream
-from gateway.routing.failures import Cause, says_loading
+from gateway.routing.failures import Cause
 from gateway.routing.health import LOADING_INTERVAL, ProbeResult
 from gateway.routing.snapshot import Endpoint, Snapshot
+from gateway.routing.wordings import says_loading
 
 _JITTER: Final = 0.1
 _log: Final = logging.getLogger(__name__)

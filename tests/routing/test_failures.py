@@ -18,11 +18,11 @@ from gateway.routing.failures import (
     Verdict,
     error_failure,
     most_telling,
-    says_loading,
     status_failure,
     status_for_client,
     verdict,
 )
+from gateway.routing.wordings import says_loading
 
 PAGE = Path(__file__).parents[2] / "docs" / "failover.md"
 
