@@ -21,7 +21,7 @@ _REDIRECTION: Final = 300
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _ABOUT_REQUESTS: Final = frozenset({Cause.CONTEXT_LENGTH, Cause.NOT_SERVED})
-"""Of a 500 with one of these the client is told, in the upstream's words: another would say the same."""
+"""Of a 500 or 501 with one of these the client is told, in the upstream's words: another would say the same."""
 
 
 class Opening:
@@ -127,7 +127,7 @@ class Opening:
         if failure is None and refusal is not None:
             return refusal
         failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", status)
-        if refusal is not None and status == _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS:
+        if refusal is not None and status >= _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS:
             refusal = replace(refusal, status=_CLIENT_ERROR)
         if refusal is not None and refusal.status < _SERVER_ERROR:
             self._record.refusals.setdefault(failure.cause, refusal)

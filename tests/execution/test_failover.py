@@ -292,6 +292,15 @@ async def test_what_a_box_cannot_take_is_told_in_its_words_though_it_says_500(
         assert ((await gate.post("m")).json(), len(a.requests)) == (OK, 4)
 
 
+async def test_what_a_box_does_not_implement_is_told_in_its_words(config: Config) -> None:
+    """As llama.cpp does without `--embeddings`."""
+    message = "This server does not support embeddings. Start it with `--embeddings`"
+    said = {"error": {"code": 501, "message": message, "type": "not_supported_error"}}
+    async with ScriptedUpstream([Send(json_answer(said, 501))]) as a, running(config, {"m": chain(a.url)}) as gate:
+        answer = await gate.post({"model": "m", "input": "hi"}, "/v1/embeddings")
+        assert (answer.status, answer.json(), await gate.failures()) == (400, said, ["not_served"])
+
+
 async def test_a_box_that_cannot_read_what_its_model_wrote_about_contexts_is_passed_over(config: Config) -> None:
     """As llama.cpp says it, with the model's text."""
     message = "Failed to parse input at pos 8: <tool_call> asks for the context length"
