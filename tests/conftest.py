@@ -68,5 +68,6 @@ async def door(make_box: MakeBox) -> AsyncIterator[OpenDoor]:  # noqa: ARG001 - 
         return opened[-1]
 
     yield make
+    await arrived()
     for each in opened:
         await each.close(0)

@@ -194,8 +194,11 @@ def values(headers: Headers, name: str) -> list[str]:
 
 
 async def arrived() -> None:
-    """Let servers learn of the connections that they accept: one that its server does not know outlives its close."""
-    for _ in range(5):
+    """Let servers learn of the connections that they accept: one that its server does not know outlives its close.
+
+    A few turns of the loop do; the kernel may be late with a connection that was begun just now.
+    """
+    for _ in range(20):
         await asyncio.sleep(0)
 
 
