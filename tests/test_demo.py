@@ -246,11 +246,11 @@ async def test_it_ends_with_its_terminal() -> None:
     with inherited(signal.SIG_DFL):
         process = await asyncio.create_subprocess_exec("sh", "-c", demo, start_new_session=True)
     try:
-        os.close(other)
         async with asyncio.timeout(START_PATIENCE):
             said = b""
-            while b"Ctrl-C" not in said:
+            while not said.endswith(b"Ctrl-C.\r\n\r\n"):
                 said += await asyncio.to_thread(os.read, terminal, 65_536)
+            os.close(other)  # not before the demo has it: a terminal that nobody holds cannot be read
             os.close(terminal)
             assert await process.wait() == 0
     finally:
