@@ -57,7 +57,11 @@ class Opening:
                     answer = await self._opened_again(call)
                 self._try.status = status = answer.status
                 if status < _REDIRECTION:
-                    return answer, await self._held(answer)
+                    try:
+                        return answer, await hold(answer, self._came, self._passage)
+                    except ErrorAnswerError as error:
+                        self._keep(answer, error)
+                        raise
                 return answer, await self._refused(answer)
         except ExpiredError:
             self._closed(answer)
@@ -99,16 +103,12 @@ class Opening:
         self._try.detail = "reconnected: the pooled connection was closed"
         return await self._open(call, fresh=True)
 
-    async def _held(self, answer: Answer) -> bytes:
-        """Hold an answer back; an error in its place that is the client's is kept, for what it may be told."""
-        try:
-            return await hold(answer, self._came, self._passage)
-        except ErrorAnswerError as error:
-            failure = error.failure
-            if failure.status is not None:
-                refusal = told_refusal(answer, self._try.deployment, failure.status, error.error)
-                self._record.refusals.setdefault(failure.cause, refusal)
-            raise
+    def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
+        """Keep an error that came in an answer's place and is the client's, for what it may be told."""
+        failure = error.failure
+        if failure.status is not None:
+            refusal = told_refusal(answer, self._try.deployment, failure.status, error.error)
+            self._record.refusals.setdefault(failure.cause, refusal)
 
     async def _refused(self, answer: Answer) -> Refusal:
         status, deployment = answer.status, self._try.deployment
