@@ -5,8 +5,6 @@ from pathlib import Path
 
 from gateway.config.load import ConfigFiles, Loaded, Sources, parse
 
-"""Hypothesis without a watch: a busy machine fails nothing, and every run tries the same examples."""
-
 MODELS = """\
 models:
   - id: llama
