@@ -73,7 +73,8 @@ def read(files: ConfigFiles) -> Sources:
     faults: list[Fault] = []
     models = _content(files.models, faults)
     routing = _content(files.routing, faults)
-    env = _content(files.env, faults, (*_ABSENT, IsADirectoryError)) if files.env is not None else None
+    no_env = _ABSENT if files.is_env_named else (*_ABSENT, IsADirectoryError)
+    env = _content(files.env, faults, no_env) if files.env is not None else None
     if faults:
         raise ConfigError(faults)
     absent = [path for path, content in ((files.models, models), (files.routing, routing)) if content is None]
@@ -86,7 +87,7 @@ def is_legacy(name: str) -> bool:
 
 
 def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] = _ABSENT) -> bytes | None:
-    """Read a file, or nothing where there is none; a folder called `.env` is none (some keep a venv there).
+    """Read a file, or nothing where there is none; a folder beside the configuration's is no `.env` (some keep a venv).
 
     A pipe is not opened: that would wait for its writer, and a second reading would find it empty.
     """

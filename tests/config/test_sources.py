@@ -58,6 +58,12 @@ def test_a_folder_that_is_named_dot_env_is_no_file_of_variables(config: Path) ->
     assert read(ConfigFiles.of(config, {})).env is None
 
 
+def test_a_folder_that_is_asked_for_as_one_is_a_fault(config: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(ConfigFiles.of(config, {}, config))
+    assert str(caught.value) == f"{config}: cannot be read: is a directory"
+
+
 def test_files_that_cannot_be_read_are_faults_with_the_reason(config: Path) -> None:
     for name in ("models.yaml", "routing.yaml"):
         (config / name).unlink()
