@@ -14,6 +14,8 @@ taken out, `id` and `created` stay those of the first stream, and `usage` is wha
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
+
 from gateway.execution.chunks import Chunk, MalformedError, Piece, is_done, plain, read
 from gateway.execution.framing import BEGINNINGS, ENDS, framed
 from gateway.execution.joining import DiffersError, Transcript
@@ -296,7 +298,7 @@ class Passage:
             return raw, True
         if data is None:
             if raw.startswith(_ERROR):
-                return self._take_error(b'{"error":' + raw.removeprefix(_ERROR).strip() + b"}")
+                return self._take_error(_as_object(raw.removeprefix(_ERROR).strip()))
             return raw, False
         if data[:1] != _JSON_BEGINS:
             if not data.strip():
@@ -427,3 +429,12 @@ class Passage:
                 self._tally.gives()
             self._note(pieces)
         return b"".join(data for data, _ in released)
+
+
+def _as_object(error: bytes) -> bytes:
+    """Make what follows llama.cpp's `error:` the object that its JSON answers have; it is JSON itself, or a text."""
+    try:
+        told: object = msgspec.json.decode(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        told = {"message": error.decode(errors="replace")}
+    return msgspec.json.encode({"error": told})

@@ -86,6 +86,11 @@ REJECTIONS = {
     "after a role": (400, TOP_P | {"code": 400}, streamed(ROLE + sse(json.dumps({"error": TOP_P | {"code": 400}})))),
     "a text": (422, {"code": "422"}, streamed(sse('{"error": {"code": "422"}}'))),
     "llama.cpp": (400, {"code": 400, "message": "no"}, streamed(b'error: {"code":400,"message":"no"}\n\n')),
+    "a line that is no JSON": (
+        400,
+        {"message": 'the context size "is" exceeded'},
+        streamed(b'error: the context size "is" exceeded\n\n'),
+    ),
     "a body": (400, {"code": 400}, json_answer({"error": {"code": 400}})),
     "a prompt that is too long": (
         413,
