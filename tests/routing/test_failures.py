@@ -89,6 +89,11 @@ def test_the_docs_print_the_table() -> None:
     assert [tuple(cell.strip() for cell in line) for line in lines] == [row(*entry) for entry in TABLE.items()]
 
 
+def cause_of(status: int, body: bytes, model: str = "") -> Cause | None:
+    failure = status_failure(status, body, model=model)
+    return failure.cause if failure else None
+
+
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
@@ -154,9 +159,7 @@ def error(message: str, code: str | int | None) -> bytes:
 
 @pytest.mark.parametrize(("status", "message", "code"), CONTEXT_LENGTH.values(), ids=CONTEXT_LENGTH)
 def test_a_prompt_that_does_not_fit_is_recognised(status: int, message: str, code: str | int | None) -> None:
-    failure = status_failure(status, error(message, code))
-    assert failure is not None
-    assert failure.cause is Cause.CONTEXT_LENGTH
+    assert cause_of(status, error(message, code)) is Cause.CONTEXT_LENGTH
     assert error_failure(error(message, code)).cause is Cause.CONTEXT_LENGTH
     other = status_failure(502, error(message, code))
     assert other is not None
@@ -179,9 +182,7 @@ def test_a_rejection_of_what_was_asked_is_the_clients_answer(status: int, messag
 
 @pytest.mark.parametrize("words", ["Your account has been flagged", "No endpoints found"])
 def test_a_401_is_about_the_key_whatever_it_says(words: str) -> None:
-    failure = status_failure(401, error(words, 401))
-    assert failure is not None
-    assert failure.cause is Cause.KEY_REFUSED
+    assert cause_of(401, error(words, 401)) is Cause.KEY_REFUSED
 
 
 @pytest.mark.parametrize(
@@ -198,9 +199,7 @@ def test_a_box_that_loads_is_recognised(body: bytes) -> None:
     failure = status_failure(503, body, 4.0)
     assert failure is not None
     assert (failure.cause, failure.retry_after) == (Cause.LOADING, 4.0)
-    other = status_failure(500, body)
-    assert other is not None
-    assert other.cause is Cause.SERVER_ERROR
+    assert cause_of(500, body) is Cause.SERVER_ERROR
 
 
 @pytest.mark.parametrize(
@@ -227,9 +226,7 @@ def test_a_refusal_that_quotes_such_words_is_the_clients() -> None:
 
 def test_a_provider_that_is_overloaded_is_none_that_loads() -> None:
     body = b'{"error":{"message":"The server is overloaded or not ready yet.","type":"server_error"}}'
-    failure = status_failure(503, body)
-    assert failure is not None
-    assert (failure.cause, says_loading(body)) == (Cause.SERVER_ERROR, False)
+    assert (cause_of(503, body), says_loading(body)) == (Cause.SERVER_ERROR, False)
 
 
 @pytest.mark.parametrize(
@@ -241,10 +238,8 @@ def test_a_provider_that_is_overloaded_is_none_that_loads() -> None:
     ],
 )
 def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: bytes) -> None:
-    missing, elsewhere = status_failure(404, body), status_failure(404, b'{"detail":"Not Found"}')
-    assert missing is not None
-    assert elsewhere is not None
-    assert (missing.cause, elsewhere.cause) == (Cause.MODEL_MISSING, Cause.NOT_SERVED)
+    missing, elsewhere = cause_of(404, body), cause_of(404, b'{"detail":"Not Found"}')
+    assert (missing, elsewhere) == (Cause.MODEL_MISSING, Cause.NOT_SERVED)
 
 
 @pytest.mark.parametrize(
@@ -260,16 +255,15 @@ def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: byt
     ],
 )
 def test_a_400_may_say_that_there_is_no_such_model(error: object) -> None:
-    failure = status_failure(400, json.dumps({"error": error}).encode(), model="DeepSeek/deepseek-coder")
-    assert failure is not None
-    assert failure.cause is Cause.MODEL_MISSING
+    assert cause_of(400, json.dumps({"error": error}).encode(), model="DeepSeek/deepseek-coder") is Cause.MODEL_MISSING
 
 
 def test_a_400_may_say_so_beside_no_error() -> None:
     """As Mistral's does."""
-    failure = status_failure(400, b'{"object":"error","message":"Invalid model: gamma","type":"invalid_model"}')
-    assert failure is not None
-    assert failure.cause is Cause.MODEL_MISSING
+    assert (
+        cause_of(400, b'{"object":"error","message":"Invalid model: gamma","type":"invalid_model"}')
+        is Cause.MODEL_MISSING
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,16 +296,17 @@ def test_another_400_that_speaks_of_a_model_is_the_clients(message: str) -> None
 )
 def test_what_a_model_cannot_do_is_told_from_a_model_or_a_key_that_is_none(status: int, message: str) -> None:
     body = json.dumps({"error": {"message": message, "param": "model", "code": None}}).encode()
-    failure = status_failure(status, body)
-    assert failure is not None
-    assert failure.cause is Cause.NOT_SERVED
+    assert cause_of(status, body) is Cause.NOT_SERVED
 
 
 def test_a_403_that_is_a_page_is_a_firewalls() -> None:
     """It may have been put up for what a client wrote: Cloudflare's names "a certain word or phrase, a SQL command"."""
     page = b"\n<!DOCTYPE html><title>Attention Required! | Cloudflare</title><h1>Sorry, you have been blocked</h1>"
-    causes = [getattr(status_failure(status, page), "cause", None) for status in (401, 402, 403)]
-    assert causes == [Cause.KEY_REFUSED, Cause.KEY_REFUSED, Cause.NOT_SERVED]
+    assert [cause_of(status, page) for status in (401, 402, 403)] == [
+        Cause.KEY_REFUSED,
+        Cause.KEY_REFUSED,
+        Cause.NOT_SERVED,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -330,9 +325,7 @@ def test_a_403_that_is_a_page_is_a_firewalls() -> None:
 )
 def test_a_400_may_be_about_the_key(body: bytes) -> None:
     """As Gemini, xAI, Anthropic and LiteLLM say it."""
-    failure = status_failure(400, body)
-    assert failure is not None
-    assert failure.cause is Cause.KEY_REFUSED
+    assert cause_of(400, body) is Cause.KEY_REFUSED
 
 
 @pytest.mark.parametrize(
@@ -382,10 +375,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("message", UNFIT.values(), ids=UNFIT)
 def test_what_llamacpp_cannot_take_is_not_its_fault(message: str) -> None:
-    body = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}).encode()
-    failure = status_failure(500, body)
-    assert failure is not None
-    assert failure.cause is Cause.NOT_SERVED
+    assert cause_of(500, error(message, 500)) is Cause.NOT_SERVED
 
 
 @pytest.mark.parametrize(
@@ -397,9 +387,7 @@ def test_what_llamacpp_cannot_take_is_not_its_fault(message: str) -> None:
     ],
 )
 def test_an_image_that_vllm_or_sglang_cannot_fetch_is_not_its_fault(message: str) -> None:
-    failure = status_failure(500, error(message, 500))
-    assert failure is not None
-    assert failure.cause is Cause.NOT_SERVED
+    assert cause_of(500, error(message, 500)) is Cause.NOT_SERVED
 
 
 @pytest.mark.parametrize(
@@ -417,9 +405,7 @@ def test_an_image_that_vllm_or_sglang_cannot_fetch_is_not_its_fault(message: str
     ],
 )
 def test_another_500_is_the_boxs_fault(message: str) -> None:
-    failure = status_failure(500, json.dumps({"error": {"code": 500, "message": message}}).encode())
-    assert failure is not None
-    assert failure.cause is Cause.SERVER_ERROR
+    assert cause_of(500, error(message, 500)) is Cause.SERVER_ERROR
 
 
 def test_an_error_under_a_good_status() -> None:
