@@ -22,6 +22,7 @@ _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _ABOUT_REQUESTS: Final = frozenset({Cause.CONTEXT_LENGTH, Cause.NOT_SERVED})
 """Of a 500 or 501 with one of these the client is told, in the upstream's words: another would say the same."""
+_JSON_BEGINS: Final = b"{"
 
 
 class Opening:
@@ -127,7 +128,10 @@ class Opening:
         if failure is None and refusal is not None:
             return refusal
         failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", status)
-        if refusal is not None and status >= _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS:
+        is_told = (
+            status >= _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS and body.lstrip().startswith(_JSON_BEGINS)
+        )
+        if refusal is not None and is_told:
             refusal = replace(refusal, status=_CLIENT_ERROR)
         if refusal is not None and refusal.status < _SERVER_ERROR:
             self._record.refusals.setdefault(failure.cause, refusal)

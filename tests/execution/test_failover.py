@@ -301,6 +301,15 @@ async def test_what_a_box_does_not_implement_is_told_in_its_words(config: Config
         assert (answer.status, answer.json(), await gate.failures()) == (400, said, ["not_served"])
 
 
+@pytest.mark.parametrize("body", [b"", b"<h1>Not Implemented</h1>"])
+async def test_a_501_without_words_of_an_api_is_told_in_the_gateways(config: Config, body: bytes) -> None:
+    head = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with ScriptedUpstream([Send(head + body)]) as a, running(config, {"m": chain(a.url)}) as gate:
+        answer = await gate.post("m")
+        assert (answer.status, answer.json()["error"]["code"]) == (502, "all_deployments_failed")
+        assert await gate.failures() == ["not_served"]
+
+
 async def test_a_box_that_cannot_read_what_its_model_wrote_about_contexts_is_passed_over(config: Config) -> None:
     """As llama.cpp says it, with the model's text."""
     message = "Failed to parse input at pos 8: <tool_call> asks for the context length"
