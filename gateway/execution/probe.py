@@ -1,7 +1,8 @@
 """Active health checks: one task an endpoint, side by side, which die with the endpoint they watch.
 
-The first probe of an endpoint runs at once; the further ones are spread by a tenth of the interval, so that a hundred
-boxes are not asked in the same instant. A fault of our own (no file descriptor left) says nothing about the endpoint.
+The first probe of an endpoint runs at once, the second at a random time within an interval, so that a thousand boxes
+are not asked in the same instant, and the further ones up to a tenth of the interval early, so that they stay apart.
+A fault of our own (no file descriptor left) says nothing about the endpoint.
 """
 
 import asyncio
@@ -75,12 +76,14 @@ class Prober:
     async def _watch(self, endpoint: Endpoint, interval: float, timeout: float, delay: float = 0.0) -> None:  # noqa: ASYNC109 - a setting
         if delay:
             await self._sleep(delay)
+        early = 1.0
         while True:
             result = await self._probe(endpoint, timeout)
             if result is not None:
                 self._tell(endpoint, result)
             soon = result is not None and result.loading
-            await self._sleep(LOADING_INTERVAL if soon else interval * (1 - _JITTER * self._dice()))
+            await self._sleep(LOADING_INTERVAL if soon else interval * (1 - early * self._dice()))
+            early = _JITTER
 
     def _tell(self, endpoint: Endpoint, result: ProbeResult) -> None:
         """Report what a probe found; a report that fails ends no probe."""
