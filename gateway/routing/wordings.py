@@ -84,12 +84,15 @@ _GONE: Final = re.compile(
 # Of a name that is no model's, with status 400. DeepSeek: "Model Not Exist"; OpenRouter: "NAME is not a valid model
 # ID"; Mistral: "Invalid model: NAME"; LM Studio: "Invalid model identifier "NAME". ..."; LiteLLM: "/chat/completions:
 # Invalid model name passed in model=NAME. ..."; llama.cpp's server of several models: "model 'NAME' not found", at
-# first "model not found"; llama-swap: "could not find real modelID for NAME". OpenRouter's may be of a model that
-# the client named besides, in `models`.
+# first "model not found"; llama-swap: "could not find real modelID for NAME"; OpenAI: "invalid model ID"; Perplexity:
+# "Invalid model 'NAME'. ..."; GitHub Models: "Unknown model: NAME"; Groq: "The model `NAME` has been decommissioned
+# ..."; Bedrock: "The provided model identifier is invalid.". OpenRouter's may be of a model that the client named
+# besides, in `models`.
 _NO_MODEL: Final = re.compile(
-    rb'"(?:error|message)":\s*"(?:model not (?:exist|found)|invalid model(?: identifier|:) '
+    rb'"(?:error|message)":\s*"(?:model not (?:exist|found)|invalid model(?: identifier |: | \'| id")'
     rb'|(?P<name>[^\s"]+) is not a valid model id|/[a-z/]+: invalid model name passed'
-    rb"|model '[^'\"]*' not found|could not find real modelid for )"
+    rb"|model '[^'\"]*' not found|could not find real modelid for |unknown model: "
+    rb'|the model [^\s"]+ has been decommissioned|the provided model identifier is invalid)'
 )
 # Of a key or an account, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or invalid
 # Authorization header.", "User location is not supported for the API use."; xAI: "Incorrect API key provided: ...";

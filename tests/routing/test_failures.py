@@ -252,18 +252,26 @@ def test_a_404_that_speaks_of_the_model_is_told_from_one_that_does_not(body: byt
         {"message": 'Invalid model identifier "gamma". Please specify a valid downloaded model (e.g. delta).'},
         {"message": "/chat/completions: Invalid model name passed in model=gamma. Call `/v1/models` to view ..."},
         "could not find real modelID for gamma",
+        {"message": "invalid model ID", "type": "invalid_request_error", "param": None, "code": None},
+        {"message": "Invalid model 'gamma'. Permitted models can be found ...", "type": "invalid_model", "code": 400},
+        {"code": "unknown_model", "message": "Unknown model: gamma", "details": "Unknown model: gamma"},
+        {"message": "The model `gamma` has been decommissioned and is no longer supported. ..."},
     ],
 )
 def test_a_400_may_say_that_there_is_no_such_model(error: object) -> None:
     assert cause_of(400, json.dumps({"error": error}).encode(), model="DeepSeek/deepseek-coder") is Cause.MODEL_MISSING
 
 
-def test_a_400_may_say_so_beside_no_error() -> None:
-    """As Mistral's does."""
-    assert (
-        cause_of(400, b'{"object":"error","message":"Invalid model: gamma","type":"invalid_model"}')
-        is Cause.MODEL_MISSING
-    )
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"object":"error","message":"Invalid model: gamma","type":"invalid_model"}',
+        b'{"message":"The provided model identifier is invalid."}',
+    ],
+)
+def test_a_400_may_say_so_beside_no_error(body: bytes) -> None:
+    """As Mistral's and Bedrock's do."""
+    assert cause_of(400, body) is Cause.MODEL_MISSING
 
 
 @pytest.mark.parametrize(
@@ -274,6 +282,8 @@ def test_a_400_may_say_so_beside_no_error() -> None:
         "nobody/nothing is not a valid model ID",
         "function not found",
         "The model's name: Model Not Exist",
+        "Invalid modelling: { id",
+        "The model said that it has been decommissioned",
     ],
 )
 def test_another_400_that_speaks_of_a_model_is_the_clients(message: str) -> None:
