@@ -37,7 +37,8 @@ def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
         with build_opener(ProxyHandler({})).open(request, timeout=_SECONDS) as response:
             return _object(response.read(_MOST), url)
     except HTTPError as error:
-        raise NoStatsError(_refusal(error, url)) from error
+        with error:
+            raise NoStatsError(_refusal(error, url)) from None
     except (URLError, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise NoStatsError(f"cannot ask the gateway at {url}: {str(reason).lower()}") from error

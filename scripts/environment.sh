@@ -22,7 +22,7 @@ have() {
 find_python() {
   local name needs='sys'
   have uv || needs='sys, venv, ensurepip'
-  for name in python3.13 python3.12 python3.11 python3 python; do
+  for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do
     "$name" -c "import $needs; sys.version_info >= (3, 11) or sys.exit(1); print(sys._base_executable)" 2>/dev/null &&
       return
   done

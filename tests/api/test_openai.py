@@ -27,7 +27,7 @@ def raw(body: bytes, fields: bytes = b"content-type: application/json\r\n") -> b
         (b'{"model": "m"} secret', "the body is not valid JSON: unexpected at byte 16", None, "invalid_json"),
         (b'{"model": "m", "x": NaN}', "the body is not valid JSON: unexpected at byte 20", None, "invalid_json"),
         (b'{"model": "\xff\xfe"}', "the body is not valid JSON: it is not UTF-8", None, "invalid_json"),
-        (b'{"a": ' + b"[" * 90_000, "the body is not valid JSON: it is nested too deeply", None, "invalid_json"),
+        (b'{"a": ' + b"[" * 1_000_000, "the body is not valid JSON: it is nested too deeply", None, "invalid_json"),
         (b"[]", "the body is not a JSON object", None, "invalid_type"),
         (b'"secret"', "the body is not a JSON object", None, "invalid_type"),
         (b"null", "the body is not a JSON object", None, "invalid_type"),
