@@ -184,7 +184,7 @@ static size_t read_piece(connection *c, const char *data, size_t bytes) {
     if (!c->left) c->place = c->chunked ? DATA_END : WHOLE;
     return taken;
   }
-  char *end = memchr(data, '\n', bytes);
+  const char *end = memchr(data, '\n', bytes);
   size_t taken = end ? (size_t)(end - data) + 1 : bytes, room = HEAD - c->head_bytes;
   size_t kept = taken < room ? taken : room;
   memcpy(c->head + c->head_bytes, data, kept);
