@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from gateway import __version__
+from gateway.api.cors import origins
 from gateway.api.openai import Limits
 from gateway.capacity import open_files, shortfall
 from gateway.check import UnreachableError, against, as_json, as_text, default_url, in_force, is_url, wants_colour
@@ -116,6 +117,14 @@ def transport(text: str) -> Transport:
     return TRANSPORTS[TRANSPORTS.index(text)]
 
 
+def cors_origins(text: str) -> frozenset[str]:
+    """Read the origins whose pages may ask."""
+    try:
+        return origins(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 class _Value(str):
     """A flag's value as an environment variable gives it."""
 
@@ -171,6 +180,10 @@ class _Flags:
         told = "seconds that requests in flight may go on after the signal to stop"
         self.add("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", reads=seconds, told=told, default="30")
 
+    def cors(self) -> None:
+        told = "the origins whose pages may ask from a browser, parted by commas, or *; by default none"
+        self.add("--cors-origins", "GATEWAY_CORS_ORIGINS", reads=cors_origins, told=told)
+
     def transport(self) -> None:
         told = "how requests pass: direct, or session, the slower way that leaves all of it to aiohttp"
         self.add("--transport", "GATEWAY_TRANSPORT", reads=transport, told=told, default="direct")
@@ -192,6 +205,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     serving = _Flags(command("serve", _serve, "serve, and follow the configuration as it is edited"), environ)
     serving.config()
     serving.listen()
+    serving.cors()
     serving.transport()
     checking = command("check", _check, "read the configuration as `serve` would, print its faults and what it means")
     flags = _Flags(checking, environ)
@@ -221,7 +235,13 @@ def _listen(arguments: argparse.Namespace) -> Listen:
 
 def _serve(arguments: argparse.Namespace) -> int:
     limits = Limits(body=arguments.max_body)
-    options = Options(arguments.config_dir, arguments.env_file, limits, transport=arguments.transport)
+    options = Options(
+        arguments.config_dir,
+        arguments.env_file,
+        limits,
+        transport=arguments.transport,
+        cors_origins=arguments.cors_origins or frozenset(),
+    )
     run(serve(options, _listen(arguments), _announce))
     return 0
 

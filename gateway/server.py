@@ -18,6 +18,7 @@ from aiohttp import web
 from gateway import __version__
 from gateway.api.admin import Admin
 from gateway.api.context import Handler, Stamp, errors
+from gateway.api.cors import Cors
 from gateway.api.events import Events
 from gateway.api.metrics import Scrape
 from gateway.api.openai import Limits, OpenAI
@@ -74,6 +75,7 @@ class Options:
     """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr.
 
     `transport` is how requests pass: `direct` takes the short ways through aiohttp (`short_way`, `execution.direct`).
+    `cors_origins` are those whose pages may ask from a browser (`api.cors`).
     """
 
     config_dir: Path = Path("config")
@@ -81,6 +83,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     log_output: str = "stderr"
     transport: Transport = "direct"
+    cors_origins: frozenset[str] = frozenset()
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
 
@@ -430,6 +433,10 @@ def create_app(options: Options | None = None) -> web.Application:
         handler_args=HANDLER_ARGS,
     )
     app[GATEWAY] = gateway
+    if gateway.options.cors_origins:
+        cors = Cors(gateway.options.cors_origins)
+        app.middlewares.append(cors.preflights)
+        app.on_response_prepare.append(cors.stamp)
     page = Page()
     app.add_routes([*_routes(gateway), *page.routes()])
     app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))

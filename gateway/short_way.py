@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, METH_POST, UPGRADE
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, METH_POST, ORIGIN, UPGRADE
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
@@ -249,6 +249,8 @@ class ShortWay(Connection):
         if headers.get(CONTENT_TYPE) != JSON or not is_host(headers[HOST]):
             return None
         if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers:
+            return None
+        if ORIGIN in headers and self._gateway.options.cors_origins:
             return None
         return None if self._gateway.draining or self in self._capacity.spare else operation
 

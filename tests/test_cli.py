@@ -69,7 +69,7 @@ def test_flags_have_defaults() -> None:
     config: dict[str, object] = {"config_dir": Path("config"), "env_file": None}
     listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
     listen |= {"max_connections": None}
-    assert parsed("serve") == config | listen | {"transport": "direct"}
+    assert parsed("serve") == config | listen | {"transport": "direct", "cors_origins": None}
     assert parsed("check") == config | {"url": None, "diff": False, "json": False, "schema": None}
     assert parsed("demo") == listen | {"dir": None, "chaos": False}
     assert parsed("demo", "--chaos")["chaos"] is True
@@ -125,6 +125,7 @@ def test_no_runtime_of_another_language_is_loaded() -> None:
         ("--max-body", "GATEWAY_MAX_BODY", "64MiB", 64 << 20),
         ("--max-connections", "GATEWAY_MAX_CONNECTIONS", "500", 500),
         ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "1.5", 1.5),
+        ("--cors-origins", "GATEWAY_CORS_ORIGINS", "https://a,http://b:1", frozenset({"https://a", "http://b:1"})),
         ("--transport", "GATEWAY_TRANSPORT", "session", "session"),
         ("--url", "GATEWAY_URL", "https://gateway:1", "https://gateway:1"),
     ],
@@ -177,6 +178,11 @@ def test_bad_values_name_what_was_found_and_expected(read: Callable[[str], objec
         ("--port", "PORT", "found 'x', expected a port from 0 to 65535"),
         ("--max-body", "GATEWAY_MAX_BODY", "found 'x', expected a size such as 32MiB"),
         ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "found 'x', expected a number of seconds, at least 0"),
+        (
+            "--cors-origins",
+            "GATEWAY_CORS_ORIGINS",
+            "found 'x', expected an origin such as https://chat.example.com, or *",
+        ),
     ],
 )
 def test_bad_usage_is_told_with_its_place(

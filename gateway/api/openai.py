@@ -315,7 +315,10 @@ def kept(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
 
 
 def _kind(request: web.Request) -> str:
-    return request.content_type.lower() if "Content-Type" in request.headers else JSON
+    """Give the media type: JSON where none is told, unless a browser asks, which sends that without a preflight."""
+    if "Content-Type" in request.headers:
+        return request.content_type.lower()
+    return "" if "Origin" in request.headers else JSON
 
 
 def _length(request: web.Request) -> int:
@@ -324,7 +327,7 @@ def _length(request: web.Request) -> int:
 
 def _check_head(headers: CIMultiDictProxy[str], kind: str, length: int, limit: int) -> None:
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
-        shown = repr(kind[:100])
+        shown = repr(kind[:100]) if kind else "none"
         raise RequestError(400, f"content-type: found {shown}, expected application/json", param="content-type")
     coding = headers.get("Content-Encoding", "identity").strip().lower()
     if coding != "identity":

@@ -195,6 +195,7 @@ async def running(
     limits: Limits | None = None,
     environ: Mapping[str, str] | None = None,
     transport: Transport | None = None,
+    cors_origins: frozenset[str] = frozenset(),
     **routing: object,
 ) -> AsyncIterator[Running]:
     """Serve `routes` by model, or the models.yaml that is there; `routing` are fields of routing.yaml."""
@@ -203,7 +204,7 @@ async def running(
         config.models(**routes)
     config.routing(**routing)
     options = Options(config.path, log_output=str(config.log), limits=limits or Limits(), environ=environ or {})
-    options = replace(options, transport=transport or options.transport)
+    options = replace(options, transport=transport or options.transport, cors_origins=cors_origins)
     door = await open_door(options, Listen(port=0))
     outcomes: list[Outcome] = []
     delays: list[float] = []

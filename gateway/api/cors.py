@@ -1,0 +1,81 @@
+"""Pages of other origins that may ask from a browser: the CORS protocol (https://fetch.spec.whatwg.org/#http-cors-protocol).
+
+By default there are none: any page could spend the keys of a gateway that its reader's browser reaches. A browser asks
+before it sends JSON to another origin (a preflight), and without these answers it sends nothing.
+"""
+
+import re
+from typing import Final
+
+from aiohttp import web
+from aiohttp.hdrs import (
+    ACCESS_CONTROL_ALLOW_HEADERS,
+    ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS,
+    ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD,
+    METH_OPTIONS,
+    ORIGIN,
+    VARY,
+)
+
+from gateway.api.context import Handler
+
+ANY: Final = "*"
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+")
+_API: Final = "/v1/"
+_REMEMBERED: Final = "7200"
+"""Seconds for which a preflight holds: the most that Chromium takes."""
+
+
+def origins(text: str) -> frozenset[str]:
+    """Read origins (RFC 6454 6.2) that are parted by commas, or `*` for any.
+
+    Raises:
+        ValueError: with what was found, and what is expected.
+
+    """
+    named = [part.strip().lower().removesuffix("/") for part in text.split(",")]
+    for origin in named:
+        if origin != ANY and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"found {origin!r}, expected an origin such as https://chat.example.com, or *")
+    return frozenset(named)
+
+
+class Cors:
+    """Answers preflights of these origins, and lets their pages read what the API answers. No cookie is asked for."""
+
+    def __init__(self, allowed: frozenset[str]) -> None:
+        """Allow these, in lower case, or any, with `*`."""
+        self._allowed = allowed
+
+    @web.middleware
+    async def preflights(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a preflight; all else is the handler's."""
+        headers = request.headers
+        if request.method != METH_OPTIONS or ACCESS_CONTROL_REQUEST_METHOD not in headers or not self._allows(request):
+            return await handler(request)
+        answer = web.Response(status=204)
+        answer.headers[ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST"
+        answer.headers[ACCESS_CONTROL_MAX_AGE] = _REMEMBERED
+        if ACCESS_CONTROL_REQUEST_HEADERS in headers:  # a star would not stand for Authorization
+            answer.headers[ACCESS_CONTROL_ALLOW_HEADERS] = headers[ACCESS_CONTROL_REQUEST_HEADERS]
+        return answer
+
+    async def stamp(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Say on an answer about to be sent whose pages may read it."""
+        if ANY not in self._allowed and request.path.startswith(_API):
+            response.headers.add(VARY, ORIGIN)
+        if self._allows(request):
+            response.headers[ACCESS_CONTROL_ALLOW_ORIGIN] = ANY if ANY in self._allowed else request.headers[ORIGIN]
+            response.headers[ACCESS_CONTROL_EXPOSE_HEADERS] = "*"
+
+    def _allows(self, request: web.Request) -> bool:
+        origin = request.headers.get(ORIGIN)
+        return (
+            origin is not None
+            and request.path.startswith(_API)
+            and (ANY in self._allowed or origin.lower() in self._allowed)
+        )
