@@ -24,7 +24,7 @@ from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.api.turns import Turns
 from gateway.execution.client import Client, ClientLeftError, WebClient
 from gateway.execution.executor import Ask, Executor
-from gateway.execution.fields import Fields
+from gateway.execution.fields import Fields, media_type
 from gateway.execution.outcome import Outcome
 from gateway.execution.trace import Sampling, Trace
 from gateway.execution.upstream import Call
@@ -317,7 +317,7 @@ def kept(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
 def _kind(request: web.Request) -> str:
     """Give the media type: JSON where none is told, unless a browser asks, which sends that without a preflight."""
     if "Content-Type" in request.headers:
-        return request.content_type.lower()
+        return media_type(request.headers["Content-Type"])
     return "" if "Origin" in request.headers else JSON
 
 

@@ -14,10 +14,9 @@ import aiohttp
 import msgspec
 from aiohttp.connector import Connection
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING
-from aiohttp.helpers import parse_content_type
 from multidict import CIMultiDictProxy
 
-from gateway.execution.fields import Fields
+from gateway.execution.fields import EVENT_STREAM, Fields, media_type
 from gateway.execution.flow import Flow, Straight
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
@@ -27,10 +26,8 @@ _RETURNED: Final = frozenset(
 )
 _RETURNED_PREFIXES: Final = ("x-ratelimit-", "ratelimit")
 _RETURNED_SUFFIX: Final = "-processing-ms"
-_UNKNOWN: Final = "application/octet-stream"
 _PLAIN: Final = "identity"
 _JSON: Final = ("application/json", "+json")
-EVENT_STREAM: Final = "text/event-stream"
 BODILESS: Final = frozenset({204, 205})
 
 
@@ -87,7 +84,7 @@ class Facts(msgspec.Struct):
 def facts(status: int, fields: CIMultiDictProxy[str]) -> Facts:
     """Read the head of an answer."""
     coding, has_length = fields.get(TRANSFER_ENCODING), CONTENT_LENGTH in fields
-    content_type, is_json, has_events = _kind(fields.get(CONTENT_TYPE, _UNKNOWN))
+    content_type, is_json, has_events = _kind(fields.get(CONTENT_TYPE, ""))
     encoded = fields.get(CONTENT_ENCODING, _PLAIN).lower() != _PLAIN
     return Facts(
         status,
@@ -317,7 +314,7 @@ def _returns(name: str) -> bool:
 @lru_cache(maxsize=256)
 def _kind(text: str) -> tuple[str, bool, bool]:
     """Read a Content-Type: the media type, whether it is JSON, whether it is an event stream."""
-    kind = parse_content_type(text)[0]
+    kind = media_type(text)
     return kind, kind.endswith(_JSON), kind == EVENT_STREAM
 
 

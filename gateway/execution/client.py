@@ -17,10 +17,9 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
 
-from gateway.execution.fields import NONE, Fields
+from gateway.execution.fields import EVENT_STREAM, NONE, Fields, media_type
 from gateway.execution.framing import framed
 
-EVENT_STREAM: Final = "text/event-stream"
 SERVER: Final = "hybrid-inference-gateway"
 _LAST_WORDS: Final = 1.0
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
@@ -112,7 +111,7 @@ class WebClient:
         response.headers.extend(headers.pairs)
         if self.generation is not None:
             response.headers["x-gateway-generation"] = str(self.generation)
-        if response.content_type == EVENT_STREAM:
+        if media_type(response.headers.get("Content-Type", "")) == EVENT_STREAM:
             response.headers.extend(_STREAMED)
             if self._request.version >= HttpVersion11:
                 response.headers.add(*_TRAILER)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
+EVENT_STREAM: Final = "text/event-stream"
+
 
 class Fields:
     """Header fields in their order. They are written once, however often they are sent."""
@@ -23,3 +25,12 @@ class Fields:
 
 
 NONE: Final = Fields(())
+
+
+def media_type(content_type: str) -> str:
+    """Read the media type in a Content-Type, in lower case; what names none is taken for bytes (RFC 9110 8.3).
+
+    Its parameters are not looked at. aiohttp has them parsed by the email package, which raises for some.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind if kind.count("/") == 1 else "application/octet-stream"

@@ -200,7 +200,6 @@ class AnswerProtocol(ResponseHandler):
                 continue
             if message.should_close:
                 self.force_close()
-            self._awaited = None
             length, known = length_of(message.headers), None
             is_first = is_first and not message.should_close and message.code == _FINAL
             last = self._last.chunked if length is None else self._last.whole
@@ -209,6 +208,7 @@ class AnswerProtocol(ResponseHandler):
             said = Said(known or facts(message.code, message.headers), length, _flow(self, body))
             if is_first and known is None:
                 last.learn(data, length, said.facts)
+            self._awaited = None
             if not awaited.done():
                 awaited.set_result(said)
 

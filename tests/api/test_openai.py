@@ -72,6 +72,18 @@ async def test_a_bad_body_is_told_what_is_wrong(
             "content-type",
         ),
         (
+            b"content-type: text/plain; x*\r\n",
+            400,
+            "content-type: found 'text/plain', expected application/json",
+            "content-type",
+        ),
+        (
+            b"content-type: json\r\n",
+            400,
+            "content-type: found 'application/octet-stream', expected application/json",
+            "content-type",
+        ),
+        (
             b"content-type: multipart/form-data; boundary=x\r\n",
             400,
             "content-type: found 'multipart/form-data', expected application/json",
@@ -102,6 +114,7 @@ async def test_a_body_that_is_no_plain_json_is_refused(
     [
         b"",
         b"content-type: Application/JSON; charset=utf-8\r\n",
+        b"content-type: application/json; x*\r\n",
         b"content-type: application/vnd.api+json\r\ncontent-encoding: identity\r\n",
     ],
 )

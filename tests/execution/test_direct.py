@@ -97,6 +97,20 @@ async def test_the_session_is_asked_where_a_url_is_odd(url: str) -> None:
         assert Direct(session).way(odd, CALL.operation) is None
 
 
+async def test_a_head_that_we_fail_to_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer was marked as come before it was, so that nobody was told when the connection broke."""
+
+    def failing(*_: object) -> None:
+        raise IndexError
+
+    monkeypatch.setattr("gateway.execution.protocol.facts", failing)
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: 0.0, transport="direct")
+        with pytest.raises(IndexError):
+            await asyncio.wait_for(upstream.open(deployment(a.url), CALL, connect_timeout=5), 5)
+        await upstream.close()
+
+
 @BOTH
 async def test_urls_of_one_origin_share_connections(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:

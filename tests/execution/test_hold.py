@@ -204,6 +204,7 @@ def typed(kind: str | None, body: bytes) -> bytes:
         (typed("text/html", b"<h1>It works!</h1>"), "wrong_content_type"),
         (typed("text/plain", json.dumps(OK).encode()), "wrong_content_type"),
         (typed(None, json.dumps(OK).encode()), "wrong_content_type"),
+        (typed("json; x*", json.dumps(OK).encode()), "wrong_content_type"),
         (status(200, "OK", b"", [("content-type", "application/json"), ("content-encoding", "gzip")]), "empty_answer"),
     ],
 )
@@ -228,6 +229,7 @@ async def test_a_body_that_is_no_answer_is_asked_for_elsewhere(config: Config, a
         ("application/json", {"error": {"code": 1}, "choices": [{}]}),
         ("application/json", {"error": {"code": 1}, "data": []}),
         ("application/vnd.box+json; charset=utf-8", OK),
+        ("application/json; charset*", OK),
         ("application/json", {"data": "x" * (3 << 20)}),
     ],
 )
