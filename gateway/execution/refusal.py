@@ -114,7 +114,7 @@ def retry_after(headers: Iterable[tuple[str, str]]) -> float | None:
             seconds = float(named.get(name, "")) / unit
             if 0 <= seconds < math.inf:
                 return seconds
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):  # the last for a zone beyond all hours
         date = parsedate_to_datetime(named.get("retry-after", ""))
         return max(0.0, (date - datetime.now(UTC)).total_seconds())
     return None
