@@ -272,6 +272,7 @@ class Gateway:
             return
         self.feed.settle()  # what ended before counts as before
         self.selector.adopt(snapshot)
+        self.executor.forget(ready.succession.others)
         self.prober.follow(snapshot)
         self.traffic.rebase()
         self.live.rebase(snapshot.generation)

@@ -83,6 +83,10 @@ class Executor:
         self._untold: set[Identity] = set()
         self._watch: Watch | None = None
 
+    def forget(self, deployments: Iterable[Identity]) -> None:
+        """Forget what was learned of deployments that are gone, or are another thing by the same name."""
+        self._untold.difference_update(deployments)
+
     def tell(self, outcome: Outcome) -> None:
         """Hand a finished request to the observers; one that fails costs nobody an answer."""
         for observer in self._observers:

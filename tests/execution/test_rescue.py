@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from gateway.execution.outcome import Usage
-from tests.execution.support import CHAT, CONTENT, DONE, FINISH, ask, chain, read_broken, running
+from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, read_broken, running
 from tests.execution.talking import (
     PROMPT_TOKENS,
     TEXT,
     WORDS,
     Breaking,
     Prefill,
+    Script,
     events,
     read_through,
     said,
@@ -569,21 +570,52 @@ async def test_usage_is_asked_for_and_hidden(config: Config) -> None:
         assert "stream_options" not in a.requests[2].json()
 
 
-@pytest.mark.parametrize("code", [400, 422])
-async def test_a_box_that_does_not_know_stream_options_is_asked_without(config: Config, code: int) -> None:
+def generation(gate: Running) -> int:
+    """Give the generation of the configuration in force."""
+    snapshot = gate.gateway.manager.snapshot
+    assert snapshot is not None
+    return snapshot.generation
+
+
+def knowing_no_options(code: int) -> Script:
+    """Make the script of a box that refuses `stream_options` with this status."""
+
     def script(_: int, request: Request) -> Sequence[Step]:
         if "stream_options" in request.json():
             detail = [{"type": "extra_forbidden", "loc": ["body", "stream_options"]}]
             return [Send(json_answer({"detail": detail}, code))]
         return telling(who="a")(0, request)
 
-    async with ScriptedUpstream(script) as a, running(config, {"m": chain(a.url)}) as gate:
+    return script
+
+
+@pytest.mark.parametrize("code", [400, 422])
+async def test_a_box_that_does_not_know_stream_options_is_asked_without(config: Config, code: int) -> None:
+    async with ScriptedUpstream(knowing_no_options(code)) as a, running(config, {"m": chain(a.url)}) as gate:
         for _ in range(2):
             assert said((await gate.say(asking())).body) == TEXT
         assert len(a.requests) == 3
         assert [attempt.failure for attempt in (await gate.outcome(2)).attempts] == [None]
         own = await gate.say(asking(stream_options={"include_usage": True}))
         assert own.status == code
+
+
+async def test_another_box_of_the_same_name_is_asked_for_usage(config: Config) -> None:
+    """What was learned of the first one used to hold for its name, as long as the process lived."""
+    async with (
+        ScriptedUpstream(knowing_no_options(400)) as old,
+        ScriptedUpstream(telling(who="a")) as new,
+        running(config, {"m": chain(old.url)}) as gate,
+    ):
+        assert said((await gate.say(asking())).body) == TEXT
+        config.models(m=chain(old.url), other=chain(old.url))
+        await until(lambda: generation(gate) == 2)
+        assert said((await gate.say(asking())).body) == TEXT
+        assert len(old.requests) == 3
+        config.models(m=chain(new.url))
+        await until(lambda: generation(gate) == 3)
+        assert said((await gate.say(asking())).body) == TEXT
+        assert (await gate.outcome(3)).usage == Usage(PROMPT_TOKENS, len(WORDS))
 
 
 async def test_a_box_that_quotes_what_it_refuses_is_asked_for_usage_ever_after(config: Config) -> None:
