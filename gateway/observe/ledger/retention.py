@@ -39,10 +39,16 @@ class Retention:
         try:
             deleted = store.prune(self._wall() - days * _DAY, _MOST)
         except (UnavailableError, RefusedError) as error:
-            if not self._failing:
-                self._log.warning("ledger.unpruned", ledger=ledger, reason=str(error))
-            self._failing, self._due = True, self._clock() + _MINUTE
+            self._fail(ledger, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything, and new rows must not be lost by it
+            self._fail(ledger, type(error).__name__)
             return
         self._failing = False
         if deleted < _MOST:
             self._due = self._clock() + _HOUR
+
+    def _fail(self, ledger: str, reason: str) -> None:
+        if not self._failing:
+            self._log.warning("ledger.unpruned", ledger=ledger, reason=reason)
+        self._failing, self._due = True, self._clock() + _MINUTE

@@ -451,6 +451,23 @@ def test_rows_that_cannot_be_deleted_are_told_of_once_and_tried_again_in_a_minut
     assert logged(records) == [{"level": "warning", "event": "ledger.unpruned", **told}]
 
 
+def test_rows_are_written_on_whatever_a_driver_raises_when_old_ones_are_to_be_deleted(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    """It used to end the writer's thread."""
+    store = stores["here"]
+    store.old = [MemoryError("a driver's own words")]
+    ledger = make()
+    ledger.move(replace(HERE, retention_days=3.0))
+    while not store.pruned:
+        assert ledger.flush(PATIENCE)
+    keep(ledger, 1)
+    assert ledger.flush(PATIENCE)
+    assert (store.requests, store.closed) == (ids(1), 0)
+    told = {"ledger": "sqlite:///here.db", "reason": "MemoryError"}
+    assert logged(records) == [{"level": "warning", "event": "ledger.unpruned", **told}]
+
+
 def test_a_new_retention_holds_at_once_and_moves_nothing(make: Callable[..., Ledger], stores: Stores) -> None:
     store = stores["here"]
     ledger = make(wall=lambda: 10 * 86_400.0)
