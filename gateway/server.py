@@ -221,12 +221,12 @@ class Gateway:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
+        await self.prober.close()  # what a probe finds may begin a slow start
         for task in (self._ramp, self._tidying):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         self.metrics.lag.stop()
-        await self.prober.close()
         await self.upstream.close()
         await self.tracing.close(_FLUSH_SECONDS)
         self.feed.settle()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
 from gateway import __version__
+from gateway.routing.failures import Cause, Failure
+from gateway.routing.health import ProbeResult
 from gateway.server import GATEWAY, Options, _Epoch, create_app
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
@@ -392,6 +395,32 @@ async def test_what_the_reloader_notices_is_logged(serve: Serve, config: Config,
     app[GATEWAY]._notice("reload.polling", {"reason": "no more watches"})
     await written(client)
     assert [record["reason"] for record in config.records("reload.polling")] == ["no more watches"]
+
+
+async def test_a_last_probe_leaves_no_slow_start_behind(door: OpenDoor, config: Config, boxes: dict[str, str]) -> None:
+    """It used to begin one that nobody ended: probes were stopped after slow starts."""
+    share(config, boxes, health_check=60)
+    opened = await door(Options(config.path, environ={}))
+    gateway = opened.gateway
+    manager, prober = gateway.manager, gateway.prober
+    assert manager.snapshot is not None
+    back, other = manager.snapshot.deployments[:2]
+    while (opens := manager.failed(back, Failure(Cause.SERVER_ERROR), time.monotonic())) is None:
+        pass
+    closes = manager.succeeded(back, time.monotonic())
+    assert closes is not None
+    for change in (opens, closes):
+        gateway._changed(change)
+    assert gateway._ramp is not None
+    stop = prober.close
+
+    async def closed() -> None:
+        gateway._probed(other.endpoint.identity, ProbeResult("status 500"))
+        await stop()
+
+    prober.close = closed  # type: ignore[method-assign] # a probe ends in the last moment
+    await opened.close(PATIENCE)
+    assert "slow start" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_starts_and_stops_are_logged(door: OpenDoor, config: Config, boxes: dict[str, str]) -> None:
