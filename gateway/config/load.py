@@ -91,7 +91,8 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
     )
 
 
-class _Variables(Struct, frozen=True):
+@dataclass(frozen=True, slots=True, repr=False)
+class _Variables:
     """`values` are all of them; `environ` those of the environment, `suggested` the names in the `.env`."""
 
     values: Mapping[str, str]
@@ -99,8 +100,9 @@ class _Variables(Struct, frozen=True):
     suggested: tuple[str, ...]
 
 
-class _Env(Struct, frozen=True):
-    values: Mapping[str, str]
+@dataclass(frozen=True, slots=True)
+class _Env:
+    values: Mapping[str, str] = field(repr=False)
     faults: tuple[Fault, ...] = ()
     notices: tuple[Fault, ...] = ()
 

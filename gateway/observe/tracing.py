@@ -5,10 +5,9 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
-
-from msgspec import Struct
 
 from gateway.execution.outcome import Observer
 from gateway.execution.trace import Sampling
@@ -25,7 +24,8 @@ _INSTALL: Final = "pip install 'hybrid-inference-gateway[otel]'"
 _DEFAULT_SAMPLER: Final = "parentbased_always_on"
 
 
-class Tracing(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Tracing:
     """What tracing takes: which requests are recorded, and who makes spans of them. Without `traces` there is none.
 
     `problems` are what an operator should know: fields of `traces.problem` log events. `secrets` are what the collector
@@ -35,7 +35,7 @@ class Tracing(Struct, frozen=True):
     sampling: Sampling | None = None
     traces: "Traces | None" = None
     problems: tuple[Mapping[str, str], ...] = ()
-    secrets: frozenset[str] = frozenset()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Tracing":

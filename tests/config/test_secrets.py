@@ -1,7 +1,10 @@
 """A canary stands where a secret could; no fault, notice or repr shows it."""
 
+from pathlib import Path
+
 import pytest
 
+from gateway.config.load import ConfigFiles, _read_env, _Variables
 from tests.config.loading import load, models, split
 
 CANARY = "sk-canary"
@@ -86,3 +89,9 @@ def test_values_of_the_environment_are_not_shown() -> None:
     )
     assert len(loaded.faults) > 7
     assert "canary" not in "\n".join(map(str, loaded.faults))
+
+
+def test_variables_show_in_no_repr() -> None:
+    values = {"KEY": CANARY}
+    assert CANARY not in repr(_Variables(values, values, ()))
+    assert CANARY not in repr(_read_env(f"KEY={CANARY}".encode(), ConfigFiles.of(Path("config"), {})))

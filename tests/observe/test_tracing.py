@@ -87,6 +87,7 @@ def test_headers_that_cannot_be_read_are_told_without_their_text(
 def test_what_headers_hold_is_secret(variable: str) -> None:
     tracing = Tracing.of({**ON, variable: "authorization=Bearer%20key-99%0A, x-team = edge=1"})
     assert tracing.secrets == {"Bearer%20key-99%0A", "Bearer key-99\n", "Bearer key-99", "edge=1", ""}
+    assert "key-99" not in repr(tracing)
 
 
 @pytest.mark.parametrize(
