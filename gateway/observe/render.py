@@ -78,11 +78,6 @@ class Secrets:
         return text
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` with each of `secrets` masked; those shorter than `SHORTEST_SECRET` are left."""
-    return Secrets.of(secrets).redact(text)
-
-
 def render_all(records: Iterable[Record], secrets: Secrets) -> bytes:
     """Return records as JSON lines, as `render` does. Never raises."""
     records = tuple(records)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.observe.render import Secrets, redact, render, rfc3339
+from gateway.observe.render import Secrets, render, rfc3339
 
 CANARY = "sk-canary-0123456789"
 
@@ -149,16 +149,16 @@ def test_a_number_that_looks_like_a_secret_leaves_the_line_intact() -> None:
 
 
 def test_a_secret_within_another_leaves_no_rest() -> None:
-    assert redact(f"{CANARY} {CANARY}-long", {CANARY, f"{CANARY}-long"}) == "*** ***"
+    assert Secrets.of({CANARY, f"{CANARY}-long"}).redact(f"{CANARY} {CANARY}-long") == "*** ***"
 
 
 def test_short_strings_are_no_secrets() -> None:
-    assert redact("EMPTY and 1234567", {"EMPTY", "1234567", ""}) == "EMPTY and 1234567"
+    assert Secrets.of({"EMPTY", "1234567", ""}).redact("EMPTY and 1234567") == "EMPTY and 1234567"
 
 
 def test_a_quoted_or_escaped_secret_is_masked() -> None:
     secret = 'a b"c\\d+é/'
-    assert redact(f"{secret!r} a%20b%22c%5Cd%2B%C3%A9%2F", {secret}) == "'***' ***"
+    assert Secrets.of({secret}).redact(f"{secret!r} a%20b%22c%5Cd%2B%C3%A9%2F") == "'***' ***"
 
 
 def test_secrets_do_not_show_themselves() -> None:
