@@ -177,7 +177,7 @@ class Gateway:
                 models=self.models,
                 live=self.live,
                 in_flight=self.executor.in_flight,
-                reloads=self.state,
+                reloads=self.state.as_dict,
                 money=self.costs.money,
             )
         )
@@ -461,7 +461,7 @@ def _routes(gateway: Gateway) -> list[web.AbstractRouteDef]:
     admin = Admin(
         manager=gateway.manager,
         models=gateway.models,
-        reloads=gateway.state,
+        reloads=gateway.state.as_dict,
         draining=lambda: gateway.draining,
         log_dropped=lambda: gateway.sink.dropped,
         ledger=gateway.ledger.as_dict,

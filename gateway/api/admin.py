@@ -1,7 +1,6 @@
 """`/routing` and `/health`: what the gateway is doing, for people and for load balancers. No key is in them."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -12,14 +11,6 @@ from gateway.observe.models import Models
 from gateway.routing.manager import RoutingManager
 
 
-class Reloads(Protocol):
-    """What `/routing` says of the configuration's last reading."""
-
-    def as_dict(self) -> Mapping[str, object]:
-        """Give it JSON-ready."""
-        ...
-
-
 class Admin:
     """The handlers of `/routing` and `/health`."""
 
@@ -28,12 +19,12 @@ class Admin:
         *,
         manager: RoutingManager,
         models: Models,
-        reloads: Reloads,
+        reloads: Callable[[], Mapping[str, object]],
         draining: Callable[[], bool],
         log_dropped: Callable[[], int],
         ledger: Callable[[], Mapping[str, object]],
     ) -> None:
-        """Tell of these."""
+        """Tell of these; `reloads` and `ledger` give theirs JSON-ready."""
         self._manager = manager
         self._models = models
         self._reloads = reloads
@@ -75,7 +66,7 @@ class Admin:
             "hash": snapshot.digest if snapshot else None,
             "strategy": snapshot.settings.strategy if snapshot else None,
             "parameters": dict(snapshot.settings.parameters) if snapshot else {},
-            "reload": self._reloads.as_dict(),
+            "reload": self._reloads(),
             "log": {"dropped": self._log_dropped()},
             "ledger": self._ledger(),
             "models": [self._models.of(snapshot, model.id) for model in snapshot.models] if snapshot else [],

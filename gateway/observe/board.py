@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -32,14 +32,6 @@ _SLICE: Final = 10
 Money = Mapping[str, float]
 
 
-class Reloads(Protocol):
-    """What is told of the configuration's readings."""
-
-    def as_dict(self) -> Mapping[str, object]:
-        """Give it JSON-ready."""
-        ...
-
-
 class Board:
     """Makes the states.
 
@@ -54,13 +46,13 @@ class Board:
         models: Models,
         live: Live,
         in_flight: Mapping[Identity, int],
-        reloads: Reloads,
+        reloads: Callable[[], Mapping[str, object]],
         money: Callable[[], Money | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Show these; `money` gives USD `spent` and `avoided`, or None without prices, `clock` seconds since the epoch.
+        """Show these; `reloads` gives the configuration's readings JSON-ready, `clock` seconds since the epoch.
 
-        Neither may block.
+        `money` gives USD `spent` and `avoided`, or None without prices. None of them may block.
         """
         self._manager, self._models, self._live = manager, models, live
         self._in_flight, self._reloads, self._money, self._clock = in_flight, reloads, money, clock
@@ -95,7 +87,7 @@ class Board:
         }
         if renewed:
             state["order"] = self._order()
-        reload = self._reloads.as_dict()
+        reload = self._reloads()
         if reload != self._reload:
             state["reload"], self._reload = shortened(reload), reload
         self._seen, self._full = self._live.number, None

@@ -50,7 +50,7 @@ async def state(end: int, tokens: int = 20) -> bytes:
         models=Models(manager, Traffic(), {}),
         live=live,
         in_flight={},
-        reloads=ReloadState(),
+        reloads=ReloadState().as_dict,
         money=lambda: None,
         clock=lambda: now,
     )

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -40,19 +39,16 @@ class Seen:
         self.live = Live(lambda: self.now)
         self.in_flight = Counter[tuple[str, str]]()
         self.reload: dict[str, object] = {"faults": [], "warnings": [], "history": []}
-        self.money: Mapping[str, float] | None = None
+        self.money: dict[str, float] | None = None
         self.board = Board(
             manager=self.manager,
             models=Models(self.manager, self.traffic, self.in_flight),
             live=self.live,
             in_flight=self.in_flight,
-            reloads=self,
+            reloads=lambda: dict(self.reload),
             money=lambda: self.money,
             clock=lambda: self.now,
         )
-
-    def as_dict(self) -> Mapping[str, object]:
-        return dict(self.reload)
 
     def adopt(self, models: str, routing: str | None = None) -> None:
         loaded = load(models, routing)

@@ -5,9 +5,10 @@ Nothing is remembered here: a removed deployment has no weight and no breaker an
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import Final, Protocol
+from typing import Final
 
 from gateway import __version__
+from gateway.observe.cost import Cost
 from gateway.observe.metrics.families import (
     ACCEPTED_AT,
     AVOIDED,
@@ -31,6 +32,7 @@ from gateway.observe.metrics.families import (
 )
 from gateway.observe.metrics.series import Key
 from gateway.observe.metrics.text import Told, labelled, line
+from gateway.observe.reloads import ReloadState
 from gateway.observe.traffic import Traffic
 from gateway.routing.manager import RoutingManager
 from gateway.routing.pricing import NANO
@@ -38,31 +40,6 @@ from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
 
 _BREAKER_STATES: Final = ("closed", "open", "half_open")
 _ENDPOINT_STATES: Final = ("unknown", "up", "down", "loading")
-
-
-class Reloads(Protocol):
-    """How the configuration's last reading went; times in seconds since the epoch, absent where it never did.
-
-    `rejected` is absent too once it was mended; `last` is when one was accepted or rejected last.
-    """
-
-    accepted: float | None
-    rejected: float | None
-    last: float | None
-
-
-class Cost(Protocol):
-    """What a deployment has cost and avoided since the process began, in nanodollars."""
-
-    @property
-    def spent(self) -> int:
-        """What its answers cost."""
-        ...
-
-    @property
-    def avoided(self) -> int:
-        """What the same tokens would have cost at the cheapest remote deployment."""
-        ...
 
 
 class State:
@@ -73,12 +50,12 @@ class State:
         *,
         manager: RoutingManager,
         traffic: Traffic,
-        reloads: Reloads,
+        reloads: ReloadState,
         in_flight: Mapping[Identity, int],
         log_dropped: Callable[[], int],
         connections: Callable[[], int],
-        ledger_dropped: Callable[[], int] = lambda: 0,
-        costs: Callable[[], Mapping[Key, Cost]] = dict,
+        ledger_dropped: Callable[[], int],
+        costs: Callable[[], Mapping[Key, Cost]],
     ) -> None:
         """Read these."""
         self._manager = manager

@@ -1,9 +1,10 @@
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from gateway.observe.cost import Cost
 from gateway.observe.metrics.families import AVOIDED, COST
 from gateway.observe.metrics.series import Key
 from gateway.observe.metrics.state import State
+from gateway.observe.reloads import ReloadState
 from gateway.observe.traffic import Traffic
 from gateway.routing.manager import RoutingManager
 from tests.observe.metrics.reading import key, of, page, samples
@@ -15,24 +16,11 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
-    spent: int
-    avoided: int
-
-
-@dataclass(slots=True)
-class Reloads:
-    accepted: float | None = None
-    rejected: float | None = None
-    last: float | None = None
-
-
-def state(costs: Callable[[], Mapping[Key, Priced]] = dict, connections: Callable[[], int] = lambda: 8) -> State:
+def state(costs: Callable[[], Mapping[Key, Cost]] = dict, connections: Callable[[], int] = lambda: 8) -> State:
     return State(
         manager=RoutingManager(),
         traffic=Traffic(),
-        reloads=Reloads(),
+        reloads=ReloadState(),
         in_flight={("m", "a"): 2, ("m", "b"): 1},
         log_dropped=lambda: 5,
         ledger_dropped=lambda: 7,
@@ -42,7 +30,7 @@ def state(costs: Callable[[], Mapping[Key, Priced]] = dict, connections: Callabl
 
 
 def test_costs_are_told_in_dollars_of_deployments_that_are_tracked() -> None:
-    costs = {LOCAL: Priced(250_000_000, 1), REMOTE: Priced(500_000_000, 0), ("m", "gone", "local"): Priced(9, 9)}
+    costs = {LOCAL: Cost(250_000_000, 1), REMOTE: Cost(500_000_000, 0), ("m", "gone", "local"): Cost(9, 9)}
     found = samples(page(state(lambda: costs).told(LABELS)))
     assert found[of("a", "cost_usd_total")] == 0.25
     assert found[of("a", "cost_avoided_usd_total")] == 1e-09
