@@ -6,7 +6,7 @@ The file belongs to the operator as much as to us: it is renamed, truncated, rem
   names nothing is created anew: at once if our file was removed, after a grace if it was only renamed, because
   logrotate renames first and creates second, and takes a file that it finds in between for a stranger's.
 - O_APPEND makes a truncated file (logrotate's `copytruncate`) right by itself; lines that fell between the copy and the
-  truncation are written again (`recent`).
+  truncation are written again (`copytruncate`).
 - When the disk fills in the middle of a line, the file stays open and the line is completed when space returns. If the
   line's first half is gone by then (the file was truncated or removed, or a pipe's reader left), the line is written
   again from its start. A file that is opened and does not end with a newline gets one first, so that what another
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from gateway.observe.recent import Recent
+from gateway.observe.copytruncate import Tail
 
 STREAMS = {"stdout": 1, "stderr": 2}
 
@@ -90,7 +90,7 @@ class Target:
         self._clock = clock
         self._fd = -1
         self._identity = (0, 0)
-        self._recent: Recent | None = None  # of a regular file
+        self._tail: Tail | None = None  # of a regular file
         self._missing_since: float | None = None
 
     def write(self, lines: Lines) -> None:
@@ -118,7 +118,7 @@ class Target:
 
     def _mend(self, lines: Lines) -> None:
         now = os.fstat(self._fd)
-        if self._recent and (now.st_nlink == 0 or now.st_size != self._recent.size):
+        if self._tail and (now.st_nlink == 0 or now.st_size != self._tail.size):
             self.close()
             lines.rewind()
         else:
@@ -129,8 +129,8 @@ class Target:
             self.close()
         if self._fd < 0:
             self._open()
-        elif self._recent and (now := os.fstat(self._fd)).st_size < self._recent.size:
-            lines.insert(self._recent.shrink(Path(self.name), now))
+        elif self._tail and (now := os.fstat(self._fd)).st_size < self._tail.size:
+            lines.insert(self._tail.shrink(Path(self.name), now))
 
     def _superseded(self) -> bool:
         try:
@@ -158,7 +158,7 @@ class Target:
             raise
         self._fd = fd
         self._identity = (now.st_dev, now.st_ino)
-        self._recent = Recent(now.st_size + added) if regular else None
+        self._tail = Tail(now.st_size + added) if regular else None
 
     def _push(self, lines: Lines, end: int) -> None:
         while lines.sent < end:
@@ -171,8 +171,8 @@ class Target:
             piece = lines.data[lines.sent : stop]
             sent = os.write(self._fd, piece)
             lines.sent += sent
-            if self._recent:
-                self._recent.add(piece[:sent])
+            if self._tail:
+                self._tail.add(piece[:sent])
 
 
 def open_for_append(name: str) -> int:

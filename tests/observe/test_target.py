@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.observe.recent import Recent
+from gateway.observe.copytruncate import Tail
 from gateway.observe.target import Lines, Target, open_for_append, reason
 
 GRACE = 1.0
@@ -198,11 +198,11 @@ def test_a_copy_that_may_not_be_read_is_none(unprivileged: Path, clock: Clock) -
     assert path.read_bytes() == b"c\n"
 
 
-def remembering(size: int, *lines: bytes) -> Recent:
-    recent = Recent(size)
+def remembering(size: int, *lines: bytes) -> Tail:
+    tail = Tail(size)
     for line in lines:
-        recent.add(line)
-    return recent
+        tail.add(line)
+    return tail
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def truncated(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("recent", "lost"),
+    ("tail", "lost"),
     [
         (remembering(0, b"first\n"), b""),
         (remembering(0, b"first\n", b"second\n"), b"second\n"),
@@ -225,30 +225,30 @@ def truncated(path: Path) -> Path:
         (remembering(0, b"first\n", b"x" * 2_000_000), b""),
     ],
 )
-def test_what_followed_the_copy_is_lost(truncated: Path, recent: Recent, lost: bytes) -> None:
-    assert recent.shrink(truncated, truncated.stat()) == lost
+def test_what_followed_the_copy_is_lost(truncated: Path, tail: Tail, lost: bytes) -> None:
+    assert tail.shrink(truncated, truncated.stat()) == lost
 
 
 def test_what_was_written_unaware_of_the_truncation_is_not_lost(truncated: Path) -> None:
     truncated.write_bytes(b"third\n")
-    recent = remembering(0, b"first\n", b"second\n", b"third\n")
-    assert recent.shrink(truncated, truncated.stat()) == b"second\n"
+    tail = remembering(0, b"first\n", b"second\n", b"third\n")
+    assert tail.shrink(truncated, truncated.stat()) == b"second\n"
 
 
 def test_of_several_copies_the_latest_counts(truncated: Path) -> None:
     truncated.with_suffix(".2").write_bytes(b"first\nsecond\n")
-    recent = remembering(0, b"first\n", b"second\n", b"third\n")
-    assert recent.shrink(truncated, truncated.stat()) == b"third\n"
+    tail = remembering(0, b"first\n", b"second\n", b"third\n")
+    assert tail.shrink(truncated, truncated.stat()) == b"third\n"
 
 
 def test_a_second_truncation_finds_a_copy_of_what_was_written_unaware_of_the_first(truncated: Path) -> None:
     truncated.write_bytes(b"third\n")
-    recent = remembering(0, b"first\n", b"second\n", b"third\n")
-    again = recent.shrink(truncated, truncated.stat())
+    tail = remembering(0, b"first\n", b"second\n", b"third\n")
+    again = tail.shrink(truncated, truncated.stat())
     truncated.with_suffix(".1").write_bytes(b"third\n")
-    recent.add(again)
+    tail.add(again)
     os.truncate(truncated, 0)
-    assert recent.shrink(truncated, truncated.stat()) == b"second\n"
+    assert tail.shrink(truncated, truncated.stat()) == b"second\n"
 
 
 def test_a_log_whose_folder_went_finds_no_copy(truncated: Path) -> None:

@@ -18,7 +18,7 @@ _COMPARED = 1 << 12
 _SAME_ROTATION = 60.0
 
 
-class Recent:
+class Tail:
     """The last bytes written to a file, and the `size` that it should have. For one writer with O_APPEND.
 
     They are kept as they were written: to put them together each time would cost as much as to write them.
