@@ -1,8 +1,8 @@
 """What is told of a model: its deployments, who is to get how much, who got it, and how they are."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
+from gateway.observe.render import rfc3339
 from gateway.observe.traffic import Served, Traffic
 from gateway.routing.manager import RoutingManager
 from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
@@ -51,11 +51,10 @@ class Models:
             "requests": served.requests,
             "failures": served.failures,
             "in_flight": self._in_flight.get(deployment.identity, 0),
-            "health": {"state": health.state, "since": iso(health.since), "reason": health.reason},
-            "breaker": {"state": breaker.state, "since": iso(breaker.since), "reason": breaker.reason},
+            "health": {"state": health.state, "since": _written(health.since), "reason": health.reason},
+            "breaker": {"state": breaker.state, "since": _written(breaker.since), "reason": breaker.reason},
         }
 
 
-def iso(seconds: float | None) -> str | None:
-    """Write a time, given in seconds since the epoch, as RFC 3339 in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+def _written(when: float | None) -> str | None:
+    return None if when is None else rfc3339(when)

@@ -6,7 +6,6 @@ kept: it would push out those that tell something.
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Final, Literal
 
 from msgspec import Struct, field
@@ -83,13 +82,9 @@ class ReloadState(Struct):
     def as_dict(self) -> Mapping[str, object]:
         """Give it JSON-ready; the newest reading first."""
         return {
-            "accepted_at": _time(self.accepted),
-            "rejected_at": _time(self.rejected),
+            "accepted_at": None if self.accepted is None else rfc3339(self.accepted),
+            "rejected_at": None if self.rejected is None else rfc3339(self.rejected),
             "faults": [fault.as_dict() for fault in self.faults],
             "warnings": [notice.as_dict() for notice in self.notices],
             "history": [reading.as_dict() for reading in reversed(self.history)],
         }
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -31,7 +31,7 @@ def test_readings_are_told_newest_first_without_what_they_lack() -> None:
     assert (state.faults, state.rejected) == ((FAULT,), 1.5)
     state.accept(2.0, 2, "bbb", [NOTICE], CHANGES)
     assert state.as_dict() == {
-        "accepted_at": "1970-01-01T00:00:02.000+00:00",
+        "accepted_at": "1970-01-01T00:00:02.000Z",
         "rejected_at": None,
         "faults": [],
         "warnings": [NOTICE.as_dict()],

@@ -10,7 +10,6 @@ What clients and upstreams name or count is taken within bounds: text that a dat
 column, would hold up the rows behind it.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple, cast
@@ -222,11 +221,6 @@ def _shared(run: int, outcome: Outcome) -> dict[str, Value]:
         "lost_completion_tokens": lost_completion,
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def iso(seconds: float) -> str:
-    """Write a time as `2026-11-23T03:00:00Z`."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _failed(attempts: tuple[Attempt, ...]) -> str | None:

@@ -8,11 +8,11 @@ rows leave the database: for each, a thread that is not the event loop's may hav
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from time import gmtime, strftime
 from typing import Final, cast
 
 from msgspec import Struct
 
-from gateway.observe.ledger.rows import iso
 from gateway.observe.ledger.store import Reader
 from gateway.routing.pricing import dollars
 
@@ -96,14 +96,19 @@ def stats(reader: Reader, question: Question, now: float) -> Answer:
         _rank(groups, time, reader.rows(_ranks(where, time), parameters))
     return {
         "hours": question.hours,
-        "since": iso(since),
-        "until": iso(now),
+        "since": _written(since),
+        "until": _written(now),
         "model": question.model,
         "deployment": question.deployment,
         "total": groups["total", ()],
         "models": _listed(groups, "models"),
         "deployments": _listed(groups, "deployments"),
     }
+
+
+def _written(seconds: float) -> str:
+    """Write a time as `2026-11-23T03:00:00Z`."""
+    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(seconds))
 
 
 def _conditions(question: Question) -> Iterator[str]:
