@@ -47,12 +47,12 @@ class Prober:
         """Watch this snapshot's endpoints and no others; those that did not change keep their rhythm."""
         settings = snapshot.settings
         before, *pace_before = self._followed
-        pace = [settings.health_interval, settings.connect_timeout]
+        pace = [settings.health_interval, settings.probe_timeout]
         if snapshot.endpoints is before and pace == pace_before:
             return
         self._followed = (snapshot.endpoints, *pace)
         endpoints = snapshot.endpoints.values() if settings.health_interval else ()
-        wanted = {(endpoint, settings.health_interval, settings.connect_timeout) for endpoint in endpoints}
+        wanted = {(endpoint, settings.health_interval, settings.probe_timeout) for endpoint in endpoints}
         for watched in self._tasks.keys() - wanted:
             self._tasks.pop(watched).cancel()
         for watched in wanted - self._tasks.keys():

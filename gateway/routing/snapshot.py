@@ -249,7 +249,7 @@ class Settings(msgspec.Struct, frozen=True):
     ledger: LedgerSettings = LedgerSettings()
 
     @property
-    def connect_timeout(self) -> float:
+    def probe_timeout(self) -> float:
         """How long a health probe may take, in seconds."""
         return self.clocks.connect
 

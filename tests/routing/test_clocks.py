@@ -28,7 +28,7 @@ models:
 def test_the_clocks_are_those_of_routing_yaml(routing: str | None, clocks: Clocks) -> None:
     made = make(BOXES, routing, IDLE="7")
     assert made.settings.clocks == clocks
-    assert made.settings.connect_timeout == clocks.connect
+    assert made.settings.probe_timeout == clocks.connect
     assert made.routes["llama"].clocks == clocks
 
 

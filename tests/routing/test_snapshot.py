@@ -121,11 +121,11 @@ health_check: {interval: 7, unhealthy_after: 2, healthy_after: 4}
 logging: {output: x.log, level: debug}
 """
     settings = make(BOXES, routing).settings
-    assert (settings.strategy, settings.connect_timeout, settings.health_interval) == ("round_robin", 3, 7)
+    assert (settings.strategy, settings.probe_timeout, settings.health_interval) == ("round_robin", 3, 7)
     assert (settings.unhealthy_after, settings.healthy_after) == (2, 4)
     assert (settings.log_output, settings.log_level, settings.split) == ("x.log", "debug", True)
     bare = make(BOXES).settings
-    assert (bare.strategy, bare.connect_timeout, bare.health_interval, bare.split) == ("fixed", 2, 0, False)
+    assert (bare.strategy, bare.probe_timeout, bare.health_interval, bare.split) == ("fixed", 2, 0, False)
 
 
 def test_parameters_are_shown_without_secrets() -> None:
