@@ -201,7 +201,7 @@ class OpenAI:
 
         """
         began, peek = time.monotonic(), None
-        trace = self._trace(asked.headers) if self._sampling else None
+        trace = _trace(self._sampling, asked.headers) if self._sampling is not None else None
         turn = self._turns.take()
         try:
             if turn is not None:
@@ -246,11 +246,6 @@ class OpenAI:
                 passing[name] = value
         return Fields(passing.items())
 
-    def _trace(self, headers: CIMultiDictProxy[str]) -> Trace | None:
-        if self._sampling is None:
-            return None
-        return self._sampling.begin(*(headers.getall(name, ()) for name in _TRACE))
-
     def _snapshot(self) -> Snapshot:
         snapshot = self._current()
         if snapshot is None:
@@ -280,6 +275,10 @@ class OpenAI:
     def _model(self, model: Model) -> dict[str, object]:
         owner = {"owned_by": "hybrid-inference-gateway"}
         return {"id": model.id, "object": "model", "created": self._created, **owner, **model.metadata}
+
+
+def _trace(sampling: Sampling, headers: CIMultiDictProxy[str]) -> Trace:
+    return sampling.begin(*(headers.getall(name, ()) for name in _TRACE))
 
 
 def _no_configuration() -> RequestError:

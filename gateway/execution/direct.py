@@ -321,5 +321,5 @@ class Direct:
 
 
 @lru_cache(maxsize=64)
-def _within(connect: float) -> aiohttp.ClientTimeout:
+def _within(connect: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=connect)

@@ -269,7 +269,7 @@ class Executor:
     def _why_ended(self, record: Record) -> str:
         if record.out_of_time:
             return Cause.TOTAL_TIMEOUT.value
-        return "cut" if self.cutting else "client_left"
+        return self.unheard()[1]
 
     async def _answer(self, record: Record, this: Try, call: Call, client: Client) -> None:
         if record.ask.adds_usage or this.rescue is not None:

@@ -128,7 +128,7 @@ class Flow:
         return self._waiting()
 
     async def pour(
-        self, take: Callable[[bytes], bool], straight: Callable[[Callable[[bytes], None]], Straight] | None = None
+        self, take: Callable[[bytes], bool], straight: Callable[[Callable[[bytes], None]], Straight]
     ) -> None:
         """Call `take` with what has come and then with each part as it comes, until it gives true, or until the end.
 
@@ -147,17 +147,15 @@ class Flow:
             return
         self._take = take
         self._poured = asyncio.get_running_loop().create_future()
-        taking = straight(self._source.data_received) if straight is not None else None
-        if taking is not None:
-            next(taking)
-            self._source.divert(taking.send)
+        taking = straight(self._source.data_received)
+        next(taking)
+        self._source.divert(taking.send)
         try:
             await self._poured
         finally:
             self._take = self._poured = None
-            if taking is not None:
-                self._source.divert(None)
-                taking.close()
+            self._source.divert(None)
+            taking.close()
 
     def rest(self) -> None:
         """Let nothing come for now."""

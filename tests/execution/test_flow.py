@@ -40,6 +40,12 @@ class Source:
         self.receive = receive
 
 
+def none_straight(otherwise: Callable[[bytes], None]) -> Straight:
+    """Take nothing of what is received."""
+    while True:
+        otherwise((yield))
+
+
 class Body:
     """A flow, its transport, and what it poured."""
 
@@ -63,7 +69,7 @@ class Body:
             self.poured.append(data)
             return enough(data)
 
-        return asyncio.create_task(self.flow.pour(take))
+        return asyncio.create_task(self.flow.pour(take, none_straight))
 
 
 async def test_what_has_come_is_given_at_once_and_the_rest_when_it_comes() -> None:
