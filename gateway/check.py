@@ -1,22 +1,18 @@
 """`gateway check --diff`: what a save would change, asked of the running gateway and told to people."""
 
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
-from http.client import HTTPException
 from typing import Final, TextIO
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.error import HTTPError
 
 import msgspec
 
 from gateway.api.plan import PATH, InForce
+from gateway.asking import UnreachableError, ask
 from gateway.routing.diff import Change, Diff, diff
 from gateway.routing.manager import Plan
 
 _TIMEOUT: Final = 5.0
 _LARGEST: Final = 256 << 20
-_REACHED_AT: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - not bound
 _COLOURS: Final = {"+": "\x1b[32m", "-": "\x1b[31m", "~": "\x1b[33m"}
 _PLAIN: Final = "\x1b[0m"
 _SIGNS: Final = {
@@ -27,59 +23,21 @@ _SIGNS: Final = {
 }
 
 
-class UnreachableError(Exception):
-    """The running gateway does not tell its plan; the message says why."""
-
-
-def default_url(environ: Mapping[str, str]) -> str:
-    """Give the address that `gateway serve` would be reached at from here, with the same environment."""
-    host = environ.get("GATEWAY_HOST", "")
-    host = _REACHED_AT.get(host, host)
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    port = environ.get("GATEWAY_PORT") or environ.get("PORT") or ""
-    return f"http://{host}:{port if port.isdecimal() else 8080}"
-
-
-def is_url(text: str) -> bool:
-    """Tell whether `text` may be a gateway's address."""
-    try:
-        parts = urlsplit(text)
-        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        return is_one and text.isprintable() and " " not in text
-    except ValueError:
-        return False
-
-
 def in_force(url: str) -> InForce:
-    """Ask the gateway at `url` for its plan. Blocking; no proxy is used.
+    """Ask the gateway at `url` for its plan. Blocking.
 
     Raises:
         UnreachableError: there is no gateway, or it does not tell.
 
     """
     address = url.rstrip("/") + PATH
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with closing(opener.open(address, timeout=_TIMEOUT)) as answer:
-            return msgspec.json.decode(answer.read(_LARGEST), type=InForce)
+        return msgspec.json.decode(ask(address, _TIMEOUT, _LARGEST), type=InForce)
     except HTTPError as error:
         error.close()
         raise UnreachableError(f"{address}: status {error.code}, expected the plan of a gateway") from None
     except msgspec.DecodeError as error:
         raise UnreachableError(f"{address}: the answer is not the plan of a gateway of this version") from error
-    except (OSError, HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise UnreachableError(f"cannot ask {address}: {_told(reason)}") from error
-
-
-def _told(reason: object) -> str:
-    if isinstance(reason, TimeoutError):
-        return f"no answer in {_TIMEOUT:g} s"
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror.lower()
-    if isinstance(reason, UnicodeError):
-        return "its host is malformed, or there is more than ASCII in it"
-    return type(reason).__name__ if isinstance(reason, Exception) else str(reason)
 
 
 def against(found: InForce, built: Plan) -> Diff:

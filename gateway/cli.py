@@ -18,8 +18,9 @@ from typing import Final, Self, TypeVar
 from gateway import __version__
 from gateway.api.cors import origins
 from gateway.api.openai import Limits
+from gateway.asking import UnreachableError, default_url, is_url
 from gateway.capacity import open_files, shortfall
-from gateway.check import UnreachableError, against, as_json, as_text, default_url, in_force, is_url, wants_colour
+from gateway.check import against, as_json, as_text, in_force, wants_colour
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
 from gateway.config.schema import schema

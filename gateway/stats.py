@@ -2,14 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.client import HTTPException
 from typing import Any, Final
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, Request, build_opener
 
-from gateway.check import is_url
-from gateway.lifecycle import CannotServeError
+from gateway.asking import UnreachableError, ask
 
 _SECONDS: Final = 60.0
 _MOST: Final = 16 << 20
@@ -18,32 +15,20 @@ _LEAST: Final = 0.000001
 Numbers = Mapping[str, Any]
 
 
-class NoStatsError(CannotServeError):
-    """The gateway could not be asked, or had no answer; the message says why."""
-
-
 def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
-    """Ask the gateway at a URL; `question` holds the parameters of `/stats`. No proxy is asked on the way. Blocking.
+    """Ask the gateway at a URL; `question` holds the parameters of `/stats`. Blocking.
 
     Raises:
-        NoStatsError: it cannot be reached, or refuses.
+        UnreachableError: it cannot be reached, or refuses.
 
     """
-    if not is_url(url):
-        raise NoStatsError(f"found the address {url!r}, expected one such as http://127.0.0.1:8080")
     asked = urlencode({name: value for name, value in question.items() if value is not None})
-    request = Request(f"{url.rstrip('/')}/stats?{asked}", headers={"Accept": "application/json"})  # noqa: S310 - checked
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=_SECONDS) as response:
-            return _object(response.read(_MOST), url)
+        body = ask(f"{url.rstrip('/')}/stats?{asked}", _SECONDS, _MOST)
     except HTTPError as error:
         with error:
-            raise NoStatsError(_refusal(error, url)) from None
-    except (URLError, OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise NoStatsError(f"cannot ask the gateway at {url}: {str(reason).lower()}") from error
-    except HTTPException as error:
-        raise NoStatsError(f"cannot ask the gateway at {url}: {type(error).__name__}") from error
+            raise UnreachableError(_refusal(error, url)) from None
+    return _object(body, url)
 
 
 def table(answer: Numbers) -> str:
@@ -123,9 +108,12 @@ def _notes(answer: Numbers) -> Iterator[str]:
 
 
 def _object(body: bytes, url: str) -> Numbers:
-    answer = json.loads(body)
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
     if not isinstance(answer, dict) or "total" not in answer:
-        raise NoStatsError(f"{url} is no gateway: it answers something else")
+        raise UnreachableError(f"{url} is no gateway: it answers something else")
     return answer
 
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from gateway.check import UnreachableError, default_url, in_force, is_url, wants_colour
+from gateway.asking import UnreachableError, default_url, is_url
+from gateway.check import in_force, wants_colour
 from gateway.cli import main
 from tests.execution.support import running
 from tests.fakes.connection import PATIENCE

@@ -1,0 +1,64 @@
+"""Asking a running gateway, for the commands that do: `check --diff` and `stats`."""
+
+import urllib.request
+from collections.abc import Mapping
+from contextlib import closing
+from http.client import HTTPException
+from typing import Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+_REACHED_AT: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - not bound
+
+
+class UnreachableError(Exception):
+    """The running gateway does not tell what it is asked; the message says why."""
+
+
+def default_url(environ: Mapping[str, str]) -> str:
+    """Give the address that `gateway serve` would be reached at from here, with the same environment."""
+    host = environ.get("GATEWAY_HOST", "")
+    host = _REACHED_AT.get(host, host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    port = environ.get("GATEWAY_PORT") or environ.get("PORT") or ""
+    return f"http://{host}:{port if port.isdecimal() else 8080}"
+
+
+def is_url(text: str) -> bool:
+    """Tell whether `text` may be a gateway's address."""
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        return is_one and text.isprintable() and " " not in text
+    except ValueError:
+        return False
+
+
+def ask(address: str, seconds: float, most: int) -> bytes:
+    """Give the answer to a GET, up to `most` bytes. Blocking; no proxy is used.
+
+    Raises:
+        UnreachableError: there is none, or none within so many seconds.
+        HTTPError: it is an error.
+
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with closing(opener.open(address, timeout=seconds)) as answer:
+            body: bytes = answer.read(most)
+            return body
+    except HTTPError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise UnreachableError(f"cannot ask {address}: {_told(reason, seconds)}") from error
+
+
+def _told(reason: object, seconds: float) -> str:
+    if isinstance(reason, TimeoutError):
+        return f"no answer in {seconds:g} s"
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror.lower()
+    if isinstance(reason, UnicodeError):
+        return "its host is malformed, or there is more than ASCII in it"
+    return type(reason).__name__ if isinstance(reason, Exception) else str(reason)
