@@ -44,6 +44,7 @@ _SERVICE: Final = "hybrid-inference-gateway"
 _CAPACITY: Final = 4096
 _BATCH: Final = 256
 _DELAY: Final = 5.0
+_SHORTEST_DELAY: Final = 0.001
 _GENERATIONS: Final = 4
 _MILLISECOND: Final = 1_000_000
 _NOBODYS: Final = frozenset({"client_left", "cut"})
@@ -242,10 +243,12 @@ class Traces:
 
 
 def _delay() -> float:
+    """Read OTEL_BSP_SCHEDULE_DELAY; what no thread can wait for (`inf`, `nan`) is as if it were not set."""
     try:
-        return max(0.001, float(os.environ["OTEL_BSP_SCHEDULE_DELAY"]) / 1000)
+        given = float(os.environ["OTEL_BSP_SCHEDULE_DELAY"]) / 1000
     except (KeyError, ValueError):
         return _DELAY
+    return max(_SHORTEST_DELAY, given) if given <= threading.TIMEOUT_MAX else _DELAY
 
 
 def _resource() -> Resource:

@@ -455,7 +455,10 @@ def test_nobody_is_blamed_for_a_client_that_left(held: Held, failure: str, code:
     assert attempt.status.status_code.name == code
 
 
-@pytest.mark.parametrize(("given", "seconds"), [(None, 5.0), ("", 5.0), ("x", 5.0), ("250", 0.25), ("0", 0.001)])
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(None, 5.0), ("", 5.0), ("x", 5.0), ("250", 0.25), ("0", 0.001), ("inf", 5.0), ("1e30", 5.0), ("nan", 5.0)],
+)
 def test_the_delay_is_the_standard_one(
     held: Held, monkeypatch: pytest.MonkeyPatch, given: str | None, seconds: float
 ) -> None:
