@@ -1,6 +1,11 @@
-"""`/routing` and `/health`: what the gateway is doing, for people and for load balancers. No key is in them."""
+"""`/routing` and `/health`: what the gateway is doing, for people and for load balancers. No key is in them.
 
+To describe a thousand models takes some twenty milliseconds: the event loop is let go in between.
+"""
+
+import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -9,6 +14,9 @@ from gateway import __version__
 from gateway.api.context import GENERATION
 from gateway.observe.models import Models
 from gateway.routing.manager import RoutingManager
+from gateway.routing.snapshot import Snapshot
+
+_SLICE: Final = 50
 
 
 class Admin:
@@ -60,6 +68,7 @@ class Admin:
         """Tell how requests are routed now, and how the configuration came about."""
         snapshot = self._manager.snapshot
         request[GENERATION] = snapshot.generation if snapshot else 0
+        models = await self._described(snapshot) if snapshot else []
         answer: dict[str, object] = {
             "generation": snapshot.generation if snapshot else 0,
             "revision": snapshot.revision if snapshot else 0,
@@ -69,9 +78,17 @@ class Admin:
             "reload": self._reloads(),
             "log": {"dropped": self._log_dropped()},
             "ledger": self._ledger(),
-            "models": [self._models.of(snapshot, model.id) for model in snapshot.models] if snapshot else [],
+            "models": models,
         }
         return _json(answer)
+
+    async def _described(self, snapshot: Snapshot) -> list[dict[str, object]]:
+        models = []
+        for place, model in enumerate(snapshot.models, 1):
+            models.append(self._models.of(snapshot, model.id))
+            if place % _SLICE == 0:
+                await asyncio.sleep(0)
+        return models
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

@@ -1,21 +1,23 @@
 """What is told of a model: its deployments, who is to get how much, who got it, and how they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.observe.render import rfc3339
 from gateway.observe.traffic import Served, Traffic
 from gateway.routing.manager import RoutingManager
-from gateway.routing.snapshot import Deployment, Identity, Route, Snapshot
+from gateway.routing.snapshot import Deployment, Identity, Inactive, Route, Snapshot
 
 
 class Models:
-    """Describes models, JSON-ready."""
+    """Describes models, JSON-ready. Mutable: what waits for a variable in the configuration seen last, by model."""
 
     def __init__(self, manager: RoutingManager, traffic: Traffic, in_flight: Mapping[Identity, int]) -> None:
         """Tell of these; `in_flight` are the attempts under way."""
         self._manager = manager
         self._traffic = traffic
         self._in_flight = in_flight
+        self._inactive: tuple[Inactive, ...] = ()
+        self._waiting: dict[str, list[Inactive]] = {}
 
     def of(self, snapshot: Snapshot, model: str) -> dict[str, object]:
         """Describe a model of a snapshot, by its id."""
@@ -31,10 +33,17 @@ class Models:
             ],
             "inactive": [
                 {"name": inactive.name, "group": inactive.group, "waits_for": inactive.variable}
-                for inactive in snapshot.inactive
-                if inactive.model == model
+                for inactive in self._waits(snapshot.inactive).get(model, ())
             ],
         }
+
+    def _waits(self, inactive: tuple[Inactive, ...]) -> Mapping[str, Sequence[Inactive]]:
+        """Sort what waits by model, once: thousands of models may wait for one key."""
+        if inactive is not self._inactive:
+            self._inactive, self._waiting = inactive, {}
+            for each in inactive:
+                self._waiting.setdefault(each.model, []).append(each)
+        return self._waiting
 
     def _deployment(self, route: Route, place: int, deployment: Deployment, served: Served) -> dict[str, object]:
         health = self._manager.health(deployment.endpoint.identity)

@@ -1,12 +1,17 @@
 """What the gateway tells of itself."""
 
+import asyncio
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import gateway
 from gateway import __version__
+from gateway.routing.snapshot import Snapshot
 from tests.execution.support import CONTENT, Running, ask, chain, read_broken, running
 from tests.fakes.client import get
 from tests.fakes.upstream import (
@@ -75,6 +80,41 @@ async def test_without_a_configuration_it_lives_but_is_not_ready(config: Config)
         (fault,) = routing["reload"]["faults"]
         assert (fault["line"], fault["path"]) == (1, "models[0].id")
         assert KEY not in json.dumps(routing)
+
+
+async def test_many_models_do_not_hold_the_event_loop(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They used to be described in one go."""
+    turn = 0
+
+    async def turning() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    models = {f"m{number}": chain("http://127.0.0.1:1") for number in range(120)}
+    async with running(config, models) as gate:
+        describe, seen = gate.gateway.models.of, list[int]()
+
+        def of(snapshot: Snapshot, model: str) -> dict[str, object]:
+            seen.append(turn)
+            return describe(snapshot, model)
+
+        monkeypatch.setattr(gate.gateway.models, "of", of)
+        loop = asyncio.create_task(turning())
+        routing = await tell(gate, "/routing")
+        loop.cancel()
+        assert [model["id"] for model in routing["models"]] == [*models]
+        assert max(Counter(seen).values()) <= 50
+
+
+async def test_what_waits_is_told_of_the_configuration_in_force(config: Config) -> None:
+    async with running(config, {"m": {"a": {"base_url": "http://127.0.0.1:1"}}}) as gate:
+        assert (await tell(gate, "/routing"))["models"][0]["inactive"] == []
+        config.models(m={"a": {"base_url": "http://127.0.0.1:1"}, "later": {"base_url": "${LATER_URL}"}})
+        await until(lambda: gate.gateway.manager.snapshot and gate.gateway.manager.snapshot.generation == 2)
+        waits = {"name": "later", "group": "unlisted", "waits_for": "LATER_URL"}
+        assert (await tell(gate, "/routing"))["models"][0]["inactive"] == [waits]
 
 
 async def test_routing_tells_how_requests_are_routed(config: Config) -> None:
