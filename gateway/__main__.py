@@ -8,9 +8,9 @@ import sys
 def main() -> int:
     """Run the command line.
 
-    aiohttp reads the system's tables of file types when it is imported. They take a third of a megabyte, and no answer
-    has its type of them. Its lists of callbacks are compiled, and bring C++'s library with them, which takes a whole
-    one: in Python they do the same, a call in 0.34 us instead of 0.30.
+    aiohttp reads the system's tables of file types when it is imported: a third of a megabyte, of which no answer makes
+    use. Its lists of callbacks (frozenlist) are compiled, and load the C++ library: a whole megabyte. Written in Python
+    they do the same, in 0.34 us a call instead of 0.30.
     """
     _fill_streams()
     mimetypes.knownfiles.clear()

@@ -78,7 +78,7 @@ class Executor:
         self._clock = clock
         self._dice = dice
         self._sleep = sleep
-        self.in_flight: Counter[tuple[str, str]] = Counter()
+        self.in_flight: Counter[Identity] = Counter()
         self.cutting = False
         self._untold: set[Identity] = set()
         self._watch: Watch | None = None

@@ -141,15 +141,15 @@ class Batch:
         for key, places in self._kinds().items():
             if len(places) < _FEW:
                 rare[key[_SHARED]] += places
-            elif (alike := Alike(self._at(places), places)).is_sane:
+            elif (alike := Alike(self._those_at(places), places)).is_sane:
                 self.alike.append(alike)
             else:
-                self.odd += zip(places, self._at(places), strict=True)
+                self.odd += zip(places, self._those_at(places), strict=True)
         for places in rare.values():
-            if len(places) >= _LEAST and (mixed := Mixed(self._at(places), places)).is_sane:
+            if len(places) >= _LEAST and (mixed := Mixed(self._those_at(places), places)).is_sane:
                 self.mixed.append(mixed)
             else:
-                self.odd += zip(places, self._at(places), strict=True)
+                self.odd += zip(places, self._those_at(places), strict=True)
         self.odd_costs: Sequence[Cost | None] = (None,) * len(self.odd)
 
     def _kinds(self) -> Mapping[tuple[object, ...], list[int]]:
@@ -183,7 +183,7 @@ class Batch:
             ].append(place)
         return kinds
 
-    def _at(self, places: Sequence[int]) -> list[Outcome]:
+    def _those_at(self, places: Sequence[int]) -> list[Outcome]:
         outcomes = self.outcomes
         return [outcomes[place] for place in places]
 

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from gateway.execution.outcome import Outcome
 from gateway.observe.batch import Batch
+from gateway.routing.snapshot import Identity
 
-Identity = tuple[str, str]
 NOBODYS: Final = frozenset({"client_left", "cut", "local_fault", "internal_error"})
 """Why an attempt got no whole answer that its deployment is not to blame for."""
 
@@ -31,9 +31,9 @@ class Traffic:
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
         """Start at nothing. `settle` is called before anything is told: it brings requests that wait to be counted."""
         self._settle = settle
-        self._answers: Counter[Identity] = Counter()
-        self._failures: Counter[Identity] = Counter()
-        self._base: Counter[Identity] = Counter()
+        self._answers = Counter[Identity]()
+        self._failures = Counter[Identity]()
+        self._base = Counter[Identity]()
 
     def __call__(self, outcome: Outcome) -> None:
         """Count a finished request."""

@@ -13,7 +13,7 @@ said. An answer that breaks off after its first content was no success after all
 end a row of such breaks: an answer that ends well does. A request's second try of a deployment, a moment after its
 first, is no second piece of evidence: it counts neither way while it fails before its first content.
 
-The machine knows no clock: `now` is monotonic, in seconds, and goes back for nobody who asks later. The last 30 seconds
+The machine knows no clock: `now` is monotonic, in seconds, and never less than it was told before. The last 30 seconds
 are kept by the second, so that a request costs the same at any rate. What goes well is counted in one place, which is
 put away when the next second begins: of the breakers of a thousand deployments none is in the processor's cache.
 """

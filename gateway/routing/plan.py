@@ -1,6 +1,6 @@
 """A plan: everything about a configuration that can be worked out without knowing who is healthy.
 
-Making one may take its time, in a thread. It can tell a route for however things stand.
+Making one may take its time, in a thread. From it the routes can be weighed whoever is down or out (`weighing`).
 """
 
 from collections.abc import Iterable, Mapping
