@@ -20,7 +20,7 @@ from gateway.observe.ledger.writer import Ledger
 from gateway.routing.snapshot import Snapshot
 from gateway.threads import DaemonThreads
 
-SECONDS: Final = 30.0
+_SECONDS: Final = 30.0
 _FLUSH_SECONDS: Final = 1.0
 _MOST_HOURS: Final = 24.0 * 366 * 10
 _PARAMETERS: Final = ("hours", "model", "deployment")
@@ -36,13 +36,11 @@ class Stats:
         self,
         ledger: Ledger,
         current: Callable[[], Snapshot | None],
-        seconds: float = SECONDS,
         open_reader: Callable[[Place, float], AbstractContextManager[Reader]] = reader_at,
     ) -> None:
         """Ask this ledger; `current` gives the snapshot in force, which knows aliases."""
         self._ledger = ledger
         self._current = current
-        self._seconds = seconds
         self._open_reader = open_reader
         self._one = asyncio.Lock()
         self._threads = DaemonThreads("stats")
@@ -80,7 +78,7 @@ class Stats:
     def _answer(self, place: Place, question: Question) -> Answer:
         """Look into the ledger, once what waits is written. Blocking."""
         self._ledger.flush(_FLUSH_SECONDS)
-        with self._open_reader(place, self._seconds) as reader:
+        with self._open_reader(place, _SECONDS) as reader:
             answer = stats(reader, question, time.time())
         return answer | {"ledger": {"waiting": self._ledger.waiting, "dropped": self._ledger.dropped}}
 

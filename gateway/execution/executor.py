@@ -67,7 +67,6 @@ class Executor:
         changed: Callable[[Change], None],
         clock: Callable[[], float],
         dice: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`clock` is monotonic, in seconds; `changed` is told when what attempts met changed the weights."""
         self._upstream = upstream
@@ -77,7 +76,7 @@ class Executor:
         self._changed = changed
         self._clock = clock
         self._dice = dice
-        self._sleep = sleep
+        self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.in_flight: Counter[Identity] = Counter()
         self.cutting = False
         self._untold: set[Identity] = set()

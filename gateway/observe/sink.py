@@ -17,7 +17,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -60,13 +59,11 @@ class LogSink:
         capacity: int = 10_000,
         pause: float = 1.0,
         gather: float = 0.05,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue: SimpleQueue[Record | _Message] = SimpleQueue()
         self._limit = capacity  # 0 once closed
         self._pause = pause
         self._gather = gather
-        self._clock = clock
         self._known: frozenset[str] = frozenset()
         self._secrets = Secrets()
         self._spelled = self._known, self._secrets
@@ -77,7 +74,7 @@ class LogSink:
         self._dropped = 0
         self._told = 0  # of those dropped, how many a `log.dropped` record has told
         # The rest is the writer's own.
-        self._target = Target(target, pause=pause, clock=clock)
+        self._target = Target(target, pause=pause, clock=time.monotonic)
         self._left: set[str] = set()  # targets that refused their batch, until the newest one's turn has come
         self._lines = Lines()
         self._drops = 0  # how many drops the last of `_lines` tells
@@ -246,7 +243,7 @@ class LogSink:
     def _turn_to(self, name: str) -> None:
         if name != self._target.name:
             self._target.close()
-            self._target = Target(name, pause=self._pause, clock=self._clock)
+            self._target = Target(name, pause=self._pause, clock=time.monotonic)
             self._lines.rewind()
 
     def _rest(self, seconds: float) -> None:

@@ -22,7 +22,7 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
@@ -148,16 +148,16 @@ class SqliteReader:
 
 
 @contextmanager
-def read_sqlite(path: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[Reader]:
+def read_sqlite(path: str, seconds: float) -> Iterator[Reader]:
     """Open a file for reading, for at most so many seconds."""
     if Path(path).is_dir():  # of which SQLite says "disk I/O error"
         raise UnavailableError(os.strerror(errno.EISDIR).lower())
     connection = None
-    ends = clock() + seconds
+    ends = time.monotonic() + seconds
     try:
         uri = f"{Path(path).absolute().as_uri()}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-        connection.set_progress_handler(lambda: clock() > ends, _LOOKS)
+        connection.set_progress_handler(lambda: time.monotonic() > ends, _LOOKS)
         for pragma in _READING:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("BEGIN")
