@@ -2,7 +2,7 @@
 
 The first probe of an endpoint runs at once, the second at a random time within an interval, so that a thousand boxes
 are not asked in the same instant, and the further ones up to a tenth of the interval early, so that they stay apart.
-A fault of our own (no file descriptor left) says nothing about the endpoint.
+A fault of our own (no file descriptor left) says nothing about the endpoint, and ends no task.
 """
 
 import asyncio
@@ -100,6 +100,9 @@ class Prober:
             if cause is Cause.LOCAL_FAULT:
                 return None
             return ProbeResult("timeout" if cause is Cause.CONNECT_TIMEOUT else cause.value)
+        except Exception:  # noqa: BLE001 - it is our fault, and must not end the probes of this endpoint
+            _log.exception("a probe of %s failed", endpoint.identity)
+            return None
         if status == 503 and says_loading(body):  # noqa: PLR2004 - RFC 9110 15.6.4
             return ProbeResult("loading", loading=True)
         return ProbeResult(f"status {status}") if status >= 500 else ProbeResult()  # noqa: PLR2004 - RFC 9110 15.6

@@ -172,6 +172,24 @@ async def test_a_report_that_fails_is_logged_and_the_endpoint_asked_again(
         assert caplog.messages == [f"the report of a probe of {a.url} failed"] * 2
 
 
+async def test_a_probe_that_fails_by_our_fault_is_logged_and_the_endpoint_asked_again(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An endpoint that such a probe was of used to be asked never more, and told nobody."""
+
+    async def failing(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise IndexError
+
+    async with ScriptedUpstream([Send(status(200, "OK"))]) as a:
+        monkeypatch.setattr(watch.upstream, "probe", failing)
+        watch.prober.follow(snapshot(a.url))
+        await until(lambda: watch.slept)
+        assert (watch.found, caplog.messages) == ([], [f"a probe of {a.url} failed"])
+        watch.turn.set()
+        assert await watch.finds(2) == ProbeResult()
+
+
 async def test_a_probe_lives_as_long_as_its_endpoint(watch: Watch) -> None:
     async with ScriptedUpstream([Send(status(200, "OK"))]) as a, ScriptedUpstream([Hang()]) as b:
         watch.prober.follow(snapshot(a.url, b.url))
