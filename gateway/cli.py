@@ -295,7 +295,7 @@ def _check(arguments: argparse.Namespace) -> int:
         notices = parse(sources, files, environ).notices
         built = build(sources, files, environ, _check_output)
     except ConfigError as error:
-        _print_faults(error.faults, notices, as_json=arguments.json)
+        _print_faults(error.faults, notices, as_data=arguments.json)
         return 1
     if arguments.diff:
         print(_compared(built, arguments.url or _default_url(environ), as_data=arguments.json))
@@ -328,8 +328,8 @@ def _check_output(target: str) -> None:
     LogSink.check(target)
 
 
-def _print_faults(faults: Sequence[Fault], notices: Sequence[Fault], *, as_json: bool) -> None:
-    if as_json:
+def _print_faults(faults: Sequence[Fault], notices: Sequence[Fault], *, as_data: bool) -> None:
+    if as_data:
         told = {"faults": [fault.as_dict() for fault in faults], "warnings": [notice.as_dict() for notice in notices]}
         print(json.dumps(told, indent=2))
         return

@@ -72,11 +72,11 @@ def _candidates(model: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 def unanswered_response(unanswered: Unanswered, model: str) -> web.Response:
     """Say that no deployment answered; an upstream's own 4xx is passed on as it came."""
-    refusal = unanswered.refusal
-    if refusal is not None:
-        response = web.Response(status=refusal.status, body=refusal.body)
-        response.headers.extend(refusal.headers)
-        response.headers["x-gateway-deployment"] = refusal.deployment
+    own = unanswered.refusal
+    if own is not None:
+        response = web.Response(status=own.status, body=own.body)
+        response.headers.extend(own.headers)
+        response.headers["x-gateway-deployment"] = own.deployment
         response.headers["x-gateway-attempts"] = str(unanswered.tried)
         return response
     headers = {"x-gateway-attempts": str(unanswered.tried)}

@@ -133,8 +133,8 @@ def _models(sources: Sources, files: ConfigFiles, variables: _Variables) -> _Fil
         told = _misnamed(sources, files.models) or "not found, expected the list of models there"
         fault = Fault(file, 0, 0, "", f"{told}: see docs/configuration.md")
         return _File(Tree(file, Broken()), None, (fault,))
-    read = _tree(sources.models, file, variables, "empty, expected models: and a list of at least one model")
-    return _validated(ModelsDocument, *read)
+    found = _tree(sources.models, file, variables, "empty, expected models: and a list of at least one model")
+    return _validated(ModelsDocument, *found)
 
 
 def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> _File[RoutingDocument]:
@@ -145,8 +145,8 @@ def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names:
     tree, faults, notices = _tree(sources.routing, file, variables, advice)
     if _is_deprecated(tree.data, files.routing.name):
         return _File(tree, None, (tree.fault((), _deprecated(names)),))
-    read = _validated(RoutingDocument, tree, faults, notices)
-    return replace(read, faults=(*read.faults, *names.check(tree), *unrelated(tree), *unreadable_prices(tree)))
+    found = _validated(RoutingDocument, tree, faults, notices)
+    return replace(found, faults=(*found.faults, *names.check(tree), *unrelated(tree), *unreadable_prices(tree)))
 
 
 def _without_routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> Iterator[Fault]:
