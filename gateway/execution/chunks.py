@@ -6,13 +6,13 @@ count. An answer's content is text, reasoning, a refusal, audio or a tool call.
 """
 
 import json
-import re
 from collections.abc import Iterator
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.execution.outcome import MOST_TOKENS, Usage
+from gateway.execution.outcome import Usage
+from gateway.execution.usage import any_counts_of, counts_of
 
 _DONE: Final = b"[DONE]"
 _NULL: Final = b"null"
@@ -101,11 +101,11 @@ class Chunk(msgspec.Struct, gc=False):
         if not self.usage or self.usage == _NULL:
             return None
         try:
-            return _usage.decode(self.usage).told()
+            return counts_of(self.usage).told()
         except msgspec.ValidationError:
             pass
         try:
-            return _any_usage.decode(self.usage).told()
+            return any_counts_of(self.usage).told()
         except msgspec.ValidationError:
             return None
 
@@ -208,103 +208,4 @@ def read(data: bytes) -> Chunk | None:
         json.loads(data)
     except (ValueError, RecursionError):
         raise MalformedError from None
-    return None
-
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
-
-
-class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: _Count | None = None
-
-
-class _CompletionDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: _Count | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-
-    def told(self) -> Usage:
-        read, thought = self.prompt_tokens_details, self.completion_tokens_details
-        return Usage(
-            self.prompt_tokens,
-            self.completion_tokens,
-            None if read is None else read.cached_tokens,
-            None if thought is None else thought.reasoning_tokens,
-        )
-
-
-class _AnyPromptDetails(_PromptDetails, gc=False):
-    cached_tokens: int | None = None
-
-
-class _AnyCompletionDetails(_CompletionDetails, gc=False):
-    reasoning_tokens: int | None = None
-
-
-class _AnyUsage(_Usage, gc=False):
-    """One with counts that cannot be: those are as none."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _AnyPromptDetails | None = None
-    completion_tokens_details: _AnyCompletionDetails | None = None
-
-    def told(self) -> Usage:
-        told = super().told()
-        counts = (told.prompt_tokens, told.completion_tokens, told.cached_tokens, told.reasoning_tokens)
-        return Usage(*(count if 0 <= (count or 0) <= MOST_TOKENS else None for count in counts))
-
-
-class _Rest(msgspec.Struct, gc=False):
-    usage: _Usage
-
-
-_usage: Final = msgspec.json.Decoder(_Usage)
-_any_usage: Final = msgspec.json.Decoder(_AnyUsage)
-_rest: Final = msgspec.json.Decoder(_Rest)
-_NAME: Final = b'"usage"'
-_BACKSLASH: Final = 92  # as a number: that is found faster
-_USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
-_object: Final = json.JSONDecoder()
-
-
-def usage_in(tail: bytes) -> Usage | None:
-    """Read the last whole `usage` object in the tail of a JSON body.
-
-    It is looked for without parsing: inside a JSON string its quotes would be escaped, so that only a member matches.
-    Nearly always it is a member of the body itself, and what follows on its name is an object but for the first brace.
-    """
-    place = tail.rfind(_NAME)
-    if place < 0:
-        return None
-    rest = tail[place:]
-    if _BACKSLASH not in rest:  # no name is escaped: there is one usage
-        try:
-            return _rest.decode(b"{" + rest).usage.told()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass
-    return _usage_anywhere(tail)
-
-
-def usage_of(body: bytes) -> Usage | None:
-    """Read the `usage` of a whole JSON body, wherever in it that stands. It takes one pass, whatever the body holds."""
-    try:
-        return _rest.decode(body).usage.told()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _usage_anywhere(tail: bytes) -> Usage | None:
-    text = tail.decode(errors="replace")
-    for match in reversed(list(_USAGE.finditer(text))):
-        try:
-            found, _ = _object.raw_decode(text, match.end())
-            return msgspec.convert(found, _AnyUsage).told()
-        except (ValueError, msgspec.ValidationError, RecursionError):
-            continue
     return None

@@ -11,7 +11,6 @@ from math import inf
 from typing import Final, Protocol
 
 from gateway.execution.answer import Answer, AttemptFailedError
-from gateway.execution.chunks import usage_in, usage_of
 from gateway.execution.client import Client, WireClient
 from gateway.execution.deadline import Deadline, ExpiredError
 from gateway.execution.flow import Flow, Straight
@@ -19,6 +18,7 @@ from gateway.execution.framing import BEGINNINGS
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
 from gateway.execution.template import Known
+from gateway.execution.usage import usage_in, usage_of
 from gateway.routing.failures import Cause, Failure
 
 _TAIL: Final = 4096

@@ -1,0 +1,110 @@
+"""The tokens that an upstream counted: `usage`, as an event of a stream or a whole JSON answer has it.
+
+A body is long, and tells it at its end: only where that does not tell, the whole is parsed for it.
+"""
+
+import json
+import re
+from typing import Annotated, Final
+
+import msgspec
+
+from gateway.execution.outcome import MOST_TOKENS, Usage
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
+class _PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: _Count | None = None
+
+
+class _CompletionDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+    def told(self) -> Usage:
+        read, thought = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            None if read is None else read.cached_tokens,
+            None if thought is None else thought.reasoning_tokens,
+        )
+
+
+class _AnyPromptDetails(_PromptDetails, gc=False):
+    cached_tokens: int | None = None
+
+
+class _AnyCompletionDetails(_CompletionDetails, gc=False):
+    reasoning_tokens: int | None = None
+
+
+class _AnyUsage(_Usage, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _AnyPromptDetails | None = None
+    completion_tokens_details: _AnyCompletionDetails | None = None
+
+    def told(self) -> Usage:
+        told = super().told()
+        counts = (told.prompt_tokens, told.completion_tokens, told.cached_tokens, told.reasoning_tokens)
+        return Usage(*(count if 0 <= (count or 0) <= MOST_TOKENS else None for count in counts))
+
+
+class _Rest(msgspec.Struct, gc=False):
+    usage: _Usage
+
+
+counts_of: Final = msgspec.json.Decoder(_Usage).decode
+"""Reads a `usage`, and raises for counts that cannot be."""
+any_counts_of: Final = msgspec.json.Decoder(_AnyUsage).decode
+"""Reads any `usage`; counts that cannot be are as none."""
+_rest: Final = msgspec.json.Decoder(_Rest)
+_NAME: Final = b'"usage"'
+_BACKSLASH: Final = 92  # as a number: that is found faster
+_USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
+_object: Final = json.JSONDecoder()
+
+
+def usage_in(tail: bytes) -> Usage | None:
+    """Read the last whole `usage` object in the tail of a JSON body.
+
+    It is looked for without parsing: inside a JSON string its quotes would be escaped, so that only a member matches.
+    Nearly always it is a member of the body itself, and what follows on its name is an object but for the first brace.
+    """
+    place = tail.rfind(_NAME)
+    if place < 0:
+        return None
+    rest = tail[place:]
+    if _BACKSLASH not in rest:  # no name is escaped: there is one usage
+        try:
+            return _rest.decode(b"{" + rest).usage.told()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+    return _usage_anywhere(tail)
+
+
+def usage_of(body: bytes) -> Usage | None:
+    """Read the `usage` of a whole JSON body, wherever in it that stands. It takes one pass, whatever the body holds."""
+    try:
+        return _rest.decode(body).usage.told()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _usage_anywhere(tail: bytes) -> Usage | None:
+    text = tail.decode(errors="replace")
+    for match in reversed(list(_USAGE.finditer(text))):
+        try:
+            found, _ = _object.raw_decode(text, match.end())
+            return msgspec.convert(found, _AnyUsage).told()
+        except (ValueError, msgspec.ValidationError, RecursionError):
+            continue
+    return None

@@ -1,0 +1,111 @@
+"""What a JSON answer says that it took."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.execution.outcome import Usage
+from gateway.execution.usage import _usage_anywhere, usage_in, usage_of
+
+
+@pytest.mark.parametrize(
+    ("tail", "usage"),
+    [
+        (b'{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}', Usage(1, 2)),
+        (b'{"usage": {"prompt_tokens": 1, "total_tokens": 1}}', Usage(1, None)),
+        (
+            b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":7}}}',
+            Usage(9, None, 7),
+        ),
+        (
+            b'{"usage":{"completion_tokens":8,"completion_tokens_details":{"reasoning_tokens":6}}}',
+            Usage(None, 8, None, 6),
+        ),
+        (b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":null}}', Usage(9)),
+        (b'"usage":{"a":{"b":{"c":"}{"}},"prompt_tokens":1,"completion_tokens":2,"d":["\\"}"]},"x":1', Usage(1, 2)),
+        (b'{"usage":{"completion_tokens":1}},{"usage":{"completion_tokens":2}}', Usage(None, 2)),
+        (b'{"usage":{"completion_tokens":1}},{"usage":null}', Usage(None, 1)),
+        (b'{"usage":{"completion_tokens":1}},{"usage":{"completion_tok', Usage(None, 1)),
+        (
+            b'{"usage":{"completion_tokens":1},"choices":[{"text":"\\"usage\\":{\\"completion_tokens\\":9}"}]}',
+            Usage(None, 1),
+        ),
+        (b'\x80\xff"usage":{"prompt_tokens":1}', Usage(1, None)),
+        (b'{"usage":{"prompt_tokens":"1"}}', None),
+        (b'{"usage":{"prompt_tokens":1', None),
+        (b'{"usage":{"a":' + b"[" * 4000, None),
+        (b'{"usage":[]}', None),
+        (b'o","choices":[],"usage":{"completion_tokens":1},"system_fingerprint":"fp"}\n', Usage(None, 1)),
+        (b'"usage":{"completion_tokens":1},"\\u0075sage":{"completion_tokens":2}}', Usage(None, 1)),
+        (b'"usage":{"completion_tokens":1},"x":"usage"}', Usage(None, 1)),
+        (b'"usage":{"completion_tokens":1},"x":{"usage":{"completion_tokens":2}}}', Usage(None, 2)),
+        (b'{"x":{"usage":{"completion_tokens":1}},"y":1}', Usage(None, 1)),
+        (b'{"usage":{"completion_tokens":1}} "', Usage(None, 1)),
+        (b'{"usage":{"prompt_tokens":-5,"completion_tokens":7}}', Usage(None, 7)),
+        (b'{"usage":{"prompt_tokens":8,"completion_tokens":99999999999999999999999999},"x":"\\""}', Usage(8)),
+        (b"", None),
+    ],
+)
+def test_the_usage_in_a_tail_is_the_last_whole_one(tail: bytes, usage: Usage | None) -> None:
+    assert usage_in(tail) == usage
+
+
+TOKENS = st.sampled_from(
+    ["1", "0", "-1", "1.0", "1e2", "1.5", '"1"', "null", "true", "[]", "{}", "NaN", str(1 << 70), "01"]
+)
+USAGES = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["prompt_tokens", "completion_tokens", "total_tokens", "cost", "us\\u0061ge", "prompt_tokens_details"]
+        ),
+        TOKENS | TOKENS.map('{{"cached_tokens":{},"x":"}}{{"}}'.format),
+    ).map('"{0[0]}": {0[1]}'.format),
+    max_size=3,
+).map(",".join)
+BITS = (
+    st.sampled_from(
+        [
+            *'{}[],:" \n\\',
+            '"usage"',
+            '"x":',
+            '"x"',
+            '\\"usage\\":{}',
+            '"a }"',
+            '"system_fingerprint":null',
+            "\x1f",
+            "\N{NO-BREAK SPACE}",
+            "ä",
+        ]
+    )
+    | USAGES.map('"usage":{{{}}}'.format)
+    | USAGES.map('"usage" : {{{}}},'.format)
+)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(BITS, max_size=6),
+    USAGES,
+    st.sampled_from(["}", "}}", ',"x":1}', "", "}\n", '},"y":{}}', ',"usage":null}']),
+)
+def test_the_usage_is_the_same_wherever_it_stands(before: list[str], usage: str, after: str) -> None:
+    """There is a short way to the usual one."""
+    tail = f'{"".join(before)}"usage":{{{usage}}}{after}'.encode()
+    assert usage_in(tail) == _usage_anywhere(tail)
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (b'{"usage":{"prompt_tokens":1},"choices":[{"usage":{"prompt_tokens":9}}]}', Usage(1)),
+        (b'{"choices":[{"usage":{"prompt_tokens":9}}]}', None),
+        (b'{"usage":[' + b'{"usage":[' * 90_000, None),
+        (b'{"usage":' * 90_000, None),
+        (b'{"a":[' + b'"usage":{,' * 90_000, None),
+        (b'{"usage":null}', None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_the_usage_of_a_body_is_its_own(body: bytes, usage: Usage | None) -> None:
+    assert usage_of(body) == usage
