@@ -171,7 +171,9 @@ User-Agent: CANARY; Accept-Encoding: CANARY; Accept-Language: CANARY; Origin: ht
 OpenAI-Organization: CANARY; X-Request-ID: a CANARY; Date: CANARY; Accept: CANARY\xff; Tracestate: CANARY\xc3\xa9
 """.strip()
 NEUTRAL = {
-    "no field is passed on unasked": request(*KEPT_BACK.replace("; ", "\n").encode("latin-1").splitlines()),
+    "no field is passed on unasked": request(
+        b"Content-Type: application/json", *KEPT_BACK.replace("; ", "\n").encode("latin-1").splitlines()
+    ),
     "Connection names the length (9110 7.6.1)": request(b"Connection: content-length"),
     "Connection names the coding": chunked(CHUNKS, b"Connection: transfer-encoding"),
     "Connection names what we add": request(b"Connection: authorization, host, x-request-id, content-type"),
