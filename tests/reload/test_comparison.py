@@ -18,7 +18,7 @@ UNREADABLE = ConfigError([Fault("models.yaml", 0, 0, "", "cannot be read: permis
 
 
 def comparison(looked_at: Reading = FIRST) -> Comparison:
-    made = Comparison(Pace(patience=2, grace=2))
+    made = Comparison(Pace())
     made.looked_at(looked_at)
     return made
 

@@ -206,10 +206,15 @@ class PanicError(BaseException):
 
 
 @pytest.mark.parametrize("error", [OSError("broken"), PanicError("broken")], ids=repr)
-async def test_a_watch_that_breaks_is_noticed_once_and_armed_anew(
+async def test_a_watch_that_breaks_is_noticed_once_and_armed_anew_after_a_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    armed = 0
+    armed = rests = 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal rests
+        rests += seconds == TICKS.tick
+        await asyncio.sleep(seconds)
 
     def break_down(*_: str, stop_event: threading.Event, **__: object) -> Iterator[object]:
         nonlocal armed
@@ -220,8 +225,9 @@ async def test_a_watch_that_breaks_is_noticed_once_and_armed_anew(
 
     with monkeypatch.context() as patch:
         patch.setattr(watchfiles, "watch", break_down)
-        async with follow(tmp_path, TICKS) as following:
+        async with follow(tmp_path, TICKS, sleep=sleep) as following:
             await following.until(lambda: armed >= 3)
+            assert rests >= 2
             patch.undo()
             save(following.files.models, "models: second")
             await following.adopts("models: second")

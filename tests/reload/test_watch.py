@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.threads import DaemonThreads
 from gateway.watch import Watch, identities, mount_points, own_mount_points, pinned
 from tests.fakes.connection import PATIENCE
 
@@ -106,3 +107,19 @@ async def test_a_watch_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.Mo
     watch = Watch([tmp_path], lambda: None, Hanging())
     async with asyncio.timeout(PATIENCE):
         await watch.close()
+
+
+async def test_a_watch_stirs_once_when_it_is_armed(tmp_path: Path) -> None:
+    stirs: list[str] = []
+    watch = Watch([tmp_path], lambda: stirs.append("armed"), Hanging())
+    assert [watch.is_set() for _ in range(3)] == [False] * 3
+    await asyncio.sleep(0)
+    assert stirs == ["armed"]
+
+
+async def test_a_watch_of_a_folder_that_is_not_there_is_over_and_stirs(tmp_path: Path) -> None:
+    stirred = asyncio.Event()
+    watch = Watch([tmp_path / "gone"], stirred.set, DaemonThreads("gateway-reload"))
+    async with asyncio.timeout(PATIENCE):
+        await stirred.wait()
+    assert (watch.over, watch.refused, watch.failure) == (True, None, None)
