@@ -96,6 +96,12 @@ def test_a_break_takes_back_no_success_but_its_own() -> None:
     assert breaker.succeeded(15.0)
     assert not breaker.failed("cut_answer", 15.5, LIMITS, since=15.0)
     assert breaker.state == "closed"
+    breaker = Breaker()
+    for now in (0.0, *[30.0] * 5):
+        breaker.succeeded(now)
+    assert not breaker.failed("cut_answer", 30.0, LIMITS, since=0.0)
+    breaker.ended()
+    assert fail(breaker, 30.0, 4) == [False] * 3 + [True], "half of ten"
 
 
 def test_a_second_try_that_breaks_off_counts() -> None:

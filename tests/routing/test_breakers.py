@@ -335,6 +335,22 @@ def test_a_breaker_is_closed_when_its_deployment_is_another_thing(old: str, new:
     manager.left(before, 1.0)
     assert manager.admits(before, 1.0)
     assert manager.breaker(before) == BreakerView()
+    after, found = get(manager, "a"), []
+    for second in range(5):
+        manager.succeeded(after, second)
+        manager.ended(before)
+        found.append(manager.failed(after, Failure(Cause.CUT_ANSWER), second, since=second))
+    assert found == [None] * 4 + [BreakerChange(after, "closed", "open", "cut_answer")]
+
+
+def test_a_slow_start_is_over_when_its_deployment_is_another_thing() -> None:
+    manager = serve(BOXES)
+    fail(manager, "a")
+    manager.succeeded(get(manager, "a"), 20.0)
+    new = make(BOXES.replace("a:8000", "new:8000"))
+    manager.adopt(new)
+    assert not manager.ramping
+    assert snapshot(manager).routes == new.routes
 
 
 def test_a_breaker_is_forgotten_with_its_deployment() -> None:
