@@ -48,6 +48,12 @@ def found(routing: str) -> tuple[Fault, ...]:
     return caught.value.faults
 
 
+@pytest.mark.parametrize("nothing", ["", "${NONE:-}"])
+def test_an_empty_strategy_and_empty_parameters_are_as_if_they_were_not_there(nothing: str) -> None:
+    written = f"routing_strategy: ${{NONE:-}}\nrouting_parameter: {nothing}\n"
+    assert make(BOXES, SPLIT.replace("routing_parameter: {local_fraction: 0.6}\n", written)).strategy.name == "fixed"
+
+
 def test_without_models_there_is_no_plan() -> None:
     with pytest.raises(ConfigError, match="not found, expected the list of models there"):
         plan(parse(Sources(None, None), FILES, {}), "digest")

@@ -132,16 +132,18 @@ def test_round_robin_takes_turns() -> None:
     assert "".join(name[0] for name in islice(draws(route), 7)) == "abcabca"
 
 
-def test_a_cycle_goes_on_over_snapshots_that_share_alike() -> None:
+@pytest.mark.parametrize("fraction", ["0.6", "1.0"])
+def test_a_cycle_goes_on_over_snapshots_that_share_alike(fraction: str) -> None:
+    smooth = SMOOTH.replace("0.6", fraction)
     selector = Selector(dice())
-    manager = serve(BOXES, SMOOTH)
+    manager = serve(BOXES, smooth)
     selector.adopt(snapshot(manager))
     whole = take(20, Selector(dice()), snapshot(manager))
     drawn = take(3, selector, snapshot(manager))
-    manager.adopt(make(BOXES, SMOOTH.replace("health_check: 5", "health_check: 6")))
+    manager.adopt(make(BOXES, smooth.replace("health_check: 5", "health_check: 6")))
     selector.adopt(snapshot(manager))
     drawn += take(4, selector, snapshot(manager))
-    manager.adopt(make(BOXES + "      - {name: spare, base_url: 'http://spare', weight: 0}\n", SMOOTH))
+    manager.adopt(make(BOXES + "      - {name: spare, base_url: 'http://spare', weight: 0}\n", smooth))
     selector.adopt(snapshot(manager))
     assert chain(snapshot(manager).routes["llama"])[-1] == "spare"
     assert drawn + take(13, selector, snapshot(manager)) == whole
