@@ -288,6 +288,15 @@ async def test_a_fallback_model_serves_when_all_else_failed(config: Config) -> N
             assert (gate.outcomes[0].model, gate.outcomes[0].served_model) == ("m", "n")
 
 
+async def test_a_model_that_waits_for_a_variable_is_served_by_its_fallback(config: Config) -> None:
+    async with ScriptedUpstream(GOOD) as a, ScriptedUpstream() as b:
+        sized(config, ("m", None, chain("${NOWHERE}"), ["n"]), ("n", None, chain(a.url, b.url), []))
+        async with running(config) as gate:
+            answer = await gate.post("m")
+            assert (answer.json(), answer.head.get("x-gateway-attempts")) == (OK, "1")
+            assert (a.requests[0].json()["model"], b.requests) == ("n", [])
+
+
 async def test_a_client_that_leaves_in_a_back_off_is_noticed(config: Config) -> None:
     waiting = asyncio.Event()
 
