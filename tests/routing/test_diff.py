@@ -196,6 +196,11 @@ def test_who_becomes_a_fallback_is_told() -> None:
     assert lines((spare, None), (BOXES, None)) == {"deployments_removed": ["llama/spare"]}
 
 
+def test_who_stays_a_fallback_or_inactive_is_not_told_again() -> None:
+    waiting = BOXES + "      - {name: spare, base_url: 'http://spare', weight: 0}\n      - {base_url: '${BOX}'}\n"
+    assert list(lines((waiting, None), (waiting, "timeout: 3"))) == ["settings"]
+
+
 def test_what_waits_for_a_variable_is_told_with_its_name() -> None:
     with_key, without = make(KEYED, None, CLOUD_KEY="canary-1").outline, make(KEYED).outline
     weights = ["llama/a: 0.333333 -> 0.5", "llama/b: 0.333333 -> 0.5"]
