@@ -99,6 +99,7 @@ def cause_of(status: int, body: bytes, model: str = "") -> Cause | None:
     [
         (301, Cause.REDIRECTED),
         (307, Cause.REDIRECTED),
+        (399, Cause.REDIRECTED),
         (401, Cause.KEY_REFUSED),
         (402, Cause.KEY_REFUSED),
         (403, Cause.KEY_REFUSED),
@@ -123,7 +124,7 @@ def test_what_a_status_means(status: int, cause: Cause) -> None:
     assert failure.detail.startswith(f"status {status}")
 
 
-@pytest.mark.parametrize("status", [200, 204, 400, 405, 406, 409, 410, 411, 413, 415, 418, 422, 431, 451])
+@pytest.mark.parametrize("status", [200, 204, 400, 405, 406, 409, 410, 411, 413, 415, 418, 422, 431, 451, 499])
 def test_every_other_status_is_the_clients_answer(status: int) -> None:
     assert status_failure(status, b'{"error": {"message": "no"}}') is None
 
@@ -430,7 +431,7 @@ def test_what_a_model_wrote_is_no_word_of_its_boxs() -> None:
     assert error_failure(told).cause is Cause.ERROR_ANSWER
 
 
-@pytest.mark.parametrize("code", [400, "400", 413, 422])
+@pytest.mark.parametrize("code", [400, "400", 413, 422, 499])
 def test_an_error_under_a_good_status_may_be_about_the_request(code: str | int) -> None:
     failure = error_failure(error("top_p must be in (0, 1], got 0.0.", code))
     assert (failure.cause, failure.status) == (Cause.NOT_SERVED, int(code))
