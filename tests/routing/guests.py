@@ -122,6 +122,10 @@ class BadParameters(FirstLocal):
     Parameters = dict[str, int]
 
 
+class PlainParameters(FirstLocal):
+    Parameters = dict
+
+
 class RaisingParameters(BaseModel):
     @field_validator("*", mode="before")
     @classmethod

@@ -74,6 +74,10 @@ def test_it_is_not_asked_when_nobody_that_is_listed_is_usable(monkeypatch: pytes
             f"{GUESTS}:BadParameters",
             f"found {GUESTS}:BadParameters.Parameters dict[str, int], expected a pydantic model",
         ),
+        (
+            f"{GUESTS}:PlainParameters",
+            f"found {GUESTS}:PlainParameters.Parameters <class 'dict'>, expected a pydantic model",
+        ),
         (f"{GUESTS}:RaisesOnParameters", f"{GUESTS}:RaisesOnParameters refuses its parameters: KeyError: 'lost'"),
     ],
 )
