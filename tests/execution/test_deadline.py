@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gateway.execution.deadline import Deadline, ExpiredError, Watch
+from tests.fakes.connection import PATIENCE
 
 FOREVER = 3600.0
 
@@ -98,3 +99,34 @@ async def test_once_expired_it_cannot_be_set_again() -> None:
 
     with pytest.raises(ExpiredError):
         await goes_on()
+
+
+async def test_once_expired_its_next_block_is_bounded_again_when_it_is_set() -> None:
+    async def twice() -> None:
+        deadline = Deadline(Watch(asyncio.get_running_loop()))
+        for _ in range(2):
+            with pytest.raises(ExpiredError):
+                await wait(deadline, 0)
+            with deadline:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+
+    task = asyncio.create_task(twice())
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE)
+    assert done, "it waits for ever"
+    await task
+
+
+async def test_what_ends_the_block_at_the_deadline_of_its_own_is_raised() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def fails() -> None:
+        with Deadline(Watch(loop)) as deadline:
+            deadline.at(loop.time())
+            try:
+                await loop.create_future()
+            except asyncio.CancelledError:
+                raise LookupError from None
+
+    with pytest.raises(LookupError):
+        await fails()
