@@ -162,7 +162,7 @@ async def test_an_answer_that_does_not_begin_is_asked_for_elsewhere(
         *((code, "server_error", 2) for code in (500, 502, 503, 504, 529, 599)),
         *((code, "key_refused", 1) for code in (401, 402, 403)),
         *((code, "not_served", 1) for code in (404, 501)),
-        *((code, "redirected", 1) for code in (301, 302, 304, 307, 308)),
+        *((code, "redirected", 1) for code in (300, 301, 302, 304, 307, 308)),
     ],
 )
 async def test_a_status_that_may_differ_elsewhere_is_passed_over(
@@ -301,13 +301,22 @@ async def test_what_a_box_does_not_implement_is_told_in_its_words(config: Config
         assert (answer.status, answer.json(), await gate.failures()) == (400, said, ["not_served"])
 
 
-@pytest.mark.parametrize("body", [b"", b"<h1>Not Implemented</h1>"])
-async def test_a_501_without_words_of_an_api_is_told_in_the_gateways(config: Config, body: bytes) -> None:
-    head = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: %d\r\n\r\n" % len(body)
+@pytest.mark.parametrize(
+    ("code", "body", "told", "failure"),
+    [
+        (501, b"", 502, "not_served"),
+        (501, b"<h1>Not Implemented</h1>", 502, "not_served"),
+        (500, b"input is too large to process", 400, "context_length"),
+    ],
+)
+async def test_a_5xx_without_words_of_an_api_is_told_in_the_gateways(
+    config: Config, code: int, body: bytes, told: int, failure: str
+) -> None:
+    head = b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
     async with ScriptedUpstream([Send(head + body)]) as a, running(config, {"m": chain(a.url)}) as gate:
         answer = await gate.post("m")
-        assert (answer.status, answer.json()["error"]["code"]) == (502, "all_deployments_failed")
-        assert await gate.failures() == ["not_served"]
+        assert (answer.status, answer.json()["error"]["code"]) == (told, "all_deployments_failed")
+        assert await gate.failures() == [failure]
 
 
 async def test_a_box_that_cannot_read_what_its_model_wrote_about_contexts_is_passed_over(config: Config) -> None:

@@ -81,7 +81,7 @@ async def test_the_first_probe_runs_at_once_the_second_soon_and_the_rest_in_a_ji
         assert a.requests[0].values("authorization") == []
 
 
-@pytest.mark.parametrize("code", [200, 204, 302, 401, 404, 405, 429])
+@pytest.mark.parametrize("code", [200, 204, 302, 401, 404, 405, 429, 499])
 async def test_any_answer_below_500_is_alive(watch: Watch, code: int) -> None:
     async with ScriptedUpstream([Send(status(code, "So"))]) as a:
         watch.prober.follow(snapshot(a.url))
