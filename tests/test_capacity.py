@@ -107,8 +107,8 @@ async def test_above_the_limit_a_request_is_refused_and_nothing_else_is_disturbe
             assert sse(DONE) in await stream.read_until(sse("[DONE]"))
             assert (await ask(other, get("/health"))).head.values("connection") == []
         await until(lambda: config.records("connections.free"))
-    assert [record["limit"] for record in config.records("connections.full")] == [2]
-    assert [record["refused"] for record in config.records("connections.free")] == [3]
+    assert [(record["level"], record["limit"]) for record in config.records("connections.full")] == [("warning", 2)]
+    assert [(record["level"], record["refused"]) for record in config.records("connections.free")] == [("info", 3)]
     assert len(held.requests) == 1
 
 
