@@ -228,6 +228,7 @@ def test_a_file_of_the_deprecated_format_in_place_of_a_routing_file_is_a_fault(n
     assert fault.startswith(f"config/{name}: found the deprecated deployment format")
     assert SMALLEST in fault
     assert "docs/migration.md" in fault
+    assert load(legacy=name).notices == ()
 
 
 def test_a_routing_config_that_names_a_file_of_the_deprecated_format_is_a_fault() -> None:
