@@ -159,8 +159,8 @@ def _price(value: object) -> object:
 
 
 def _ledger_place(value: object) -> object:
-    if isinstance(value, Place) or value is None or value == "":
-        return value or None
+    if value is None or value == "":
+        return None
     if not isinstance(value, str):
         _refuse("a URL such as sqlite:///ledger.db")
     try:
