@@ -228,6 +228,7 @@ def test_a_new_target_takes_what_a_failing_one_left(
     sink.retarget(str(tmp_path / "output.log"))
     assert sink.flush(PATIENCE)
     whole, _, torn = os.read(reader, 1_000_000).rpartition(b"\n")
+    assert os.read(reader, 1) == b"", "it is closed"
     os.close(reader)
     assert torn
     through_fifo = [json.loads(line)["n"] for line in whole.splitlines()]
