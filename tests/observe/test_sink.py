@@ -250,6 +250,14 @@ def test_a_target_that_was_left_is_not_turned_back_to(
     assert sink.flush(PATIENCE)
     assert accounted(read(output)) == (list(range(30)), 0)
     assert re.findall("cannot log: (.*?):", capfd.readouterr().err) == ["/dev/full"]
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    for number, target in enumerate((fifo, output), 30):
+        sink.retarget(str(target))
+        emit(sink, range(number, number + 1))
+    assert sink.flush(PATIENCE)
+    assert json.loads(os.read(reader, 1_000))["n"] == 30
+    os.close(reader)
+    assert accounted(read(output)) == ([*range(30), 31], 0)
 
 
 def test_closing_right_after_leaving_a_failing_target_loses_nothing(tmp_path: Path, read: Read, until: Until) -> None:

@@ -337,10 +337,14 @@ def test_a_database_that_was_left_is_not_turned_back_to(
     told = [(record["event"], record["ledger"]) for record in logged(records)]
     assert told == [("ledger.unavailable", str(each.place)) for each in (HERE, THERE)]
     stores["there"].down = None
+    stores["yonder"].free.clear()
     ledger.move(THERE)
     keep(ledger, 4)
+    ledger.move(YONDER)
+    keep(ledger, 5)
+    stores["yonder"].free.set()
     assert ledger.flush(PATIENCE)
-    assert stores["there"].requests == ids(4)
+    assert (stores["there"].requests, stores["yonder"].requests) == (ids(4), ids(1, 2, 3, 5))
 
 
 def test_rows_that_are_not_written_when_the_ledger_is_turned_off_are_dropped_and_counted(
