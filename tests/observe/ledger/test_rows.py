@@ -12,8 +12,8 @@ from tests.observe.ledger.outcomes import PLAIN
 
 def made(cost: Cost | None = None, **fields: object) -> dict[str, Value]:
     """Make the row of a request, which is the same whether it is alone, one of some or one of many that are alike."""
-    alone, some, many = (made_of(count, cost, **fields) for count in (1, 3, 12))
-    assert alone == some == many
+    alone, *others = (made_of(count, cost, **fields) for count in (1, 2, 3, 12))
+    assert others == [alone] * 3
     return alone
 
 
@@ -23,8 +23,10 @@ def made_of(count: int, cost: Cost | None, **fields: object) -> dict[str, Value]
         alike.spent = [cost.spent if cost else None] * count
         alike.avoided = [cost.avoided if cost else None] * count
     batch.odd_costs = [cost] * len(batch.odd)
-    found = [row for each in rows(1, 2, batch, 3) for row in each.whole]
+    pieces = rows(1, 2, batch, 3)
+    found = [row for each in pieces for row in each.whole]
     assert [row["seq"] for row in found] == [*range(2, 2 + count)]
+    assert [each.first + place for each in pieces for place in range(len(each.values))] == [*range(3, 3 + count)]
     return dict.fromkeys(NAMES) | found[0]
 
 
@@ -69,6 +71,12 @@ def test_rows_of_requests_that_others_answered_are_those_that_each_would_have_al
 def test_counts_are_within_bounds() -> None:
     found = made(usage=Usage(10**30, -5, None, 0), lost=Usage(10**30, 1))
     assert [found[name] for name in NAMES if name.endswith("_tokens")] == [10**10, 0, None, 0, 10**10, 1]
+
+
+@pytest.mark.parametrize("counts", [(None, 5, None, 3), (5, None, 3, None)])
+def test_what_was_not_told_is_none(counts: tuple[int | None, ...]) -> None:
+    found = made(usage=Usage(*counts))
+    assert tuple(found[f"{name}_tokens"] for name in ("prompt", "completion", "cached", "reasoning")) == counts
 
 
 def test_an_unknown_cost_is_none_and_no_cost_is_zero() -> None:
