@@ -373,7 +373,7 @@ def _close(transport: asyncio.Transport, *, reset: bool) -> None:
 
 
 def _are_of_a_stream(fields: Fields) -> bool:
-    return any(name.lower() == "content-type" and value.startswith(EVENT_STREAM) for name, value in fields.pairs)
+    return any(name.lower() == "content-type" and media_type(value) == EVENT_STREAM for name, value in fields.pairs)
 
 
 _CHUNKED: Final = "Transfer-Encoding: chunked\r\n"

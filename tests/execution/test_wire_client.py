@@ -101,6 +101,18 @@ async def test_a_stream_is_chunked_and_its_head_goes_with_the_first_bytes(line: 
     assert len(line.recorded.writes) == 3
 
 
+@pytest.mark.parametrize(
+    ("kind", "of_events"),
+    [("Text/Event-Stream", True), ("text/event-stream ;charset=utf-8", True), ("text/event-streams", False)],
+)
+async def test_a_stream_is_known_however_its_kind_is_written(
+    line: Line, client: WireClient, kind: str, *, of_events: bool
+) -> None:
+    await client.begin(200, Fields([("Content-Type", kind)]), None)
+    await client.finish()
+    assert [name in written(line)[0] for name in ("cache-control", "x-accel-buffering", "trailer")] == [of_events] * 3
+
+
 @pytest.mark.parametrize(("status", "length"), [(200, None), (200, 9), (204, None)])
 async def test_chunks_go_their_way_when_the_head_of_a_chunked_body_is_out(
     line: Line, client: WireClient, status: int, length: int | None
