@@ -68,7 +68,6 @@ class Admin:
         """Tell how requests are routed now, and how the configuration came about."""
         snapshot = self._manager.snapshot
         request[GENERATION] = snapshot.generation if snapshot else 0
-        models = await self._described(snapshot) if snapshot else []
         answer: dict[str, object] = {
             "generation": snapshot.generation if snapshot else 0,
             "revision": snapshot.revision if snapshot else 0,
@@ -78,7 +77,7 @@ class Admin:
             "reload": self._reloads(),
             "log": {"dropped": self._log_dropped()},
             "ledger": self._ledger(),
-            "models": models,
+            "models": await self._described(snapshot) if snapshot else [],  # last: a reload may come in between
         }
         return _json(answer)
 

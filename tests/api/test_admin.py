@@ -108,6 +108,25 @@ async def test_many_models_do_not_hold_the_event_loop(config: Config, monkeypatc
         assert max(Counter(seen).values()) <= 50
 
 
+async def test_a_reload_while_models_are_described_is_not_told_yet(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {f"m{number}": chain("http://127.0.0.1:1") for number in range(120)}
+    async with running(config, models) as gate:
+        describe, state = gate.gateway.models.of, gate.gateway.state
+
+        def of(snapshot: Snapshot, model: str) -> dict[str, object]:
+            if model == "m0":
+                asyncio.get_running_loop().call_soon(state.accept, state.history[0].at, 2, "other", ())
+            return describe(snapshot, model)
+
+        monkeypatch.setattr(gate.gateway.models, "of", of)
+        routing = await tell(gate, "/routing")
+        assert (routing["generation"], len(routing["models"])) == (1, 120)
+        assert [reading["generation"] for reading in routing["reload"]["history"]] == [1]
+        assert len(state.history) == 2
+
+
 async def test_what_waits_is_told_of_the_configuration_in_force(config: Config) -> None:
     async with running(config, {"m": {"a": {"base_url": "http://127.0.0.1:1"}}}) as gate:
         assert (await tell(gate, "/routing"))["models"][0]["inactive"] == []
