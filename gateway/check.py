@@ -36,7 +36,7 @@ def in_force(url: str) -> InForce:
     except HTTPError as error:
         error.close()
         raise UnreachableError(f"{address}: status {error.code}, expected the plan of a gateway") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreachableError(f"{address}: the answer is not the plan of a gateway of this version") from error
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -11,6 +12,7 @@ from gateway.asking import UnreachableError, ask
 _SECONDS: Final = 60.0
 _MOST: Final = 16 << 20
 _LEAST: Final = 0.000001
+_FIELDS: Final = frozenset({"hours", "until", "model", "deployment", "total", "models", "deployments", "ledger"})
 
 Numbers = Mapping[str, Any]
 
@@ -110,9 +112,9 @@ def _notes(answer: Numbers) -> Iterator[str]:
 def _object(body: bytes, url: str) -> Numbers:
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
-    if not isinstance(answer, dict) or "total" not in answer:
+    if not isinstance(answer, dict) or not answer.keys() >= _FIELDS:
         raise UnreachableError(f"{url} is no gateway: it answers something else")
     return answer
 
@@ -121,5 +123,5 @@ def _refusal(error: HTTPError, url: str) -> str:
     """Give the gateway's own words for a refusal, where they are its own."""
     try:
         return str(json.loads(error.read(_MOST))["error"]["message"])
-    except (ValueError, LookupError, TypeError, OSError):
+    except (ValueError, LookupError, TypeError, OSError, HTTPException, RecursionError):
         return f"{url} answers {error.code}, expected a gateway there"

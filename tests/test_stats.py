@@ -10,7 +10,7 @@ import pytest
 from gateway.asking import UnreachableError
 from gateway.stats import fetch, table
 from tests.fakes.answers import json_answer
-from tests.fakes.upstream import ScriptedUpstream, Send, refused_url, status
+from tests.fakes.upstream import Close, ScriptedUpstream, Send, refused_url, status
 
 HEADING = "requests errors rate fallbacks ttft p50 p99 duration p50 p99 prompt completion cost USD avoided USD"
 NUMBERS: dict[str, Any] = {
@@ -37,6 +37,8 @@ ANSWER: dict[str, Any] = {
     "deployments": [{"model": "llama", "deployment": "near", "group": "local", **NUMBERS}],
     "ledger": {"waiting": 0, "dropped": 0},
 }
+DEEP = b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n" + b"[" * 99_999
+CUT_OFF = b"HTTP/1.1 502 No\r\ntransfer-encoding: chunked\r\n\r\nff\r\n{"
 
 
 def test_a_table() -> None:
@@ -118,6 +120,10 @@ async def test_a_gateway_that_is_not_there_is_told() -> None:
         (json_answer({"status": "ok"}), "{url} is no gateway: it answers something else"),
         (json_answer([]), "{url} is no gateway: it answers something else"),
         (json_answer({}).replace(b"{}", b"{]"), "{url} is no gateway: it answers something else"),
+        (json_answer({"total": 12, "items": []}), "{url} is no gateway: it answers something else"),
+        (DEEP, "{url} is no gateway: it answers something else"),
+        (DEEP.replace(b"200 OK", b"500 No"), "{url} answers 500, expected a gateway there"),
+        (CUT_OFF, "{url} answers 502, expected a gateway there"),
         (status(404, "Not Found", b"<html>"), "{url} answers 404, expected a gateway there"),
         (status(503, "No", b'{"error": {"message": "there is no ledger"}}'), "there is no ledger"),
         (status(500, "No", b'{"error": "text"}'), "{url} answers 500, expected a gateway there"),
@@ -125,7 +131,7 @@ async def test_a_gateway_that_is_not_there_is_told() -> None:
     ],
 )
 async def test_a_strange_answer_is_told(answer: bytes, told: str) -> None:
-    async with ScriptedUpstream([Send(answer)]) as upstream:
+    async with ScriptedUpstream([Send(answer), Close()]) as upstream:
         assert (await refusal(f"{upstream.url}/")).startswith(told.format(url=f"{upstream.url}/"))
 
 
