@@ -24,7 +24,8 @@ from aiohttp.hdrs import (
 from gateway.api.context import Handler
 
 ANY: Final = "*"
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@*\x80-\U0010ffff]+")
+_DEFAULT_PORT: Final = re.compile(r"(https://.*):443|(http://.*):80")
 _API: Final = "/v1/"
 _REMEMBERED: Final = "7200"
 """Seconds for which a preflight holds: the most that Chromium takes."""
@@ -32,6 +33,8 @@ _REMEMBERED: Final = "7200"
 
 def origins(text: str) -> frozenset[str]:
     """Read origins (RFC 6454 6.2) that are parted by commas, or `*` for any.
+
+    They are to be found as browsers name them: a default port is left out, and hosts are ASCII, without a star in them.
 
     Raises:
         ValueError: with what was found, and what is expected.
@@ -41,7 +44,7 @@ def origins(text: str) -> frozenset[str]:
     for origin in named:
         if origin != ANY and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"found {origin!r}, expected an origin such as https://chat.example.com, or *")
-    return frozenset(named)
+    return frozenset(found.expand(r"\1\2") if (found := _DEFAULT_PORT.fullmatch(each)) else each for each in named)
 
 
 class Cors:

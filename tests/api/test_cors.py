@@ -95,6 +95,8 @@ async def test_what_a_browser_sends_without_asking_before_is_no_json(config: Con
         (PAGE, {PAGE}),
         ("https://Chat.Example.com/ , http://localhost:3000", {PAGE, "http://localhost:3000"}),
         ("app://obsidian.md,http://[::1]:3000", {"app://obsidian.md", "http://[::1]:3000"}),
+        (f"{PAGE}:443/,http://[::1]:80", {PAGE, "http://[::1]"}),
+        ("https://a:80,http://a:443,http://b:8080", {"https://a:80", "http://a:443", "http://b:8080"}),
     ],
 )
 def test_origins_are_read(text: str, found: set[str]) -> None:
@@ -111,6 +113,8 @@ def test_origins_are_read(text: str, found: set[str]) -> None:
         ("https://", "https:/"),
         ("https://a b", "https://a b"),
         ("https://me@a", "https://me@a"),
+        ("https://*.example.com", "https://*.example.com"),
+        ("https://bücher.example", "https://bücher.example"),
     ],
 )
 def test_what_is_no_origin_is_told(text: str, found: str) -> None:
