@@ -54,6 +54,11 @@ def ask(address: str, seconds: float, most: int) -> bytes:
         raise UnreachableError(f"cannot ask {address}: {_told(reason, seconds)}") from error
 
 
+def printable(line: str) -> str:
+    """Escape what a terminal would obey: the text comes from another program."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
 def _told(reason: object, seconds: float) -> str:
     if isinstance(reason, TimeoutError):
         return f"no answer in {seconds:g} s"

@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 import msgspec
 
 from gateway.api.plan import PATH, InForce
-from gateway.asking import UnreachableError, ask
+from gateway.asking import UnreachableError, ask, printable
 from gateway.routing.diff import Change, Diff, diff
 from gateway.routing.manager import Plan
 
@@ -59,7 +59,7 @@ def as_text(url: str, found: InForce, changes: Diff, built: Plan, *, colour: boo
     """Tell the comparison model by model, a line for each deployment that changes."""
     warnings = [f"warning: {notice}" for notice in built.notices]
     blocks = [line for group in _grouped(changes.changes) for line in _block(group)]
-    lines = [_coloured(line) if colour else line for line in map(_printable, blocks)]
+    lines = [_coloured(line) if colour else line for line in map(printable, blocks)]
     parts = changes.as_dict()
     number = len(changes.changes)
     count = f"{number or 'no'} change{'' if number == 1 else 's'}"
@@ -106,8 +106,3 @@ def _block(changes: list[Change]) -> Iterator[str]:
 def _coloured(line: str) -> str:
     colour = _COLOURS.get(line.strip()[:1] if line[0] == " " else line[0])
     return f"{colour}{line}{_PLAIN}" if colour else line
-
-
-def _printable(line: str) -> str:
-    """Escape what a terminal would obey: the text comes from another program."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
-from gateway.asking import UnreachableError, ask
+from gateway.asking import UnreachableError, ask, printable
 
 _SECONDS: Final = 60.0
 _MOST: Final = 16 << 20
@@ -41,7 +41,7 @@ def table(answer: Numbers) -> str:
     rows = [("", *_COLUMNS), ("all", *_cells(answer["total"])), blank]
     rows += [(group["model"] or "(no such model)", *_cells(group)) for group in answer["models"]]
     rows += [blank, *((_called(each), *_cells(each)) for each in answer["deployments"])]
-    return "\n".join((heading, "", *_aligned(rows), *_notes(answer)))
+    return "\n".join(map(printable, (heading, "", *_aligned(rows), *_notes(answer))))
 
 
 def _called(of: Numbers) -> str:
@@ -122,6 +122,6 @@ def _object(body: bytes, url: str) -> Numbers:
 def _refusal(error: HTTPError, url: str) -> str:
     """Give the gateway's own words for a refusal, where they are its own."""
     try:
-        return str(json.loads(error.read(_MOST))["error"]["message"])
+        return printable(str(json.loads(error.read(_MOST))["error"]["message"]))
     except (ValueError, LookupError, TypeError, OSError, HTTPException, RecursionError):
         return f"{url} answers {error.code}, expected a gateway there"

@@ -63,6 +63,12 @@ def test_columns_stand_below_their_names() -> None:
         assert not row or {len(row), *(match.end() for match in re.finditer(r"\S+", row))} >= ends
 
 
+def test_nothing_that_a_terminal_obeys_is_printed() -> None:
+    lines = table({**ANSWER, "models": [{"model": "\x1b[2J\nx", **NUMBERS}]}).splitlines()
+    assert lines[5].startswith("\\x1b[2J\\nx ")
+    assert all(line.isprintable() for line in lines)
+
+
 def test_what_is_missing_is_told() -> None:
     answer = {
         **ANSWER,
@@ -126,6 +132,7 @@ async def test_a_gateway_that_is_not_there_is_told() -> None:
         (CUT_OFF, "{url} answers 502, expected a gateway there"),
         (status(404, "Not Found", b"<html>"), "{url} answers 404, expected a gateway there"),
         (status(503, "No", b'{"error": {"message": "there is no ledger"}}'), "there is no ledger"),
+        (status(503, "No", b'{"error": {"message": "\\u001b[2Jno"}}'), "\\x1b[2Jno"),
         (status(500, "No", b'{"error": "text"}'), "{url} answers 500, expected a gateway there"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "cannot ask {url}stats?hours=24: BadStatusLine"),
     ],
