@@ -36,7 +36,7 @@ from gateway.routing.failures import Cause, Failure, most_telling, status_for_cl
 from gateway.routing.itinerary import Itinerary, Step
 from gateway.routing.manager import Change, RoutingManager
 from gateway.routing.selector import Selector
-from gateway.routing.snapshot import Clocks, Deployment, Identity, Route, Snapshot
+from gateway.routing.snapshot import Clocks, Deployment, Endpoint, Identity, Route, Snapshot
 
 __all__ = ["Ask", "Executor", "Refusal", "Unanswered"]
 
@@ -53,8 +53,8 @@ class Executor:
     """Makes attempts.
 
     Mutable: `in_flight`, the attempts under way by deployment identity; `cutting`, set when the gateway stops and what
-    still runs is cut, so that no client is said to have left; which deployments do not know `stream_options`; and the
-    clocks that run.
+    still runs is cut, so that no client is said to have left; which deployments do not know
+    `stream_options`, and at which endpoint; and the clocks that run.
     """
 
     def __init__(
@@ -79,12 +79,13 @@ class Executor:
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.in_flight: Counter[Identity] = Counter()
         self.cutting = False
-        self._untold: set[Identity] = set()
+        self._untold: dict[Identity, Endpoint] = {}
         self._watch: Watch | None = None
 
     def forget(self, deployments: Iterable[Identity]) -> None:
         """Forget what was learned of deployments that are gone, or are another thing by the same name."""
-        self._untold.difference_update(deployments)
+        for identity in deployments:
+            self._untold.pop(identity, None)
 
     def tell(self, outcome: Outcome) -> None:
         """Hand a finished request to the observers; one that fails costs nobody an answer."""
@@ -298,7 +299,7 @@ class Executor:
         One that refuses the request all the same may only have quoted it (vLLM does).
         """
         deployment = this.deployment
-        added = record.ask.adds_usage and deployment.identity not in self._untold
+        added = record.ask.adds_usage and self._untold.get(deployment.identity) != deployment.endpoint
         asked = msgspec.structs.replace(call, body=asking_usage(call.body)) if added else call
         answer, held = await Opening(self._upstream, record, this).begun(asked)
         if added and isinstance(held, Refusal) and _OPTION in held.body:
@@ -306,7 +307,7 @@ class Executor:
             this.detail = "asked again without stream_options"
             answer, held = await Opening(self._upstream, record, this).begun(call)
             if not isinstance(held, Refusal):
-                self._untold.add(deployment.identity)
+                self._untold[deployment.identity] = deployment.endpoint
         if this.rescue is not None and (isinstance(held, Refusal) or not answer.has_events):
             answer.close()
             raise AttemptFailedError(Failure(Cause.RESCUE_REFUSED, f"status {answer.status}", answer.status))

@@ -618,6 +618,28 @@ async def test_another_box_of_the_same_name_is_asked_for_usage(config: Config) -
         assert (await gate.outcome(3)).usage == Usage(PROMPT_TOKENS, len(WORDS))
 
 
+async def test_a_request_that_outlives_its_box_teaches_nothing_of_the_next_one(config: Config) -> None:
+    refuse = asyncio.Event()
+
+    def script(_: int, request: Request) -> Sequence[Step]:
+        return [Pause(refuse), *knowing_no_options(400)(0, request)]
+
+    async with (
+        ScriptedUpstream(script) as old,
+        ScriptedUpstream(telling(who="a")) as new,
+        running(config, {"m": chain(old.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(asking())
+        await old.arrived()
+        config.models(m=chain(new.url))
+        await until(lambda: generation(gate) == 2)
+        refuse.set()
+        assert said((await client.read_answer()).body) == TEXT
+        assert said((await gate.say(asking())).body) == TEXT
+        assert (await gate.outcome(2)).usage == Usage(PROMPT_TOKENS, len(WORDS))
+
+
 async def test_a_box_that_quotes_what_it_refuses_is_asked_for_usage_ever_after(config: Config) -> None:
     """vLLM tells of a field that is missing with the whole body, to which stream_options was added."""
 
