@@ -72,6 +72,8 @@ async def test_who_is_no_page_is_answered_as_ever(config: Config) -> None:
     async with running(config, {"m": chain(refused_url())}, cors_origins=frozenset({PAGE})) as gate:
         options = await gate.say(get(CHAT, (("origin", PAGE),)).replace(b"GET ", b"OPTIONS ", 1))
         assert (options.status, options.head.get("allow")) == (405, "POST")
+        plain = await gate.say(get(CHAT, (("origin", PAGE), PREFLIGHT[0])).replace(b"GET ", b"OPTIONS ", 1))
+        assert (plain.status, "access-control-allow-headers" in told(plain)) == (204, False)
         listed = await gate.say(get("/v1/models"))
         assert told(listed) == {"vary": "Origin"}
 
