@@ -25,11 +25,11 @@ def default_url(environ: Mapping[str, str]) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Tell whether `text` may be a gateway's address."""
+    """Tell whether `text` may be a gateway's address; one with a user name is none, as that would not be sent."""
     try:
         parts = urlsplit(text)
         is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        return is_one and text.isprintable() and " " not in text
+        return is_one and "@" not in parts.netloc and text.isprintable() and " " not in text
     except ValueError:
         return False
 

@@ -24,6 +24,7 @@ from gateway.check import against, as_json, as_text, in_force, wants_colour
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
 from gateway.config.schema import schema
+from gateway.config.shown import shortened
 from gateway.config.sources import ConfigFiles, read
 from gateway.execution.upstream import TRANSPORTS, Transport
 from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
@@ -107,7 +108,9 @@ def seconds(text: str) -> float:
 def url(text: str) -> str:
     """Read a gateway's address."""
     if not is_url(text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected an address such as http://127.0.0.1:8080")
+        raise argparse.ArgumentTypeError(
+            f"found {shortened(text)!r}, expected an address such as http://127.0.0.1:8080"
+        )
     return text
 
 

@@ -304,3 +304,13 @@ def test_what_is_no_address(text: str, capsys: pytest.CaptureFixture[str]) -> No
         with pytest.raises(SystemExit):
             main([command, f"--url={text}"])
         assert f"found {text!r}, expected an address such as http://127.0.0.1:8080" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["http://me:secret@gpu-1:8080", "http://me:sec/ret@gpu-1", "me:secret@gpu-1"])
+def test_an_address_with_a_password_is_none_and_is_not_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("check", "stats"):
+        with pytest.raises(SystemExit):
+            main([command, f"--url={text}"])
+        told = capsys.readouterr().err
+        assert "found '...', expected an address such as http://127.0.0.1:8080" in told
+        assert "ret" not in told
