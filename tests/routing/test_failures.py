@@ -381,23 +381,16 @@ UNFIT = {
     "more probabilities": "top_logprobs requires logprobs to be set to true",
     "minja": "Conversation roles must alternate user/assistant/... at row 1, column 313:\n{{ bos_token }}",
     "jinja": "\n------------\nWhile executing CallExpression at line 1, column 9 in source:\nJinja Exception: no",
+    "vLLM's image": "404, message='Not Found', url='https://example.com/cat.png'",
+    "SGLang's data": "Internal server error: "
+    "An exception occurred while loading multimodal data: Error while loading data cat: ...",
+    "SGLang's image": "Internal server error: "
+    "An exception occurred while loading IMAGE data at index 0: Error while loading data x",
 }
 
 
 @pytest.mark.parametrize("message", UNFIT.values(), ids=UNFIT)
-def test_what_llamacpp_cannot_take_is_not_its_fault(message: str) -> None:
-    assert cause_of(500, error(message, 500)) is Cause.NOT_SERVED
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "404, message='Not Found', url='https://example.com/cat.png'",
-        "Internal server error: An exception occurred while loading multimodal data: Error while loading data cat: ...",
-        "Internal server error: An exception occurred while loading IMAGE data at index 0: Error while loading data x",
-    ],
-)
-def test_an_image_that_vllm_or_sglang_cannot_fetch_is_not_its_fault(message: str) -> None:
+def test_what_a_box_cannot_take_is_not_its_fault(message: str) -> None:
     assert cause_of(500, error(message, 500)) is Cause.NOT_SERVED
 
 
