@@ -31,6 +31,7 @@ from gateway.config.load import parse
 from gateway.config.shown import dotted
 from gateway.config.sources import ConfigFiles, Sources
 from gateway.execution.executor import Executor
+from gateway.execution.outbox import Outbox
 from gateway.execution.probe import Prober
 from gateway.execution.upstream import Transport, Upstream
 from gateway.heap import building
@@ -159,6 +160,7 @@ class Gateway:
         self.urls: tuple[str, ...] = ()
         self.tidy: Callable[..., None] = _leave
         self.selector = Selector(random.random)
+        self.outbox = Outbox()
         self.upstream = Upstream(time.monotonic, transport=options.transport)
         self.executor = Executor(
             upstream=self.upstream,

@@ -41,6 +41,8 @@ _BLANK: Final = b"\r\n\r\n"
 _SMALL: Final = 1 << 16
 """How long a body may be that is taken past the parser in parts: nobody would stop reading for so much."""
 _UNKNOWN: Final = -1
+_CROWD: Final = 4
+"""From how many requests on an answer waits for others: alone it would only be late by what there is to note of it."""
 
 
 class _Usual(NamedTuple):
@@ -101,6 +103,14 @@ class ShortWay(Connection):
         """Read on, if that was stopped: aiohttp says so at the end of each body."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
+
+    def post(self, data: bytes) -> None:
+        """Send bytes, among many with what else this turn of the loop has to send."""
+        assert self.transport is not None  # noqa: S101 - whoever posts has looked
+        if self._gateway.active < _CROWD:
+            self.transport.write(data)
+        else:
+            self._gateway.outbox.post(self.transport, data)
 
     async def start(self) -> None:
         """Wait for the first request that is aiohttp's, and begin its loop; what has come by now is taken up first."""
@@ -319,6 +329,7 @@ class ShortWay(Connection):
         if self.transport is None or self.transport.is_closing():
             return
         if client.closes or self._close or self._force_close or not asked.is_read:
+            self._gateway.outbox.flush()
             self.transport.close()
             return
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

@@ -22,6 +22,8 @@ from gateway.execution.framing import framed
 
 SERVER: Final = "hybrid-inference-gateway"
 _LAST_WORDS: Final = 1.0
+_POSTED: Final = 1 << 14
+"""How long a body may be that is sent with others: nobody waits for the client to have room for it."""
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 _TRAILER: Final = ("Trailer", "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts")
@@ -191,6 +193,10 @@ class Line(Protocol):
         """Wait until the client has room."""
         ...
 
+    def post(self, data: bytes) -> None:
+        """Send bytes, perhaps with what else this turn of the loop has to send."""
+        ...
+
 
 class Pourer(Protocol):
     """Pours an answer out to a client."""
@@ -255,9 +261,16 @@ class WireClient:
     async def answer(self, status: int, headers: Fields, body: bytes) -> None:
         """Send a whole answer."""
         self._begin(status, headers, len(body))
-        self._write(b"" if self._mute else body)
+        line = self._line
+        if self.closes or self._mute or line.writing_paused or len(body) > _POSTED:
+            self._write(b"" if self._mute else body)
+        elif line.transport is None or line.transport.is_closing():
+            raise ClientLeftError
+        else:
+            line.post(self._head + body)
+            self._head = b""
         self._ended = True
-        if self._line.writing_paused:
+        if line.writing_paused:
             await self.room()
 
     def _begin(self, status: int, headers: Fields, length: int | None) -> None:

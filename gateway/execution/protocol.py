@@ -18,6 +18,7 @@ from gateway.execution.answer import Facts, facts, length_of
 from gateway.execution.flow import Flow
 from gateway.execution.framing import ENDS
 from gateway.execution.heads import LastHead
+from gateway.execution.outbox import Outbox
 
 _NEVER_PAUSED: Final = 1 << 30
 _FINAL: Final = 200
@@ -55,7 +56,8 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - the connector's own
         """Make one; in a running loop."""
         super().__init__(**settings)
-        self._factory = partial(AnswerProtocol, loop=self._loop)  # type: ignore[assignment] # a subclass of it
+        outbox = Outbox()
+        self._factory = partial(AnswerProtocol, outbox, loop=self._loop)  # type: ignore[assignment] # a subclass of it
 
 
 class AnswerProtocol(ResponseHandler):
@@ -69,6 +71,11 @@ class AnswerProtocol(ResponseHandler):
     _awaited: asyncio.Future[Said] | None = None
     _last: LastHeads
     _due = 0
+
+    def __init__(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
+        """Make one for a connection to come, whose requests are posted."""
+        super().__init__(loop)
+        self._outbox = outbox
 
     @property
     def was_used(self) -> bool:
@@ -101,7 +108,7 @@ class AnswerProtocol(ResponseHandler):
         self._parser = None
         self._last = last
         awaited = self._awaited = self._loop.create_future()
-        transport.write(data)
+        self._outbox.post(transport, data)
         return awaited
 
     def divert(self, receive: Callable[[bytes], object] | None) -> None:

@@ -17,6 +17,7 @@ from gateway.execution.deadline import Deadline, Watch
 from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
 from gateway.execution.framing import BEGINNINGS, framed
+from gateway.execution.outbox import Outbox
 from gateway.execution.passage import Passage
 from gateway.execution.protocol import AnswerProtocol, LastHeads
 from gateway.execution.relay import relay
@@ -76,7 +77,7 @@ class Run:
         self.passage = passage
         self.line = Line()
         self.client = WireClient(self.line, "id", 1)
-        self.protocol = AnswerProtocol(asyncio.get_running_loop())
+        self.protocol = AnswerProtocol(Outbox(), asyncio.get_running_loop())
         self.protocol.connection_made(Upstream())
 
     async def begin(self) -> "asyncio.Task[None]":

@@ -44,6 +44,11 @@ class Line:
         self.closing = False
         self.gone = False
         self.waited = 0
+        self.posted = 0
+
+    def post(self, data: bytes) -> None:
+        self.posted += 1
+        self.recorded.write(data)
 
     async def room(self) -> None:
         self.waited += 1
@@ -82,6 +87,21 @@ async def test_a_whole_answer_is_one_write(line: Line, client: WireClient) -> No
         "x-request-id": "req-1",
         "x-gateway-generation": "7",
     }
+
+
+@pytest.mark.parametrize(
+    ("which", "posted"), [("small", 1), ("large", 0), ("of 204", 0), ("the last", 0), ("of a full client", 0)]
+)
+async def test_a_whole_answer_may_wait_for_others_if_nobody_waits_for_it(
+    line: Line, client: WireClient, which: str, posted: int
+) -> None:
+    """Who closes would close before it is out, and who is full is waited for."""
+    line.closing = which == "the last"
+    line.writing_paused = which == "of a full client"
+    body = bytes(100_000) if which == "large" else b"{}"
+    await client.answer(204 if which == "of 204" else 200, JSON, body)
+    assert (line.posted, line.waited) == (posted, which == "of a full client")
+    assert (written(line)[1], len(line.recorded.writes)) == (b"" if which == "of 204" else body, 1)
 
 
 async def test_a_stream_is_chunked_and_its_head_goes_with_the_first_bytes(line: Line, client: WireClient) -> None:

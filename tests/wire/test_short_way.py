@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from gateway import connection
 from gateway.api.openai import Limits
 from gateway.execution.upstream import TRANSPORTS, Transport
+from gateway.short_way import ShortWay
 from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, cramp, error_of, limit, running
 from tests.fakes.client import Answer, RawClient, get, post
 from tests.fakes.connection import PATIENCE, Connection, Cut
@@ -372,6 +374,27 @@ async def test_what_has_just_come_at_the_end_is_answered(config: Config, transpo
         assert (answer.status, answer.head.get("connection")) == (200, "close")
         await closing
         assert (await gate.outcome()).failure is None
+
+
+async def test_answers_are_whole_whose_connections_are_to_end(config: Config) -> None:
+    """There are enough of them for answers to wait for one another."""
+    more = asyncio.Event()
+    async with (
+        ScriptedUpstream([Pause(more), Send(json_answer({"id": "1"}))]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(gate.client()) for _ in range(6)]
+        for client in clients:
+            await client.send(named("one"))
+        await until(lambda: len(a.requests) == len(clients))
+        for line in gate.door.capacity.connections:
+            assert isinstance(line, ShortWay)
+            line.close()
+        more.set()
+        for client in clients:
+            assert (await client.read_answer()).json() == {"id": "1"}
+            assert await client.read_to_end() == b""
 
 
 async def test_a_request_whose_body_is_awaited_is_cut_at_the_end(config: Config, transport: Transport) -> None:

@@ -1,0 +1,48 @@
+"""What a turn of the event loop has to write, written together at the beginning of the next one.
+
+A peer on the same machine that waits for bytes sleeps, and waking it costs the writer more than the bytes do. Between
+two writes there is a request's work, long enough for the peer to fall asleep again. Of several writes in a row the
+first one wakes it. Netty calls that flush consolidation.
+
+What is posted is written before anything happens that is scheduled after it, and before the same connection brings an
+answer to it: who posts whole messages need not wait. Whoever closes a connection on which something may have been
+posted in this turn flushes first; what was posted on one that is closing is dropped, as the loop itself does.
+"""
+
+import asyncio
+from collections import deque
+
+
+class Outbox:
+    """Holds what is to be written. Mutable: that, in the order it came, and the loop, once it is known."""
+
+    __slots__ = ("_loop", "_waiting")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._waiting: deque[tuple[asyncio.WriteTransport, bytes]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def post(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Let this be written soon; in a running loop."""
+        if not self._waiting:
+            self._flush_soon()
+        self._waiting.append((transport, data))
+
+    def flush(self) -> None:
+        """Write all that waits."""
+        waiting = self._waiting
+        try:
+            while waiting:
+                transport, data = waiting.popleft()
+                if not transport.is_closing():
+                    transport.write(data)
+        finally:
+            if waiting:  # one of them failed
+                self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        loop.call_soon(self.flush)
