@@ -1,8 +1,10 @@
 """The limit of connections, with real sockets."""
 
 import asyncio
+import resource
+import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -48,6 +50,11 @@ def test_the_bounds_follow_from_the_limit_of_open_files(asked: int | None, files
 )
 def test_too_few_files_for_a_limit_are_told(limit: int | None, files: int | None, told: str | None) -> None:
     assert shortfall(limit, files) == told
+
+
+def test_what_a_system_calls_unlimited_is_no_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert open_files() is None
 
 
 def test_without_a_limit_of_open_files_there_is_always_room() -> None:
@@ -146,6 +153,15 @@ async def test_with_the_spare_ones_taken_a_connection_waits_until_another_ends(d
         assert (len(door.capacity.connections), waiting.raw) == (4, b"")
         await one.close()
         assert (await waiting.read_answer()).status == 200
+
+
+async def test_of_connections_that_arrive_together_only_those_are_accepted_that_there_is_room_for(door: Door) -> None:
+    address = door.listener.sockets[0].getsockname()
+    with ExitStack() as stack:
+        for _ in range(8):  # the kernel takes them, before the loop looks
+            stack.enter_context(socket.create_connection(address))
+        await until(lambda: len(door.capacity.connections) >= 4)
+        assert (len(door.capacity.connections), len(door.capacity.spare)) == (4, 2)
 
 
 async def test_a_spare_connection_that_asks_for_nothing_is_closed(door: Door) -> None:
