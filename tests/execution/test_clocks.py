@@ -28,6 +28,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 COMMENT = b": keep-alive\n\n"
 ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
 REASONING = sse('{"choices":[{"delta":{"reasoning_content":"hm"},"finish_reason":null}]}')
+LINE = sse(r'{"choices":[{"delta":{"content":"\n"},"finish_reason":null}]}')  # is read each time, for its escape
 BROKEN = b'"code":"stream_broken"}}\n\n'
 LARGE = 1 << 20  # more than is kept for a client that has no room
 
@@ -158,7 +159,7 @@ async def test_a_large_json_body_that_stalls_is_cut(config: Config) -> None:
         assert (body.endswith(b"x"), await gate.failures()) == (True, ["stalled"])
 
 
-@pytest.mark.parametrize("content", [CONTENT, REASONING])
+@pytest.mark.parametrize("content", [CONTENT, REASONING, LINE])
 async def test_content_feeds_the_idle_clock(config: Config, content: bytes) -> None:
     steps = [Send(sse_head()), Drip([chunk(content)] * 25), Send(chunk(DONE) + last_chunk())]
     async with (

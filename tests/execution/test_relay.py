@@ -264,6 +264,30 @@ async def test_a_large_json_answer_that_is_cut_and_well_framed_ends_uncleanly(
             assert ((await gate.outcome()).failure, await gate.failures()) == ("cut_answer", ["cut_answer"])
 
 
+async def test_a_large_json_answer_is_whole_and_counted_in_however_small_parts_it_ends(config: Config) -> None:
+    ends = [b'"], "usage": {"prompt', b'_tokens": 1, "completion_tokens": 2}', b"}"]
+    turns = [asyncio.Event() for _ in ends]
+    body = LARGE + b"".join(ends)
+    steps: list[Step] = [Send(JSON + b"content-length: %d\r\n\r\n" % len(body) + LARGE)]
+    for end, turn in zip(ends, turns, strict=True):
+        steps += [Pause(turn), Send(end)]
+    async with (
+        ScriptedUpstream(steps) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask())
+        head = await client.read_head()
+        for before, turn in zip([b"xx", *ends], turns, strict=False):
+            await until(lambda: client.raw.endswith(before))  # noqa: B023 - it is asked now
+            turn.set()
+        assert await client.read_body(head) == body
+        outcome = await gate.outcome()
+        assert (outcome.failure, outcome.usage, outcome.bytes_out) == (None, Usage(1, 2), len(body))
+        assert outcome.first_content is not None
+        assert 0 < outcome.first_content <= outcome.duration
+
+
 @pytest.mark.parametrize("end", [[Close()], [Reset()], [Send(last_chunk()), Close()]])
 async def test_a_stream_that_is_cut_anywhere_is_whole_or_visibly_broken(config: Config, end: list[Step]) -> None:
     body = ROLE + CONTENT + FINISH + DONE
