@@ -195,6 +195,7 @@ async def test_a_whole_chunk_passes_as_it_came() -> None:
     way.comes(framed(FINISH), LAST)
     await relaying
     assert body_of(b"".join(way.writes)) == chat(" you") + FINISH + b"data: [DONE]\n\n"
+    assert way.client.pourer is None  # who is full from here on is none of this upstream's business
 
 
 COMMENT = framed(b": no\n\n")

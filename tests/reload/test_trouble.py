@@ -14,6 +14,7 @@ import watchfiles
 
 import gateway
 from gateway.config.load import ConfigFiles, Sources
+from gateway.watch import own_mount_points
 from tests.reload.following import PATIENCE, TICKS, follow, refuse_bad, save
 from tests.running import until
 
@@ -252,6 +253,49 @@ async def test_a_folder_that_goes_while_the_watch_is_armed_is_looked_for(
         save(following.files.models, "models: second")
         await following.adopts("models: second")
         assert following.notices == []
+
+
+async def test_while_nothing_stirs_nothing_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "busy").mkdir()
+    async with follow(tmp_path) as quiet, follow(tmp_path / "busy") as busy:
+        before = quiet.looks
+        for number in range(5):
+            save(busy.files.models, f"models: {number}")
+            await busy.adopts(f"models: {number}")
+        assert quiet.looks == before
+
+
+async def test_a_folder_that_is_not_there_keeps_no_other_from_being_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch: Callable[..., Any] = watchfiles.watch
+    watched: list[tuple[str, ...]] = []
+
+    def note(*folders: str, **options: Any) -> object:
+        watched.append(folders)
+        return watch(*folders, **options)
+
+    monkeypatch.setattr(watchfiles, "watch", note)
+    files = ConfigFiles(tmp_path / "models.yaml", tmp_path / "gone" / "routing.yaml", None)
+    save(files.models, "models: first")
+    async with follow(tmp_path, files=files) as following:
+        save(files.models, "models: second")
+        await following.adopts("models: second")
+        assert (watched, following.notices) == ([(str(tmp_path),)], [])
+
+
+async def test_a_file_that_is_mounted_alone_is_noticed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ConfigFiles.of(tmp_path, {})
+    save(files.models, "models: first")
+    save(files.routing, "timeout: 3")
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(f"36 22 254:0 /srv/models.yaml {files.models} ro,relatime - ext4 /dev/vda rw\n")
+    monkeypatch.setattr(own_mount_points, "__defaults__", (mountinfo,))
+    async with follow(tmp_path, TICKS, files=files) as following:
+        await following.until(lambda: following.notices)
+        await following.looked_twice()
+        advice = "saves never reach a file that is mounted alone; mount the folder that holds it"
+        assert following.notices == [("reload.pinned_file", {"file": str(files.models), "advice": advice})]
 
 
 @linux
