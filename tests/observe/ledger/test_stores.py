@@ -324,6 +324,18 @@ def test_a_bad_query_is_told(database: Database) -> None:
         reader.rows("SELECT * FROM nowhere", {})
 
 
+def test_a_look_is_at_one_moment_and_changes_nothing(database: Database) -> None:
+    store = database.store()
+    store.write(rows(1))
+    with reader_at(database.place, 10) as reader:
+        assert [tuple(found) for found in reader.rows("SELECT seq FROM gateway_requests", {})] == [(1,)]
+        store.write(rows(2))
+        assert [tuple(found) for found in reader.rows("SELECT seq FROM gateway_requests", {})] == [(1,)]
+        with pytest.raises(UnavailableError, match=r"read-?only"):
+            reader.rows("DELETE FROM gateway_requests", {})
+    assert numbers(database) == [1, 2]
+
+
 def test_a_removed_file_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     store = SqliteStore(str(path))
@@ -412,6 +424,23 @@ def test_a_server_that_is_away_is_told_without_a_secret(postgres: Postgres) -> N
     place = postgres.place("no_such_database")
     with pytest.raises(UnavailableError, match="no_such_database"), reader_at(place, 1):
         pass
+
+
+def test_a_locked_table_takes_rows_once_it_is_free(
+    postgres: Postgres, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.place.kind == "sqlite":
+        return
+    monkeypatch.setattr("gateway.observe.ledger.postgres._LONGEST_STATEMENT", 20)
+    store = database.store()
+    store.write(rows(1))
+    ((name,),) = database.ask("SELECT current_database()")
+    with psycopg.connect(postgres.url(name), options="-c idle_in_transaction_session_timeout=20s") as connection:
+        connection.execute("LOCK TABLE gateway_requests")
+        with pytest.raises(UnavailableError, match="statement timeout"):
+            store.write(rows(2))
+    store.write(rows(2))
+    assert numbers(database) == [1, 2]
 
 
 def test_a_connection_that_is_cut_is_made_again(postgres: Postgres, database: Database) -> None:

@@ -225,6 +225,25 @@ def test_a_database_that_is_away_holds_up_nobody_and_is_told_of_once(
     ]
 
 
+@pytest.mark.parametrize("down", [None, "disk full"])
+def test_what_ends_a_pause_ends_no_other(make: Callable[..., Ledger], stores: Stores, down: str | None) -> None:
+    """A flush makes the writer look once; it does not go round and round from then on."""
+    quiet, store = make(gather=3_600.0, pause=3_600.0), stores["here"]
+    store.down = down
+    quiet.move(HERE)
+    store.wait_for_a_try()
+    quiet.flush(0.0)
+    busy = make()
+    busy.move(THERE)
+    for number in range(20):
+        keep(busy, number)
+        assert busy.flush(PATIENCE)
+    tries = 1
+    while store.tried.acquire(blocking=False):
+        tries += 1
+    assert tries <= 4  # the move, the flush, and a wake-up that both may leave behind
+
+
 def test_an_error_that_nobody_expects_stops_nothing(make: Callable[..., Ledger], stores: Stores) -> None:
     store = stores["here"]
     store.error = ZeroDivisionError("canary")
