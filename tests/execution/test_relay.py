@@ -107,7 +107,12 @@ async def test_usage_is_found_wherever_a_json_answer_tells_of_it(config: Config,
 
 
 @pytest.mark.parametrize(
-    "framing", [b'transfer-encoding: chunked\r\n\r\n5\r\n{"a":\r\n3\r\n 1}\r\n0\r\n\r\n', b'\r\n{"a": 1}']
+    "framing",
+    [
+        b'transfer-encoding: chunked\r\n\r\n5\r\n{"a":\r\n3\r\n 1}\r\n0\r\n\r\n',
+        b'content-encoding: Identity\r\ntransfer-encoding: Chunked\r\n\r\n8\r\n{"a": 1}\r\n0\r\n\r\n',
+        b'\r\n{"a": 1}',
+    ],
 )
 async def test_an_answer_without_a_length_passes_with_one(config: Config, framing: bytes) -> None:
     async with (
