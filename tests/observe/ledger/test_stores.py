@@ -405,6 +405,7 @@ def test_a_locked_file_takes_rows_once_it_is_free(tmp_path: Path) -> None:
     store.write(rows(1))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
+    store.write([])  # has nothing to wait for
     with pytest.raises(UnavailableError, match="database is locked"):
         store.write(rows(2))
     with reader_at(Place.of(f"sqlite:///{path}"), 1) as reader:
@@ -437,6 +438,7 @@ def test_a_locked_table_takes_rows_once_it_is_free(
     ((name,),) = database.ask("SELECT current_database()")
     with psycopg.connect(postgres.url(name), options="-c idle_in_transaction_session_timeout=20s") as connection:
         connection.execute("LOCK TABLE gateway_requests")
+        store.write([])  # has nothing to wait for
         with pytest.raises(UnavailableError, match="statement timeout"):
             store.write(rows(2))
     store.write(rows(2))

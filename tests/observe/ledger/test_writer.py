@@ -197,6 +197,27 @@ def test_a_close_writes_everything(make: Callable[..., Ledger], stores: Stores, 
     assert (stores["here"].closed, ledger.dropped, logged(records)) == (1, 0, [])
 
 
+def test_a_close_writes_what_came_while_the_writer_ended_a_round(make: Callable[..., Ledger], stores: Stores) -> None:
+    """As a round ends with old rows, the clock that these are looked at by is where it can be caught."""
+    begun = threading.Event()
+
+    def wall() -> float:
+        if not begun.is_set():
+            keep(ledger, 1)
+            ledger._hurry.clear()
+            closing.start()
+            begun.set()
+            assert ledger._hurry.wait(PATIENCE)
+        return 10 * 86_400.0
+
+    ledger = make(wall=wall)
+    closing = threading.Thread(target=ledger.close, args=(PATIENCE,))
+    ledger.move(replace(HERE, retention_days=3.0))
+    assert begun.wait(PATIENCE)
+    closing.join(PATIENCE)
+    assert (stores["here"].requests, ledger.dropped) == (ids(1), 0)
+
+
 def test_a_database_that_is_away_holds_up_nobody_and_is_told_of_once(
     make: Callable[..., Ledger], stores: Stores, records: LogSink
 ) -> None:
@@ -273,6 +294,20 @@ def test_a_row_that_is_refused_takes_no_other_along(
     assert ledger.dropped == 1
     told = {"ledger": "sqlite:///here.db", "count": 1, "reason": "a number out of range"}
     assert logged(records) == [{"level": "warning", "event": "ledger.dropped", **told}]
+
+
+def test_why_rows_were_dropped_once_is_not_why_others_are(
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
+) -> None:
+    stores["here"].refuses = "r-1"
+    ledger = make(capacity=2)
+    ledger.move(HERE)
+    keep(ledger, 1)
+    assert ledger.flush(PATIENCE)
+    ledger.take(batch(2, 3, 4))
+    assert ledger.flush(PATIENCE)
+    reasons = [(record["count"], record["reason"]) for record in logged(records)]
+    assert reasons == [(1, "a number out of range"), (3, "the writer fell behind")]
 
 
 def test_what_no_row_can_be_made_of_takes_no_other_along(
