@@ -194,7 +194,7 @@ def test_a_close_writes_everything(make: Callable[..., Ledger], stores: Stores, 
     ledger.close(PATIENCE)
     keep(ledger, 9_999)
     assert stores["here"].requests == ids(*range(3_000))
-    assert (stores["here"].closed, ledger.dropped, logged(records)) == (1, 0, [])
+    assert (stores["here"].closed, ledger.waiting, ledger.dropped, logged(records)) == (1, 0, 0, [])
 
 
 def test_a_close_writes_what_came_while_the_writer_ended_a_round(make: Callable[..., Ledger], stores: Stores) -> None:
@@ -356,6 +356,15 @@ def test_a_move_takes_later_rows_along_and_leaves_earlier_ones(make: Callable[..
     assert ledger.flush(PATIENCE)
     assert (stores["here"].requests, stores["there"].requests) == (ids(1, 4), ids(2))
     assert (stores["here"].closed, stores["there"].closed, ledger.dropped) == (1, 1, 0)
+
+
+def test_a_move_wakes_a_writer_that_has_no_ledger(make: Callable[..., Ledger], stores: Stores) -> None:
+    ledger = make()
+    ledger.move(HERE)
+    ledger.move(LedgerSettings())
+    assert ledger.flush(PATIENCE)
+    ledger.move(THERE)
+    stores["there"].wait_for_a_try()
 
 
 def test_rows_that_a_database_does_not_take_go_where_the_next_ones_do(
