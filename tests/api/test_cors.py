@@ -27,7 +27,8 @@ def told(answer: Answer) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "origin", "named"), [({PAGE}, PAGE, PAGE), ({"app://x", PAGE}, PAGE, PAGE), ({"*"}, "null", "*")]
+    ("allowed", "origin", "named"),
+    [({PAGE}, PAGE, PAGE), ({"app://x", PAGE}, PAGE.upper(), PAGE.upper()), ({"*"}, "null", "*")],
 )
 async def test_a_page_of_an_allowed_origin_may_ask_and_read(
     config: Config, allowed: set[str], origin: str, named: str

@@ -235,10 +235,16 @@ def test_what_was_written_unaware_of_the_truncation_is_not_lost(truncated: Path)
     assert tail.shrink(truncated, truncated.stat()) == b"second\n"
 
 
-def test_of_several_copies_the_latest_counts(truncated: Path) -> None:
-    truncated.with_suffix(".2").write_bytes(b"first\nsecond\n")
+@pytest.mark.parametrize(("latest", "lost"), [(b"first\nsecond\n", b"third\n"), (b"first\nsecond\nthird\n", b"")])
+def test_of_several_copies_the_latest_counts(truncated: Path, latest: bytes, lost: bytes) -> None:
+    truncated.with_suffix(".2").write_bytes(latest)
     tail = remembering(0, b"first\n", b"second\n", b"third\n")
-    assert tail.shrink(truncated, truncated.stat()) == b"third\n"
+    assert tail.shrink(truncated, truncated.stat()) == lost
+
+
+def test_no_more_than_a_mib_is_remembered() -> None:
+    tail = remembering(0, *[b"x" * (1 << 16)] * 40)
+    assert (sum(map(len, tail._pieces)), tail.size) == (1 << 20, 40 << 16)
 
 
 def test_a_second_truncation_finds_a_copy_of_what_was_written_unaware_of_the_first(truncated: Path) -> None:

@@ -449,7 +449,7 @@ def test_a_close_with_nothing_to_write_waits_for_no_database(make: Callable[...,
 def test_a_close_goes_on_trying_until_its_deadline(make: Callable[..., Ledger], stores: Stores) -> None:
     store = stores["here"]
     store.down = "database is locked"
-    ledger = make()
+    ledger = make(pause=3_600.0)
     ledger.move(HERE)
     keep(ledger, 1)
     closing = threading.Thread(target=ledger.close, args=(PATIENCE,))
