@@ -117,22 +117,17 @@ class Opening:
         if known is not None and status < _CLIENT_ERROR:
             raise AttemptFailedError(known)
         seconds = _REFUSAL_SECONDS if known is None else _SPARE_REFUSAL_SECONDS
-        refusal: Refusal | None = None
+        after = retry_after(answer.facts.headers)
         try:
             refusal = await read_refusal(answer, deployment, seconds)
-        except AttemptFailedError:
-            if known is None:
-                raise
-        body = refusal.body if refusal else b""
-        failure = status_failure(status, body, retry_after(answer.facts.headers), deployment.served_model)
-        if failure is None and refusal is not None:
+        except AttemptFailedError as error:
+            raise AttemptFailedError(status_failure(status, retry_after=after) or error.failure) from error
+        failure = status_failure(status, refusal.body, after, deployment.served_model)
+        if failure is None:
             return refusal
-        failure = failure or Failure(Cause.CUT_ANSWER, "the error broke off", status)
-        is_told = (
-            status >= _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS and body.lstrip().startswith(_JSON_BEGINS)
-        )
-        if refusal is not None and is_told:
+        is_told = status >= _SERVER_ERROR and failure.cause in _ABOUT_REQUESTS
+        if is_told and refusal.body.lstrip().startswith(_JSON_BEGINS):
             refusal = replace(refusal, status=_CLIENT_ERROR)
-        if refusal is not None and refusal.status < _SERVER_ERROR:
+        if refusal.status < _SERVER_ERROR:
             self._record.refusals.setdefault(failure.cause, refusal)
         raise AttemptFailedError(failure)
