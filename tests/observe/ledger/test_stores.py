@@ -417,6 +417,21 @@ def test_a_locked_file_takes_rows_once_it_is_free(tmp_path: Path) -> None:
     assert sqlite_numbers(path) == [1, 2]
 
 
+def test_a_batch_that_fails_half_way_leaves_the_file_free(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    store = SqliteStore(str(path))
+    store.write(rows(1))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("ALTER TABLE gateway_requests RENAME TO elsewhere")
+    with pytest.raises(UnavailableError, match="no such table"):
+        store.write(rows(2))
+    other.execute("ALTER TABLE elsewhere RENAME TO gateway_requests")
+    other.close()
+    store.write(rows(2))
+    store.close()
+    assert sqlite_numbers(path) == [1, 2]
+
+
 def test_a_server_that_is_away_is_told_without_a_secret(postgres: Postgres) -> None:
     nowhere = SecretStr("postgresql://keeper:canary@/none?host=/nowhere&connect_timeout=1")
     with pytest.raises(UnavailableError, match="nowhere") as caught:
