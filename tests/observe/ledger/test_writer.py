@@ -505,17 +505,17 @@ def test_rows_that_cannot_be_deleted_are_told_of_once_and_tried_again_in_a_minut
     make: Callable[..., Ledger], stores: Stores, records: LogSink
 ) -> None:
     clock, store = Time(), stores["here"]
-    store.old = [UnavailableError("it takes too long"), UnavailableError("it takes too long"), 0]
+    slow = UnavailableError("it takes too long")
+    store.old = [slow, slow, 0, slow]
     ledger = make(clock=clock)
     ledger.move(replace(HERE, retention_days=3.0))
-    for tries in (1, 2, 3):
+    told = {"level": "warning", "event": "ledger.unpruned", "ledger": "sqlite:///here.db", "reason": str(slow)}
+    for tries, later, tells in ((1, 60.0, [told]), (2, 60.0, []), (3, 3_600.0, []), (4, 60.0, [told])):
         while len(store.pruned) < tries:
             assert ledger.flush(PATIENCE)
         assert ledger.flush(PATIENCE)  # it knows by now when it is due again
-        clock.now += 60.0
-    assert ledger.flush(PATIENCE)
-    told = {"ledger": "sqlite:///here.db", "reason": "it takes too long"}
-    assert logged(records) == [{"level": "warning", "event": "ledger.unpruned", **told}]
+        assert logged(records) == tells
+        clock.now += later
 
 
 def test_rows_are_written_on_whatever_a_driver_raises_when_old_ones_are_to_be_deleted(
@@ -541,10 +541,12 @@ def test_a_new_retention_holds_at_once_and_moves_nothing(make: Callable[..., Led
     ledger.move(HERE)
     assert ledger.flush(PATIENCE)
     assert store.pruned == []
-    ledger.move(replace(HERE, retention_days=1.0))
-    while not store.pruned:
+    for days in (3.0, 1.0):
+        store.pruned.clear()
+        ledger.move(replace(HERE, retention_days=days))
         assert ledger.flush(PATIENCE)
-    assert (store.pruned[0], store.closed) == ((9 * 86_400.0, 5_000), 0)
+        assert ledger.flush(PATIENCE)  # the round of the first one has ended
+        assert (store.pruned, store.closed) == ([((10.0 - days) * 86_400.0, 5_000)], 0)
 
 
 def test_a_file_that_is_locked_and_then_removed_costs_no_row_that_comes_later(
