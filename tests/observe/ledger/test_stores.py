@@ -447,7 +447,7 @@ def test_a_locked_table_takes_rows_once_it_is_free(
 ) -> None:
     if database.place.kind == "sqlite":
         return
-    monkeypatch.setattr("gateway.observe.ledger.postgres._LONGEST_STATEMENT", 20)
+    monkeypatch.setattr("gateway.observe.ledger.postgres._LONGEST_STATEMENT", 300)
     store = database.store()
     store.write(rows(1))
     ((name,),) = database.ask("SELECT current_database()")
