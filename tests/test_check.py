@@ -12,7 +12,7 @@ import pytest
 from gateway.asking import UnreachableError, default_url, is_url
 from gateway.check import in_force, wants_colour
 from gateway.cli import main
-from tests.execution.support import running
+from tests.execution.support import Running, running
 from tests.fakes.connection import PATIENCE
 from tests.fakes.upstream import Close, Hang, ScriptedUpstream, Send, Step, json_answer, refused_url, status
 from tests.running import Config
@@ -50,14 +50,19 @@ def configure(config: Config, fraction: float = 0.6, key: str = KEY, **more: obj
     )
 
 
+def follow_no_more(gate: Running) -> None:
+    """Let a gateway keep its configuration, whatever is saved."""
+    following = gate.gateway._following
+    assert following is not None
+    following.cancel()
+
+
 @asynccontextmanager
 async def served(config: Config) -> AsyncIterator[str]:
     """Serve what `configure` writes, and follow it no more; give the address."""
     configure(config)
     async with running(config, None, **json.loads((config.path / "routing.yaml").read_text())) as gate:
-        following = gate.gateway._following
-        assert following is not None
-        following.cancel()
+        follow_no_more(gate)
         yield gate.url
 
 
@@ -158,9 +163,7 @@ async def test_another_order_of_fallbacks_is_told(config: Config, check: Check) 
 
     order("cheap", "dear")
     async with running(config, None) as gate:
-        following = gate.gateway._following
-        assert following is not None
-        following.cancel()
+        follow_no_more(gate)
         order("dear", "cheap")
         text, more = await check(gate.url), json.loads("\n".join((await check(gate.url, "--json"))[1]))
         assert text[1][:2] == ["  m", "    ~ tried in the order main, dear, cheap"]
@@ -191,9 +194,7 @@ async def test_faults_are_told_as_without_it(config: Config, check: Check) -> No
 async def test_a_gateway_without_a_configuration_gets_everything(config: Config, check: Check) -> None:
     config.save("models.yaml", "models: []\n")
     async with running(config) as gate:
-        following = gate.gateway._following
-        assert following is not None
-        following.cancel()
+        follow_no_more(gate)
         config.models(llama={"box-a": A})
         assert (await check(gate.url))[1] == [
             "+ llama",
