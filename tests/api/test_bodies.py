@@ -121,28 +121,6 @@ async def test_a_body_gets_more_time_the_more_has_come(config: Config) -> None:
         assert (await client.read_answer()).status == 200
 
 
-@pytest.mark.parametrize("rest", [b"zz\r\n", b"-1\r\n", b"5 \r\n", b"fffffffffffffffff\r\n", b"3;a=\x00\r\n"])
-async def test_a_body_that_stops_being_framed_is_told_at_once(config: Config, rest: bytes) -> None:
-    async with running(config, NOWHERE) as gate, gate.client() as client:
-        await client.send(HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n")
-        await until(lambda: gate.gateway.active == 1)
-        await client.send(rest)
-        answer = await client.read_answer()
-        assert (answer.status, error_of(answer)["code"]) == (400, "invalid_body")
-        assert await client.read_to_end() == b""
-        assert (await gate.outcome()).failure == "invalid_body"
-        assert {record["level"] for record in await gate.log()} == {"info"}
-
-
-async def test_a_client_that_leaves_while_it_sends_is_told_of(config: Config) -> None:
-    async with running(config, NOWHERE) as gate, gate.client() as client:
-        await client.send(HEAD + b"content-length: 9\r\n\r\n{")
-        await until(lambda: gate.gateway.active == 1)
-        await client.abort()
-        outcome = await gate.outcome()
-        assert (outcome.status, outcome.failure, outcome.attempts) == (499, "client_left", ())
-
-
 async def continued(client: RawClient, version: bytes = b"1.1", expect: bytes = b"100-Continue") -> list[int]:
     body = b'{"model":"m"}'
     head = HEAD.replace(b"1.1", version) + b"content-length: %d\r\nexpect: %b\r\n\r\n" % (len(body), expect)
