@@ -75,12 +75,12 @@ def test_flags_have_defaults() -> None:
     assert parsed("demo", "--chaos")["chaos"] is True
 
 
-@pytest.mark.parametrize(("wanted", "imported"), [("nothing", ""), ("a .env", "dotenv"), ("a ledger", "sqlite3")])
+@pytest.mark.parametrize(("wanted", "imported"), [("a .env", "dotenv"), ("a ledger", "sqlite3")])
 def test_what_a_configuration_does_not_need_is_not_imported(config: Config, wanted: str, imported: str) -> None:
     good(config)
     if wanted == "a .env":
         (config.path.parent / ".env").write_text("CLOUD_URL=http://cloud\n", encoding="utf-8")
-    elif wanted == "a ledger":
+    else:
         config.routing(ledger={"url": "sqlite:///ledger.db"})
     program = (
         "import sys; from gateway.cli import main; main(); "
@@ -213,11 +213,6 @@ def test_help_is_given(gateway: Gateway, command: list[str]) -> None:
 
 def test_the_version_is_told(gateway: Gateway) -> None:
     assert gateway("--version") == (0, f"gateway {__version__}\n", "")
-
-
-def test_it_runs_as_a_module() -> None:
-    answer = subprocess.run([sys.executable, "-m", "gateway", "--version"], capture_output=True, text=True, check=True)
-    assert answer.stdout == f"gateway {__version__}\n"
 
 
 def test_the_module_may_be_imported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,8 +410,7 @@ def test_schemas_are_printed(gateway: Gateway, file: Any) -> None:
     assert json.loads(out) == schema(file)
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_leaves_ends_it_quietly(config: Config, unbuffered: str) -> None:
+def test_a_reader_that_leaves_ends_it_quietly(config: Config) -> None:
     good(config)
     read, write = os.pipe()
     os.close(read)
@@ -424,7 +418,7 @@ def test_a_reader_that_leaves_ends_it_quietly(config: Config, unbuffered: str) -
         [sys.executable, "-m", "gateway", "check", "--config-dir", str(config.path)],
         stdout=write,
         stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
         check=False,
     )
     os.close(write)
@@ -433,10 +427,9 @@ def test_a_reader_that_leaves_ends_it_quietly(config: Config, unbuffered: str) -
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_full_disk_ends_it_with_one_line(config: Config, more: list[str], unbuffered: str) -> None:
+def test_a_full_disk_ends_it_with_one_line(config: Config, unbuffered: str) -> None:
     good(config)
-    command = [sys.executable, "-m", "gateway", "check", "--config-dir", str(config.path), *more]
+    command = [sys.executable, "-m", "gateway", "check", "--config-dir", str(config.path)]
     environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(  # noqa: S603 - our own
@@ -460,8 +453,8 @@ def test_a_closed_stdout_takes_no_log(config: Config) -> None:
     assert (ended.returncode, b"cannot log there: stdout: bad file descriptor" in ended.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-async def test_it_stops_well_where_a_stream_was_closed_at_the_start(config: Config, closed: str) -> None:
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+async def test_it_stops_well_where_streams_were_closed_at_the_start(config: Config, closed: str) -> None:
     config.models(chat={"gpu-1": LOCAL})
     config.routing()
     serve = f"-m gateway serve --port 0 --config-dir {shlex.quote(str(config.path))}"
@@ -507,16 +500,6 @@ async def test_it_serves_though_stderr_takes_nothing_and_says_it_nowhere_else(co
             process.kill()
     assert [json.loads(line)["event"] for line in (first + rest).splitlines()] == ["gateway.started", "gateway.stopped"]
     assert process.returncode == 0
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere open files may be without a limit")
-async def test_a_limit_that_open_files_do_not_allow_is_told(config: Config) -> None:
-    good(config)
-    async with Process(
-        "serve", "--config-dir", str(config.path), "--port", "0", "--max-connections", "9999999999"
-    ) as it:
-        assert await it.url()
-        assert "\nwarning: 9999999999 connections may need 20000000126 open files, the limit is " in f"\n{it.stderr}"
 
 
 def test_an_interrupt_before_it_has_begun_is_no_traceback() -> None:
@@ -590,7 +573,7 @@ async def test_serve_takes_everything_from_the_environment(config: Config) -> No
         assert await gateway.ended() == 0
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 async def test_who_asks_in_the_same_environment_reaches_it(
     config: Config, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
@@ -617,10 +600,14 @@ async def test_who_asks_in_the_same_environment_reaches_it(
 
 async def test_serve_prints_its_warnings(config: Config) -> None:
     good(config)
-    async with Process("serve", "--config-dir", str(config.path), "--port", "0") as gateway:
+    async with Process(
+        *("serve", "--config-dir", str(config.path), "--port", "0", "--max-connections", "9999999999")
+    ) as gateway:
         await gateway.url()
-        [warning, _] = gateway.stderr.splitlines()
+        unset, *few, _ = gateway.stderr.splitlines()
         gateway.process.terminate()
         assert await gateway.ended() == 0
-    assert warning.startswith(f"warning: {config.path / 'routing.yaml'}:")
-    assert "endpoint: CLOUD_URL is not set" in warning
+    assert unset.startswith(f"warning: {config.path / 'routing.yaml'}:")
+    assert "endpoint: CLOUD_URL is not set" in unset
+    told = "warning: 9999999999 connections may need 20000000126 open files, the limit is "
+    assert [line.startswith(told) for line in few] == [True] * (sys.platform == "linux")  # elsewhere there may be none

@@ -132,13 +132,12 @@ def test_without_the_extra_it_is_off_and_says_what_to_install(monkeypatch: pytes
     assert problem["advice"] == "pip install 'hybrid-inference-gateway[otel]'"
 
 
-@pytest.mark.parametrize(("endpoint", "imported"), [("", False), ("http://127.0.0.1:1", True)])
-def test_nothing_is_imported_when_it_is_off(endpoint: str, *, imported: bool) -> None:
+def test_nothing_is_imported_when_it_is_off() -> None:
     program = (
         "import sys; from gateway.server import create_app; create_app(); "
-        "print(any(name.startswith('opentelemetry') for name in sys.modules))"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
-    environ = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    environ = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}
     command = [sys.executable, "-c", program]
     told = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)  # noqa: S603 - our own
-    assert told.stdout == f"{imported}\n"
+    assert told.stdout == "[]\n"
