@@ -211,6 +211,7 @@ def test_what_is_said_is_given_by_its_part(event: bytes, pieces: Pieces) -> None
         called({"index": "0", "function": {"name": "f"}}),
         called({"index": 0, "function": "f"}),
         called({"index": 0, "function": {"name": "f", "arguments": {"a": 1}}}),
+        called({"index": 0, "id": "x", "function": {"name": "", "arguments": ""}}),
         called({"index": 0, "type": "custom", "custom": {"name": "f", "input": "a"}}),
     ],
 )

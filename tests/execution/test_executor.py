@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.execution.outcome import Outcome, Usage
+from gateway.execution.outcome import Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.record import Record
-from tests.execution.support import CONTENT, DONE, ask, chain, error_of, running
+from tests.execution.support import CONTENT, ask, chain, error_of, running
 from tests.fakes.connection import Cut
 from tests.fakes.upstream import Close, Hang, Pause, ScriptedUpstream, Send, Step, chunk, json_answer, sse_head
 from tests.running import Config, until
@@ -82,17 +82,6 @@ async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config, monkeypatc
         outcome = await gate.outcome()
         assert (outcome.status, outcome.failure) == (200, "internal_error")
         await a.closed_by_peer()
-
-
-@pytest.mark.parametrize("size", [1, 7, 4096, 1 << 16])
-def test_a_watch_sees_the_same_whatever_the_chunks(size: int) -> None:
-    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
-    stream = b": hello\n\n" * 600 + CONTENT * 600 + usage + DONE
-    clock = itertools.count().__next__
-    passage = Passage(lambda: float(clock()))
-    passed = b"".join(passage.feed(stream[place : place + size])[0] for place in range(0, len(stream), size))
-    assert (passed, passage.size, passage.truncated, passage.first_content) == (stream, len(stream), False, 0.0)
-    assert passage.usage == Usage(3, 4)
 
 
 @pytest.mark.parametrize("steps", [[Send(sse_head() + chunk(CONTENT)), Hang()], [Close()], [Send(b"no HTTP"), Close()]])

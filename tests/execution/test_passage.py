@@ -519,7 +519,6 @@ def test_what_cannot_be_joined_ends_the_rescue(how: Rescue, stream: bytes) -> No
     passage = taken(how, TEXT)
     with pytest.raises(DiffersError):
         feed(passage, stream)
-    assert content(sse({"choices": []})) == ""
 
 
 @pytest.mark.parametrize("rest", [second(finish="stop"), DONE])
@@ -671,15 +670,14 @@ def calls_in(stream: bytes) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("names", [["lo"], ["lo", "ok"], ["look"], []])
+@pytest.mark.parametrize("names", [["lo"], ["lo", "ok"], ["look"]])
 def test_a_tool_call_keeps_its_first_id(names: list[str]) -> None:
     """Clients join the parts of a name, and of an id too."""
     passage = passing()
-    opening = {**CALL, "function": {"name": names[0] if names else "", "arguments": ""}}
+    opening = {**CALL, "function": {"name": names[0], "arguments": ""}}
     more = [{"index": 0, "function": {"name": name}} for name in names[1:]]
     got = feed(passage, ROLE, *[chunk(tool_calls=[call]) for call in (opening, *more)])
-    if passage.opaque:
-        return
+    assert not passage.opaque
     passage.taken_over("replay")
     got += feed(passage, second(tool_calls=[{**CALL, "id": "call-other"}]), second(tool_calls=[arguments("{}")]))
     calls = calls_in(got)
@@ -688,20 +686,12 @@ def test_a_tool_call_keeps_its_first_id(names: list[str]) -> None:
     assert "".join(call["function"].get("arguments", "") for call in calls) == "{}"
 
 
-def test_a_tool_call_of_another_kind_cannot_be_said_again() -> None:
-    passage = passing()
-    feed(passage, chunk(tool_calls=[{"index": 0, "id": "x", "type": "custom", "custom": {"name": "f", "input": "a"}}]))
-    assert passage.opaque
-
-
 def test_reasoning_of_another_form_is_not_lost_with_the_text_beside_it() -> None:
     """The text in the same event used to be lost: an empty reasoning took its place."""
     passage = taken("replay", TEXT)
     sealed = second(content=TEXT + "empty", reasoning="", reasoning_details=[{"type": "reasoning.encrypted"}])
-    try:
-        assert "empty" in feed(passage, sealed).decode()
-    except DiffersError:
-        return
+    with pytest.raises(DiffersError):
+        feed(passage, sealed)
 
 
 def of(index: object, finish: str | None = None) -> bytes:

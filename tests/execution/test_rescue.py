@@ -70,31 +70,32 @@ def whole(answer: Answer) -> bool:
     return (said(answer.body), len(frames), finishes, len(roles)) == (TEXT, 1, ["stop"], 1)
 
 
+Second = tuple[str, Prefill, list[str]]
+CONTINUES: Second = ("vllm", "heeded", ["continue"])
+BREAKS: list[tuple[list[Step], str]] = [
+    ([Close()], "cut_answer"),
+    ([Reset()], "cut_answer"),
+    ([Send(last_chunk())], "cut_answer"),
+    ([Send(chunk(b'data: {"choices": [{"del')), Close()], "cut_answer"),
+    ([Send(b"no chunk size\r\n"), Hang()], "cut_answer"),
+    ([OVERLOADED, Send(last_chunk())], "error_answer"),
+    ([OVERLOADED, Send(chunk(DONE)), Hang()], "error_answer"),
+]
+SECONDS: list[Second] = [
+    ("sglang", "heeded", ["continue"]),
+    ("llamacpp", "heeded", ["continue"]),
+    ("openai", "heeded", ["replay"]),
+    ("vllm", "refused", ["continue", "replay"]),
+]
+
+
 @pytest.mark.parametrize("after", [1, 5, len(WORDS)])
 @pytest.mark.parametrize(
-    ("end", "failure"),
-    [
-        ([Close()], "cut_answer"),
-        ([Reset()], "cut_answer"),
-        ([Send(last_chunk())], "cut_answer"),
-        ([Send(chunk(b'data: {"choices": [{"del')), Close()], "cut_answer"),
-        ([Send(b"no chunk size\r\n"), Hang()], "cut_answer"),
-        ([OVERLOADED, Send(last_chunk())], "error_answer"),
-        ([OVERLOADED, Send(chunk(DONE)), Hang()], "error_answer"),
-    ],
-)
-@pytest.mark.parametrize(
-    "second",
-    [
-        ("vllm", "heeded", ["continue"]),
-        ("sglang", "heeded", ["continue"]),
-        ("llamacpp", "heeded", ["continue"]),
-        ("openai", "heeded", ["replay"]),
-        ("vllm", "refused", ["continue", "replay"]),
-    ],
+    ("end", "failure", "second"),
+    [*((*end, CONTINUES) for end in BREAKS), *((*BREAKS[0], second) for second in SECONDS)],
 )
 async def test_a_stream_that_breaks_is_carried_on(
-    config: Config, end: list[Step], failure: str, second: tuple[str, Prefill, list[str]], after: int
+    config: Config, end: list[Step], failure: str, second: Second, after: int
 ) -> None:
     kind, prefill, rescue = second
     async with (
@@ -114,19 +115,11 @@ async def test_a_stream_that_breaks_is_carried_on(
         assert outcome.bytes_out == len(answer.body)
 
 
-@pytest.mark.parametrize(
-    ("kind", "fields"),
-    [
-        ("vllm", {"continue_final_message": True, "add_generation_prompt": False}),
-        ("sglang", {"continue_final_message": True, "add_generation_prompt": False}),
-        ("llamacpp", {"continue_final_message": True, "add_generation_prompt": False}),
-    ],
-)
-async def test_what_a_box_is_asked_to_continue(config: Config, kind: str, fields: dict[str, object]) -> None:
+async def test_what_a_box_is_asked_to_continue(config: Config) -> None:
     async with (
         ScriptedUpstream(cut := Breaking(4, Close())) as a,
         ScriptedUpstream(telling()) as b,
-        running(config, {"m": boxes(a, b, kind=kind)}) as gate,
+        running(config, {"m": boxes(a, b)}) as gate,
     ):
         assert whole(await say_through(gate, asking(max_tokens=20, temperature=0.5, tools=[{"type": "function"}]), cut))
         assert b.requests[0].json() == {
@@ -137,7 +130,8 @@ async def test_what_a_box_is_asked_to_continue(config: Config, kind: str, fields
             "temperature": 0.5,
             "tools": [{"type": "function"}],
             "stream_options": {"include_usage": True},
-            **fields,
+            "continue_final_message": True,
+            "add_generation_prompt": False,
         }
 
 
