@@ -42,11 +42,17 @@ _SURPRISES = (
         "which YAML 1.1 reads as binary and YAML 1.2 as text: quote it, or write it as decimal",
     ),
     (
+        re.compile(r"[-+]0x[0-9a-fA-F_]+", re.ASCII),
+        "which YAML 1.1 reads as hexadecimal and YAML 1.2 as text: quote it, or write it as decimal",
+    ),
+    (
         re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t]+[0-9]{1,2}:[0-9]{2}:[0-9]{2}.*)?", re.ASCII),
         "which YAML 1.1 reads as a date: quote it",
     ),
     (
-        re.compile(r"(?=[^_]*_)[-+]?(0x[0-9a-fA-F_]+|[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.[0-9_]+)", re.ASCII),
+        re.compile(
+            r"(?=[^_]*_)([-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9_]+)([eE][-+]?[0-9]+)?|0x[0-9a-fA-F_]+)", re.ASCII
+        ),
         "which YAML 1.1 reads as a number and YAML 1.2 as text: leave out the underscores, or quote it",
     ),
 )

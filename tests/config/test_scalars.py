@@ -2,7 +2,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config.scalars import resolve, surprise
@@ -58,6 +58,8 @@ def test_nan_is_a_number() -> None:
         ("-07", "octal"),
         ("08", "octal"),
         ("0b101", "binary"),
+        ("-0x1F", "hexadecimal"),
+        ("+0x_1F", "hexadecimal"),
         ("2024-08-06", "a date"),
         ("2024-08-06T10:00:00Z", "a date"),
         ("2024-08-06 10:00:00", "a date"),
@@ -65,6 +67,7 @@ def test_nan_is_a_number() -> None:
         ("1_0.5", "underscores"),
         ("0x_1F", "underscores"),
         (".5_0", "underscores"),
+        (".5_0e+3", "underscores"),
     ],
 )
 def test_what_yaml_1_1_reads_otherwise_is_a_surprise_with_advice(text: str, reads_as: str) -> None:
@@ -98,10 +101,15 @@ def yaml_1_1(text: str) -> object:
     return loader.construct_object(yaml.ScalarNode(tag, text))
 
 
+NO_TEXT = dict(forms for each in yaml.SafeLoader.yaml_implicit_resolvers.values() for forms in each)
+"""What YAML 1.1 reads as something else than text, by tag."""
+
+
+@settings(max_examples=300)
 @given(
-    st.text("0123456789_:-.+eExobTtZinfaINFrulsyYoON~ ", min_size=1, max_size=12).filter(
-        lambda text: text.strip() == text
-    )
+    st.sampled_from(["bool", "int", "float", "timestamp"])
+    .flatmap(lambda kind: st.from_regex(NO_TEXT[f"tag:yaml.org,2002:{kind}"]))
+    .filter(lambda text: text == text.strip() and len(text) < 40)
 )
 def test_whatever_yaml_1_1_makes_a_different_value_of_is_a_surprise(text: str) -> None:
     try:
