@@ -214,18 +214,18 @@ def test_of_any_object_only_the_models_value_changes(
     assert json.loads(head + value + tail) == {**others, "model": old}
 
 
-@given(OBJECTS, st.lists(VALUES, max_size=2), st.integers(0, 6))
+@given(
+    OBJECTS,
+    st.lists(VALUES, max_size=2).filter(lambda values: [type(value) for value in values] != [str]),
+    st.integers(0, 6),
+)
 @example({}, ["a", "b"], 0)
-@example({}, [], 0)
-def test_a_model_that_stands_once_as_text_is_all_that_it_takes(
+def test_a_model_that_does_not_stand_there_once_as_text_is_not_replaced(
     others: dict[str, Any], values: list[Any], place: int
 ) -> None:
     fields = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in others.items()]
     fields[place:place] = [f'"model":{json.dumps(value)}' for value in values]
     body = f"{{{','.join(fields)}}}".encode()
-    if len(values) == 1 and isinstance(values[0], str):
-        assert json.loads(replace_model(body, "n")) == {**others, "model": "n"}
-        return
     with pytest.raises(UnreplaceableModelError):
         replace_model(body, "n")
 
