@@ -7,7 +7,6 @@ from tests.config.loading import faults, load, models, split
 READS = "expected a price: a number of at least 0, or text that reads as one"
 
 
-@pytest.mark.parametrize("name", ["prompt", "completion", "input_cache_read", "internal_reasoning", "request"])
 @pytest.mark.parametrize(
     ("price", "told"),
     [
@@ -30,13 +29,16 @@ READS = "expected a price: a number of at least 0, or text that reads as one"
         ("${Q}", "found the value of ${Q}, expected at most 1000 US dollars"),
     ],
 )
-def test_a_counted_price_refuses(name: str, price: str, told: str) -> None:
+def test_a_counted_price_refuses(price: str, told: str) -> None:
     environ = {"P": "canary", "Q": "2000", "H": "0x" + "f" * 400}
-    (fault,) = faults(models(f"pricing:\n  {name}: {price}"), environ=environ)
-    column = 7 + len(name) + 2
-    where = f"config/models.yaml:5:{column if price else column - 1}: models[0].pricing.{name}: "
-    assert fault.startswith(where[:22])
-    assert f"models[0].pricing.{name}: {told}" in fault
+    (fault,) = faults(models(f"pricing:\n  prompt: {price}"), environ=environ)
+    assert fault.startswith(f"config/models.yaml:5:{15 if price else 14}: models[0].pricing.prompt: {told}")
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion", "input_cache_read", "internal_reasoning", "request"])
+def test_each_price_that_is_counted_is_looked_at(name: str) -> None:
+    (fault,) = faults(models(f"pricing: {{{name}: free}}"))
+    assert f": models[0].pricing.{name}: found 'free', {READS}" in fault
 
 
 @pytest.mark.parametrize("price", ["0", "0.5", "1e-7", "'0'", "'.5'", "'5.'", "'0.0000006'", "'6E-7'", "${P}", "1000"])
