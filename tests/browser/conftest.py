@@ -1,13 +1,16 @@
 """A real browser in front of a real gateway. Tests are skipped where there is no Chromium or no playwright."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import pytest
+import pytest_asyncio
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = (
@@ -56,24 +59,38 @@ def complaints() -> Complaints:
 
 
 @pytest.fixture
-async def blank(complaints: Complaints) -> AsyncIterator[Blank]:
-    """Give a page: `await blank(width=390, theme="dark")`."""
+def _function_scoped_runner(_session_scoped_runner: asyncio.Runner) -> asyncio.Runner:
+    """Run these tests, and what they use, on one loop, which the browser belongs to: pytest-asyncio looks here."""
+    return _session_scoped_runner
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> "AsyncIterator[Browser]":
+    """Start a browser once: to start it takes longer than what is looked at."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     api = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
     api.expect.set_options(timeout=PATIENCE)
     async with api.async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=PATIENCE)
+        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=PATIENCE)
+        yield started
+        await started.close()
+
+
+@pytest.fixture
+async def blank(browser: "Browser", complaints: Complaints) -> AsyncIterator[Blank]:
+    """Give a page of its own profile: `await blank(width=390, theme="dark")`."""
+    async with AsyncExitStack() as contexts:
 
         async def made(width: int = 1440, theme: Theme = "light") -> "Page":
             context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+            contexts.push_async_callback(context.close)
             context.set_default_timeout(PATIENCE)
             page: Page = await context.new_page()
             complaints.watch(page)
             return page
 
         yield made
-        await browser.close()
 
 
 @pytest.fixture
