@@ -14,6 +14,7 @@ from gateway.short_way import ShortWay
 from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, error_of, running
 from tests.fakes.client import Answer, RawClient, get, post
 from tests.fakes.connection import PATIENCE, Cut
+from tests.fakes.leaping import RUNS_OUT, leap
 from tests.fakes.upstream import (
     Hang,
     Pause,
@@ -279,7 +280,7 @@ async def test_a_client_that_leaves_while_its_body_is_awaited_is_told_of(config:
 async def test_an_idle_connection_is_closed_after_a_while(
     config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", 0.05)
+    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", RUNS_OUT)
     async with (
         ScriptedUpstream(answering) as a,
         running(config, {"m": chain(a.url)}, transport=transport) as gate,
@@ -287,13 +288,14 @@ async def test_an_idle_connection_is_closed_after_a_while(
     ):
         await client.send(named("one"))
         assert (await client.read_answer()).status == 200
+        leap(RUNS_OUT)
         assert await client.read_to_end() == b""
 
 
 async def test_a_stream_outlives_the_time_that_a_connection_may_be_idle(
     config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", 0.05)
+    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", RUNS_OUT)
     more = asyncio.Event()
     async with (
         ScriptedUpstream(held_back(more)) as a,
@@ -303,8 +305,11 @@ async def test_a_stream_outlives_the_time_that_a_connection_may_be_idle(
         await client.send(ask(stream=True))
         head = await client.read_head()
         assert await client.read_chunk() == CONTENT
-        asyncio.get_running_loop().call_later(0.15, more.set)
+        leap(RUNS_OUT)
+        more.set()
         assert await client.read_body(head) == FINISH + DONE
+        leap(RUNS_OUT)
+        assert await client.read_to_end() == b""
 
 
 async def test_what_is_in_flight_is_cut_at_the_end(config: Config, transport: Transport) -> None:
