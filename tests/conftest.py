@@ -1,7 +1,9 @@
 """What tests of the whole have in common: a config folder, simulated boxes, gateways that listen."""
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,37 @@ def pytest_configure(config: pytest.Config) -> None:
     begin = Options.__init__
     begin.__defaults__ = tuple(asked if value == "direct" else value for value in begin.__defaults__ or ())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and all it starts
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Let coverage not watch what is `exhaustive`: that takes twice as long then."""
+    if item.get_closest_marker("exhaustive") is None:
+        return (yield)
+    with _unwatched():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """Let coverage not watch a process that only hands out the tests."""
+    if session.config.getoption("dist", "no") == "no":
+        return (yield)
+    with _unwatched():
+        return (yield)
+
+
+@contextmanager
+def _unwatched() -> Iterator[None]:
+    watching = sys.gettrace()
+    if type(watching).__module__ != "coverage":  # a debugger's
+        yield
+        return
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(watching)
 
 
 @pytest.fixture

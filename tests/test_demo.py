@@ -127,6 +127,7 @@ async def reaction(curl: Curl) -> tuple[int, str, bytes]:
         return answer.status, answer.headers["x-gateway-deployment"], body
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("chaos", [pytest.param(each, id=each.name) for each in CHAOS if each.name not in TIMED])
 async def test_what_the_chaos_tells_comes_true(
     tmp_path: Path, aiohttp_server: AiohttpServer, door: OpenDoor, chaos: Chaos

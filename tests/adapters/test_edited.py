@@ -136,6 +136,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=30)
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5), st.integers(0, 5))
 def test_any_large_body_is_edited_as_it_would_be_rewritten(fields: list[tuple[str, Any]], place: int) -> None:

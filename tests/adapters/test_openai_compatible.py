@@ -197,6 +197,7 @@ def written(draw: st.DrawFn, value: Any) -> str:
     return escaped
 
 
+@pytest.mark.exhaustive
 @given(st.data(), OBJECTS, TEXT, TEXT)
 def test_of_any_object_only_the_models_value_changes(
     data: st.DataObject, others: dict[str, Any], old: str, new: str
@@ -214,6 +215,7 @@ def test_of_any_object_only_the_models_value_changes(
     assert json.loads(head + value + tail) == {**others, "model": old}
 
 
+@pytest.mark.exhaustive
 @given(
     OBJECTS,
     st.lists(VALUES, max_size=2).filter(lambda values: [type(value) for value in values] != [str]),

@@ -84,6 +84,7 @@ def test_a_longer_chain_is_told_of_once() -> None:
     assert fault.startswith("4:47: models[2].fallbacks[0]: found 'd', expected a chain of at most 3 fallbacks: 'd' -> ")
 
 
+@pytest.mark.exhaustive
 def test_thousands_of_models_in_a_chain_are_no_trouble() -> None:
     count = 3_000
     lines = [f"  - {{id: m{n}, base_url: 'http://m', fallbacks: [m{n + 1}]}}" for n in range(count)]
@@ -115,6 +116,7 @@ def test_what_has_a_fault_of_its_own_is_passed_over(text: str) -> None:
     assert len(faults(text)) == 1
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.lists(st.integers(0, 6), max_size=4, unique=True), min_size=7, max_size=7))
 def test_what_is_accepted_ends_within_three_steps(targets: list[list[int]]) -> None:
     letters = ["".join(chr(ord("a") + target) for target in each) for each in targets]

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,12 +60,14 @@ def test_any_text(text: str) -> None:
     check(load(data, data), data, data)
 
 
+@pytest.mark.exhaustive
 @given(values, values)
 def test_any_structure(models: object, routing: object) -> None:
     texts = [yaml.safe_dump(value, allow_unicode=True).encode(errors="surrogatepass") for value in (models, routing)]
     check(load(*texts, environ={"A": "canary"}), *texts)
 
 
+@pytest.mark.exhaustive
 @given(st.dictionaries(st.sampled_from([*RoutingDocument.model_fields]), values))
 def test_any_values_of_known_keys(routing: object) -> None:
     text = yaml.safe_dump(routing, allow_unicode=True).encode(errors="surrogatepass")

@@ -114,6 +114,7 @@ def test_all_fields_are_there() -> None:
 MODEL = "models: [{id: a, %s}]"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("which", "text", "fits"),
     [

@@ -214,6 +214,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.exhaustive
 @given(_JSON)
 def test_json_reads_as_what_it_is(value: object) -> None:
     tree, faults = read(json.dumps(value, ensure_ascii=False))

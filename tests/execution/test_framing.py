@@ -147,6 +147,7 @@ def reads(draw: st.DrawFn, parts: list[bytes]) -> list[bytes]:
     return [raw[start:end] for start, end in itertools.pairwise([0, *places, len(raw)]) if end > start] + [LAST]
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=200)
 @given(st.data(), st.booleans(), st.booleans())
 def test_framing_makes_no_difference(data: st.DataObject, hides_usage: bool, keeps: bool) -> None:  # noqa: FBT001

@@ -199,6 +199,7 @@ def two_heads(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return first, second
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=500)
 @given(two_heads())
 def test_what_is_taken_for_the_same_means_the_same(protocol: BaseProtocol, heads: tuple[bytes, bytes]) -> None:

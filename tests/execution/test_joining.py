@@ -81,6 +81,7 @@ def take(joiner: Joiner, events: Events) -> tuple[Runs, bool]:
     return joined([*got, *([] if joiner.repeats else withheld)]), True
 
 
+@pytest.mark.exhaustive
 @given(answers(), st.data())
 def test_a_replay_gives_the_rest(answer: Runs, data: st.DataObject) -> None:
     said, rest = halves(answer, data.draw(st.integers(0, length(answer))))
@@ -129,6 +130,7 @@ def test_a_continuation_of_several_parts_gives_the_rest(before: str, after: str,
     assert take(Continuation(content(before)), data.draw(cut_up(rest))) == (rest, True)
 
 
+@pytest.mark.exhaustive
 @given(answers(), st.data())
 def test_a_replay_that_differs_gives_nothing(answer: Runs, data: st.DataObject) -> None:
     assume(answer)
@@ -143,6 +145,7 @@ def test_a_replay_that_differs_gives_nothing(answer: Runs, data: st.DataObject) 
     assert take(Replay(said), events) == ((), False)
 
 
+@pytest.mark.exhaustive
 @given(answers(), st.data())
 def test_a_replay_that_ends_early_differs(answer: Runs, data: st.DataObject) -> None:
     assume(answer)

@@ -232,6 +232,12 @@ def test_the_usage_that_a_client_did_not_ask_for_is_hidden(*, hides: bool, shown
     assert (passage.usage, passage.lost, passage.tokens) == (Usage(3, 4), None, 4)
 
 
+def test_hidden_usage_at_the_end_leaves_no_trace_without_its_empty_line_either() -> None:
+    passage = passing(hides_usage=True)
+    assert feed(passage, CONTENT + FINISH, USAGE[:-1]) == CONTENT + FINISH
+    assert (passage.end(), passage.usage) == (DONE, Usage(3, 4))
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -366,6 +372,7 @@ def check_one_stream(stream: bytes, answered: Runs) -> None:
     assert [call["id"] for call in calls if "id" in call] == (["call-first", "call-second"] if calls else [])
 
 
+@pytest.mark.exhaustive
 @given(st.data())
 def test_replays_make_one_stream_wherever_the_others_break(data: st.DataObject) -> None:
     draw = data.draw
@@ -389,6 +396,7 @@ def test_replays_make_one_stream_wherever_the_others_break(data: st.DataObject) 
     assert passage.said == answered
 
 
+@pytest.mark.exhaustive
 @given(st.data())
 def test_any_rescues_make_one_stream_wherever_the_others_break(data: st.DataObject) -> None:
     draw = data.draw

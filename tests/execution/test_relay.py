@@ -293,6 +293,7 @@ async def test_a_large_json_answer_is_whole_and_counted_in_however_small_parts_i
         assert 0 < outcome.first_content <= outcome.duration
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("end", [[Close()], [Reset()], [Send(last_chunk()), Close()]])
 async def test_a_stream_that_is_cut_anywhere_is_whole_or_visibly_broken(config: Config, end: list[Step]) -> None:
     body = ROLE + CONTENT + FINISH + DONE

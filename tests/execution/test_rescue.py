@@ -197,6 +197,7 @@ async def test_a_stall_is_carried_on(config: Config) -> None:
         await a.closed_by_peer()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("kind", "prefill", "apart"),
     [("vllm", "heeded", 1), ("vllm", "ignored", 3), ("vllm", "refused", 3), ("openai", "heeded", 1)],

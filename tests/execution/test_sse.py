@@ -1,5 +1,6 @@
 import itertools
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -51,6 +52,7 @@ def by_the_book(stream: bytes) -> list[bytes]:
     return events
 
 
+@pytest.mark.exhaustive
 @given(streams(), st.data())
 @example(b"\xef\xbb\xbfdata: a\r\n\r\ndata: b\r\rdata: c\n\n", None)
 def test_any_cutting_gives_the_same_events(stream: bytes, data: st.DataObject | None) -> None:
@@ -67,6 +69,7 @@ def test_a_long_line_is_one_event_and_costs_linear_work() -> None:
     assert scan(*pieces, b"\n", b"\n") == [b"x" * 5_000_000]
 
 
+@pytest.mark.exhaustive
 @given(streams(), st.data())
 def test_the_bytes_out_are_the_bytes_in(stream: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))

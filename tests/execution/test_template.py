@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.execution.chunks import Piece
@@ -132,6 +132,7 @@ def met(passage: Passage, chunks: Iterable[bytes], *, ends: bool) -> list[object
     return seen
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=200)
 @given(st.data())
 def test_nothing_but_the_time_tells_a_template_from_decoding(data: st.DataObject) -> None:
@@ -151,13 +152,24 @@ def test_nothing_but_the_time_tells_a_template_from_decoding(data: st.DataObject
             break
 
 
+@pytest.mark.exhaustive
 @given(st.sampled_from([*SHAPES, *ODD_SHAPES]), TEXTS, st.lists(TEXTS, max_size=3))
-@example(ODD_SHAPES[5], b",", [b"a", b","])
-@example(ODD_SHAPES[6], b"a", [b"b", b"a"])
-@example(ODD_SHAPES[2], b"same", [b"b", b"same"])
 @settings(max_examples=500)
 def test_an_event_of_any_shape_teaches_nothing_wrong(shape: str, first: bytes, texts: list[bytes]) -> None:
     chunks = [event(shape, text) for text in (first, *texts)]
+    assert met(passage_of(learns=True), chunks, ends=True) == met(passage_of(learns=False), chunks, ends=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "texts"),
+    [
+        (ODD_SHAPES[5], [b",", b"a", b","]),
+        (ODD_SHAPES[6], [b"a", b"b", b"a"]),
+        (ODD_SHAPES[2], [b"same", b"b", b"same"]),
+    ],
+)
+def test_an_event_that_says_a_text_twice_teaches_nothing_wrong(shape: str, texts: list[bytes]) -> None:
+    chunks = [event(shape, text) for text in texts]
     assert met(passage_of(learns=True), chunks, ends=True) == met(passage_of(learns=False), chunks, ends=True)
 
 

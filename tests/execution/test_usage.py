@@ -82,6 +82,7 @@ BITS = (
 )
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=500)
 @given(
     st.lists(BITS, max_size=6),

@@ -121,6 +121,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.exhaustive
 @given(st.dictionaries(st.text(), json_values))
 def test_any_record_is_one_line_of_json(record: dict[str, object]) -> None:
     assert set(parsed(record)) == set(record)
@@ -129,6 +130,7 @@ def test_any_record_is_one_line_of_json(record: dict[str, object]) -> None:
 awkward = st.text(st.sampled_from("ab\"\\'\n/ %é\u2028\U0001f600"), min_size=8, max_size=12)
 
 
+@pytest.mark.exhaustive
 @given(awkward, st.text(max_size=5), st.text(max_size=5))
 def test_no_line_contains_a_secret(secret: str, before: str, after: str) -> None:
     text = before + secret + after

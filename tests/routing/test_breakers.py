@@ -503,6 +503,7 @@ ACTS = st.lists(
 )
 
 
+@pytest.mark.exhaustive
 @given(ACTS, st.sampled_from([SPLIT, SPLIT.replace("0.6", "1.0"), SPLIT.replace("check: 5", "check: 0")]))
 def test_whatever_happens_the_weights_sum_to_one_and_the_snapshot_says_who_is_out(
     acts: list[tuple[str, str, float]], routing: str

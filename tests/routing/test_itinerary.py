@@ -259,6 +259,7 @@ def test_a_deployment_stands_in_a_tier_for_one_try() -> None:
 OUTCOMES = st.lists(st.sampled_from(Cause), min_size=30, max_size=30)
 
 
+@pytest.mark.exhaustive
 @given(OUTCOMES, st.integers(1, 20), st.sets(st.sampled_from(ALL)), st.lists(st.booleans(), min_size=20, max_size=20))
 def test_whatever_fails_the_walk_keeps_its_rules(
     causes: list[Cause], attempts: int, out: set[str], budget: list[bool]

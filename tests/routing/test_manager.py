@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -281,6 +282,7 @@ def test_those_that_are_down_stand_in_the_order_that_they_have_when_they_are_up(
     assert chain(snapshot(manager).routes["llama"]) == ["3", "2", "1", "0"]
 
 
+@pytest.mark.exhaustive
 @given(BOX_WEIGHTS, GROUPS, st.sampled_from([0, 0.25, 0.6, 1]), PROBES)
 def test_whatever_happens_weights_sum_to_one_and_the_chain_is_in_order(
     given_weights: list[float | None], groups: list[str], fraction: float, probes: list[tuple[int, bool]]

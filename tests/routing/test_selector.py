@@ -101,16 +101,19 @@ def check_smooth(route: Route) -> None:
             window[drawn[start + length]] += 1
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_smooth_is_exact_over_any_full_cycle_and_even_inside_it(shares: list[int]) -> None:
     check_smooth(weighted(shares))
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.sampled_from([0.1, 0.25, 0.3, 0.6, 1, 1.5, 2.4]), min_size=1, max_size=5))
 def test_smooth_is_exact_for_fractions(shares: list[float]) -> None:
     check_smooth(weighted(shares))
 
 
+@pytest.mark.exhaustive
 def test_smooth_lets_one_big_share_wait_for_none_of_many_small_ones() -> None:
     route = weighted([99, *[1] * 99])
     check_smooth(route)

@@ -133,6 +133,7 @@ def test_a_weight_is_the_very_number_that_was_written(weight: float) -> None:
     assert float(exact(weight)) == weight
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.lists(st.integers(0, 10**6), max_size=5))
 def test_the_chain_is_by_falling_weight_then_as_written(local: list[int], remote: list[int]) -> None:
     if not any((*local, *remote)):

@@ -34,6 +34,7 @@ def alone(made: Plan, standing: Standing, model: str) -> Route:
     return made.weighing(standing).route(model)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("standing", STANDINGS)
 @pytest.mark.parametrize("routing", [None, LISTED, OWN])
 def test_a_model_weighs_as_much_in_company_as_alone(routing: str | None, standing: Standing) -> None:

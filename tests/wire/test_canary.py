@@ -243,6 +243,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", REFUSED)
 async def test_no_refusal_tells_a_key(gate: Running, told: list[str], case: str) -> None:
     code, raw = await say(gate, REFUSED[case])

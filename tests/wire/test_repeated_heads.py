@@ -80,7 +80,7 @@ def requests(dice: Random, number: int) -> Iterator[tuple[bytes, str | None]]:
         yield dice.choice(kinds)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(1, 6))])
 @BOTH
 async def test_each_request_has_its_answer_however_both_come(config: Config, transport: Transport, seed: int) -> None:
     dice = Random(seed)  # noqa: S311 - for bytes

@@ -61,6 +61,7 @@ async def client(gate: Running) -> AsyncIterator[RawClient]:
     assert [word for word in (b"CANARY", b"evil") if word in client.raw] == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MALFORMED)
 async def test_what_is_not_http_is_refused(client: RawClient, upstream: ScriptedUpstream, name: str) -> None:
     await client.send(MALFORMED[name] + request())
@@ -133,6 +134,7 @@ def check_passed(upstream: ScriptedUpstream) -> None:
     }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("pieces", [1, 50])
 @pytest.mark.parametrize("name", SMUGGLED)
 async def test_no_request_is_found_inside_another(
