@@ -87,8 +87,7 @@ def test_what_a_configuration_does_not_need_is_not_imported(config: Config, want
         "print(*{'dotenv', 'opentelemetry', 'psycopg', 'sqlite3'} & sys.modules.keys())"
     )
     command = [sys.executable, "-c", program, "check", "--config-dir", str(config.path)]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it imports sqlite3
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)  # noqa: S603 - our own
+    told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
     assert told.stdout.splitlines()[-1] == imported
 
 
@@ -410,6 +409,7 @@ def test_schemas_are_printed(gateway: Gateway, file: Any) -> None:
     assert json.loads(out) == schema(file)
 
 
+@pytest.mark.usefixtures("watched")
 def test_a_reader_that_leaves_ends_it_quietly(config: Config) -> None:
     good(config)
     read, write = os.pipe()
@@ -425,6 +425,7 @@ def test_a_reader_that_leaves_ends_it_quietly(config: Config) -> None:
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.usefixtures("watched")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_ends_it_with_one_line(config: Config, unbuffered: str) -> None:
@@ -438,6 +439,7 @@ def test_a_full_disk_ends_it_with_one_line(config: Config, unbuffered: str) -> N
     assert (done.returncode, done.stderr) == (1, "gateway: cannot write: no space left on device\n")
 
 
+@pytest.mark.usefixtures("watched")
 def test_a_closed_stdout_is_no_fault(config: Config) -> None:
     good(config)
     command = f"exec {shlex.quote(sys.executable)} -m gateway check --config-dir {shlex.quote(str(config.path))} >&-"
@@ -445,6 +447,7 @@ def test_a_closed_stdout_is_no_fault(config: Config) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+@pytest.mark.usefixtures("watched")
 def test_a_closed_stdout_takes_no_log(config: Config) -> None:
     config.models(chat={"gpu-1": LOCAL})
     config.routing(logging={"output": "stdout"})
@@ -453,6 +456,7 @@ def test_a_closed_stdout_takes_no_log(config: Config) -> None:
     assert (ended.returncode, b"cannot log there: stdout: bad file descriptor" in ended.stderr) == (1, True)
 
 
+@pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 async def test_it_stops_well_where_streams_were_closed_at_the_start(config: Config, closed: str) -> None:
     config.models(chat={"gpu-1": LOCAL})
@@ -502,6 +506,7 @@ async def test_it_serves_though_stderr_takes_nothing_and_says_it_nowhere_else(co
     assert process.returncode == 0
 
 
+@pytest.mark.usefixtures("watched")
 def test_an_interrupt_before_it_has_begun_is_no_traceback() -> None:
     program = """
 import sys
@@ -549,6 +554,7 @@ async def test_a_taken_port_is_one_line(config: Config, taken: int) -> None:
     assert not config.log.exists()
 
 
+@pytest.mark.usefixtures("watched")
 async def test_serve_takes_everything_from_the_environment(config: Config) -> None:
     good(config)
     (config.path.parent / "vars").write_text("CLOUD_URL=https://cloud.example.com\n")

@@ -213,6 +213,7 @@ async def test_the_chaos_is_told_where_it_is(tmp_path: Path, capsys: pytest.Capt
     await serving
 
 
+@pytest.mark.usefixtures("watched")
 async def test_a_taken_port_gives_way_to_a_free_one(tmp_path: Path) -> None:
     folder = tmp_path / "a $folder: #1"
     async with Process("demo", "--port", "0") as first:
@@ -259,6 +260,7 @@ async def test_it_ends_with_its_terminal() -> None:
             process.kill()
 
 
+@pytest.mark.usefixtures("watched")
 async def test_with_nohup_it_outlives_its_terminal() -> None:
     with inherited(signal.SIG_IGN):
         async with Process("demo", "--port", "0") as gateway:

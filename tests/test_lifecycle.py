@@ -117,6 +117,7 @@ async def test_at_the_deadline_requests_are_cut(serve: list[str], config: Config
     assert (request["status"], request["failure"], request["attempts"][0]["failure"]) == (200, "cut", "cut")
 
 
+@pytest.mark.usefixtures("watched")
 async def test_a_second_signal_cuts_at_once(serve: list[str], config: Config) -> None:
     async with ScriptedUpstream(CUT_STREAM) as upstream:
         config.models(m={"box": upstream.url})
@@ -175,6 +176,7 @@ async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor
             assert len(client.raw) < len(answer)
 
 
+@pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stop_before_it_serves_is_obeyed(serve: list[str], config: Config, number: int) -> None:
     """A strategy holds it in its first build."""
@@ -217,6 +219,7 @@ async def test_sighup_reads_the_configuration_again(serve: list[str], config: Co
     assert config.records()[-1]["event"] == "gateway.stopped"
 
 
+@pytest.mark.usefixtures("watched")
 async def test_a_bad_configuration_at_the_start_is_told_and_mended_live(
     serve: list[str], config: Config, make_box: MakeBox
 ) -> None:
@@ -253,6 +256,7 @@ async def test_a_bad_configuration_at_the_start_is_told_and_mended_live(
     assert [record["generation"] for record in config.records("config.reloaded")] == [1]
 
 
+@pytest.mark.usefixtures("watched")
 async def test_aiohttp_without_its_c_parser_is_refused(serve: list[str], config: Config) -> None:
     config.models(m={"box": "http://localhost:9"})
     async with Process(*serve, environ={"AIOHTTP_NO_EXTENSIONS": "1"}) as gateway:

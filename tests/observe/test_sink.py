@@ -15,6 +15,8 @@ import pytest
 import gateway
 from gateway.observe.sink import LogSink
 
+pytestmark = pytest.mark.usefixtures("watched")
+
 PATIENCE = 20.0
 CANARY = "sk-canary-0123456789"
 
