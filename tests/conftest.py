@@ -23,7 +23,7 @@ OpenDoor = Callable[[Options], Awaitable[Door]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--transport session`: gateways in this process ask their upstreams that way."""
+    """Add `--transport session`: gateways in this process ask their upstreams that way, and no other test is run."""
     parser.addoption("--transport", choices=TRANSPORTS, default="direct")
 
 
@@ -35,6 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
     begin = Options.__init__
     begin.__defaults__ = tuple(asked if value == "direct" else value for value in begin.__defaults__ or ())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and all it starts
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what another transport makes no difference to: tests that serve nothing, and those that try each."""
+    if config.getoption("--transport") == "direct":
+        return
+    of_use: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        of_use["config" in item.fixturenames and "transport" not in item.fixturenames].append(item)
+    items[:] = of_use[True]
+    config.hook.pytest_deselected(items=of_use[False])
 
 
 @pytest.hookimpl(wrapper=True)

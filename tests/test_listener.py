@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.lifecycle import Listen, open_door
 from gateway.listener import Listener
-from gateway.server import Options
 from gateway.simulator import Box
 from tests.conftest import MakeBox
 from tests.fakes.client import Answer, RawClient, get, post
@@ -215,14 +213,3 @@ async def test_without_descriptors_the_configuration_and_the_log_stay_and_recove
     ]
     faults = told[events.index("config.rejected")]["faults"]
     assert {fault["message"] for fault in faults} == {"cannot be read: too many open files"}
-
-
-async def test_a_closed_door_accepts_nothing_more(config: Config) -> None:
-    config.models(m={"box": "http://127.0.0.1:9"})
-    config.routing()
-    opened = await open_door(Options(config.path, environ={}), Listen(port=0))
-    async with RawClient(opened.urls[0]) as client:
-        assert (await ask(client, get("/health"))).status == 200
-        await opened.close(0)
-    opened.listener.resume()  # as a connection that ends late would
-    assert (opened.listener.sockets, opened.listener._accepts) == ([], False)

@@ -1,0 +1,111 @@
+"""Doors that are opened in this process, and closed."""
+
+import asyncio
+
+import pytest
+
+from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen, open_door
+from gateway.server import Options
+from gateway.simulator import Box
+from tests.conftest import MakeBox, OpenDoor
+from tests.execution.support import ROOM, cramp
+from tests.fakes.client import RawClient, get, post
+from tests.fakes.connection import PATIENCE
+from tests.fakes.upstream import ScriptedUpstream, Send, json_answer
+from tests.running import Config, until
+
+
+async def test_an_answer_is_in_flight_until_it_has_left(door: OpenDoor, config: Config) -> None:
+    """What a handler had written for a slow client when the process ended used to be lost."""
+    answer = json_answer({"text": "x" * 1_000_000})
+    async with ScriptedUpstream([Send(answer)]) as upstream:
+        config.models(m={"box": upstream.url})
+        config.routing()
+        opened = await door(Options(config.path, environ={}))
+        async with RawClient(opened.urls[0], room=ROOM) as client:
+            _, transport = await cramp(opened)
+            transport.set_write_buffer_limits(high=2 * len(answer))  # the handler is not to wait for the client
+            client.pause_reading()
+            await client.send(post("/v1/chat/completions", {"model": "m"}))
+            await until(transport.get_write_buffer_size)
+            await until(lambda: not opened.gateway.active)
+            closing = asyncio.create_task(opened.close(PATIENCE))
+            await asyncio.sleep(0.3)
+            assert not closing.done()
+            client.resume_reading()
+            assert answer.endswith((await client.read_answer()).body)
+            await closing
+            assert client.ended == "fin"
+
+
+async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor, config: Config) -> None:
+    answer = json_answer({"text": "x" * 1_000_000})
+    async with ScriptedUpstream([Send(answer)]) as upstream:
+        config.models(m={"box": upstream.url})
+        config.routing()
+        opened = await door(Options(config.path, environ={}))
+        async with RawClient(opened.urls[0], room=ROOM) as client:
+            await cramp(opened)
+            client.pause_reading()
+            await client.send(post("/v1/chat/completions", {"model": "m"}))
+            await until(lambda: opened.gateway.executor.in_flight["m", "box"])
+            await opened.close(0.1)
+            assert opened.capacity.connections == {}
+            client.resume_reading()
+            await client.read_to_end()
+            assert len(client.raw) < len(answer)
+
+
+async def test_a_taken_address_is_refused_before_anything_is_done(door: OpenDoor, config: Config) -> None:
+    """A second gateway on the port used to write its start and its stop into the first one's log."""
+    config.models(m={"box": "http://localhost:9"})
+    config.routing()
+    first = await door(Options(config.path, environ={}))
+    port = first.ports[0]
+    with pytest.raises(CannotListenError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use$"):
+        await open_door(Options(config.path, environ={}), Listen(port=port))
+    await first.close(0)
+    assert [record["event"] for record in config.records()] == ["gateway.started", "gateway.stopped"]
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("192.0.2.1", r"192\.0\.2\.1:8080: cannot assign requested address"),
+        ("nosuch.invalid", r"nosuch\.invalid:8080: .*(name|service|resolution).*"),
+        ("fe80::1:2", r"\[fe80::1:2\]:8080: .*"),
+        ("gpu..lan", r"gpu\.\.lan:8080: its host is malformed"),
+    ],
+)
+async def test_an_address_that_is_not_ours_is_refused(config: Config, host: str, why: str) -> None:
+    with pytest.raises(CannotServeError, match=f"^cannot listen on {why}$"):
+        await open_door(Options(config.path, environ={}), Listen(host))
+
+
+async def test_a_door_may_be_opened_on_ipv6(config: Config, make_box: MakeBox) -> None:
+    config.models(m={"box": await make_box(Box("box"))})
+    config.routing()
+    opened = await open_door(Options(config.path, environ={}), Listen("::1", 0))
+    assert opened.urls == (f"http://[::1]:{opened.ports[0]}",)
+    async with RawClient(opened.urls[0]) as client:
+        await client.send(get("/health"))
+        assert (await client.read_answer()).status == 200
+    await opened.close(0)
+
+
+async def test_a_door_that_never_opened_can_be_closed(config: Config) -> None:
+    opened = Door(Options(config.path, environ={}))
+    await opened.close(0)
+    assert (opened.ports, opened.urls) == ((), ())
+
+
+async def test_a_closed_door_accepts_nothing_more(config: Config) -> None:
+    config.models(m={"box": "http://127.0.0.1:9"})
+    config.routing()
+    opened = await open_door(Options(config.path, environ={}), Listen(port=0))
+    async with RawClient(opened.urls[0]) as client:
+        await client.send(get("/health"))
+        assert (await client.read_answer()).status == 200
+        await opened.close(0)
+    opened.listener.resume()  # as a connection that ends late would
+    assert (opened.listener.sockets, opened.listener._accepts) == ([], False)
