@@ -206,6 +206,20 @@ async def test_a_connection_that_has_waited_too_long_is_closed() -> None:
         await upstream.close()
 
 
+async def test_a_connection_that_was_used_since_is_kept_as_long_again() -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream(lambda: 0.0)
+        await asyncio.gather(*(open_and_read(upstream, a.url) for _ in range(2)))
+        leap(KEEPALIVE / 2)
+        await open_and_read(upstream, a.url)
+        assert upstream.connections == a.connections == 2
+        leap(KEEPALIVE / 2)
+        await until(lambda: upstream.connections == 1)
+        leap(KEEPALIVE / 2)
+        await until(lambda: not upstream.connections)
+        await upstream.close()
+
+
 async def test_an_old_connection_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
         upstream = Upstream(lambda: 0.0)
