@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from aiohttp import web
 
 from gateway import connection
 from gateway.api.openai import Limits
 from gateway.execution.upstream import TRANSPORTS, Transport
-from gateway.short_way import ShortWay
 from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, error_of, running
 from tests.fakes.client import Answer, RawClient, get, post
 from tests.fakes.connection import PATIENCE, Cut
@@ -363,7 +363,7 @@ async def test_answers_are_whole_whose_connections_are_to_end(config: Config) ->
             await client.send(named("one"))
         await until(lambda: len(a.requests) == len(clients))
         for line in gate.door.capacity.connections:
-            assert isinstance(line, ShortWay)
+            assert isinstance(line, web.RequestHandler)
             line.close()
         more.set()
         for client in clients:
