@@ -32,6 +32,7 @@ from gateway.connection import Connection, failure
 from gateway.execution.client import ClientLeftError, WireClient
 from gateway.execution.fields import Fields
 from gateway.execution.heads import LastHead
+from gateway.execution.outbox import Outbox
 from gateway.server import Gateway
 
 _OPERATIONS: Final = {f"/v1/{operation}": operation for operation in OPERATIONS}
@@ -88,6 +89,11 @@ class ShortWay(Connection):
     def closing(self) -> bool:
         """Whether the connection ends with the answer that goes the short way."""
         return self._ends or self._gateway.draining
+
+    @property
+    def outbox(self) -> Outbox:
+        """What this turn of the loop has to send."""
+        return self._gateway.outbox
 
     async def room(self) -> None:
         """Wait until the client has room."""

@@ -19,6 +19,7 @@ from aiohttp.http import StreamWriter
 
 from gateway.execution.fields import EVENT_STREAM, NONE, Fields, media_type
 from gateway.execution.framing import framed
+from gateway.execution.outbox import Outbox
 
 SERVER: Final = "hybrid-inference-gateway"
 _LAST_WORDS: Final = 1.0
@@ -189,6 +190,11 @@ class Line(Protocol):
         """Whether the connection ends with this answer."""
         ...
 
+    @property
+    def outbox(self) -> Outbox:
+        """What this turn of the loop has to send."""
+        ...
+
     def room(self) -> Awaitable[None]:
         """Wait until the client has room."""
         ...
@@ -246,6 +252,11 @@ class WireClient:
     def full(self) -> bool:
         """Whether the client has more to read than it should."""
         return self._line.writing_paused
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where what goes this way may be posted; who writes to the client by itself flushes first."""
+        return self._line.outbox
 
     @property
     def way(self) -> asyncio.Transport | None:

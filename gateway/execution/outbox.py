@@ -4,9 +4,9 @@ A peer on the same machine that waits for bytes sleeps, and waking it costs the 
 two writes there is a request's work, long enough for the peer to fall asleep again. Of several writes in a row the
 first one wakes it. Netty calls that flush consolidation.
 
-What is posted is written before anything happens that is scheduled after it, and before the same connection brings an
-answer to it: who posts whole messages need not wait. Whoever closes a connection on which something may have been
-posted in this turn flushes first; what was posted on one that is closing is dropped, as the loop itself does.
+What is posted is written before anything happens that is scheduled after it: who goes on in a later turn need not think
+of it. Whoever writes or closes in the same one flushes first. What was posted on a connection that is closing is dropped,
+as the loop itself does.
 """
 
 import asyncio

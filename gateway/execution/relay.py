@@ -302,6 +302,7 @@ class _Pouring:
                 self.rest()
             await answer.pour(self._flow, self._take, self._straight)
         finally:
+            self._client.outbox.flush()
             self._client.pourer = None
 
     def rest(self) -> None:
@@ -320,6 +321,8 @@ class _Pouring:
         """Pass known events on in the very chunks that they come in; let all else be received `otherwise`."""
         passing, course, flow = self._passing, self._course, self._flow
         clock, now, idle, beginnings = course.clock, course.now, course.idle, BEGINNINGS
+        outbox = self._client.outbox
+        post = outbox.post
         while True:
             data = yield
             known, way = passing.known, self._way
@@ -346,11 +349,12 @@ class _Pouring:
                     events += 1
                     kept += middle
                     clock.when = now() + idle
-                    way.write(data)  # the clock stops here if the client is full now
+                    post(way, data)  # the clock stops when it is written, if the client is full then
                     data = yield
             finally:
                 passing.took(events, events * template.around + len(kept) - had)
             course.deadline = clock.when
+            outbox.flush()  # what follows is not posted
             self._pass_several(data, otherwise)
 
     def _pass_several(self, data: bytes, otherwise: Callable[[bytes], None]) -> None:

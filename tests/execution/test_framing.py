@@ -98,6 +98,7 @@ class Run:
 
     @property
     def writes(self) -> list[bytes]:
+        self.line.outbox.flush()
         return self.line.recorded.writes
 
     def comes(self, *reads: bytes) -> None:
@@ -178,9 +179,19 @@ def seen(known: Iterable[object]) -> list[object]:
     return [each for each in known if not isinstance(each, float)]
 
 
-async def learnt() -> tuple[Run, "asyncio.Task[None]"]:
+class Ended(Run):
+    """One that says something when it is cancelled."""
+
+    async def _relay(self, answer: Answer) -> None:
+        try:
+            await super()._relay(answer)
+        except asyncio.CancelledError:
+            self.client.write(b"last words")
+
+
+async def learnt(kind: type[Run] = Run) -> tuple[Run, "asyncio.Task[None]"]:
     """Begin with a stream whose events are known, and which is between two chunks."""
-    way = Run(passage_of(learns=True))
+    way = kind(passage_of(learns=True))
     relaying = await way.begin()
     way.comes(framed(chat("a")), framed(chat("b")))
     way.writes.clear()
@@ -357,6 +368,27 @@ async def test_a_client_that_is_gone_is_noticed() -> None:
     with pytest.raises(ClientLeftError):
         await relaying
     assert way.writes == []
+
+
+async def test_what_came_before_the_end_goes_before_what_is_said_of_it() -> None:
+    way, relaying = await learnt(Ended)
+    await asyncio.sleep(0)
+    relaying.cancel()
+    chunk = framed(chat("c"))
+    way.comes(chunk)
+    await relaying
+    assert way.line.recorded.writes == [chunk, framed(b"last words")]
+
+
+async def test_known_chunks_wait_for_those_of_other_streams() -> None:
+    way, relaying = await learnt()
+    await asyncio.sleep(0)
+    chunks = [framed(chat("c")), framed(chat("d"))]
+    way.comes(*chunks)
+    assert way.line.recorded.writes == []
+    await asyncio.sleep(0)
+    assert way.line.recorded.writes == chunks
+    relaying.cancel()
 
 
 @pytest.mark.parametrize("how", ["an error", "cancelled"])

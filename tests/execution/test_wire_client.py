@@ -9,6 +9,7 @@ from aiohttp import web
 
 from gateway.execution.client import ClientLeftError, WireClient
 from gateway.execution.fields import NONE, Fields
+from gateway.execution.outbox import Outbox
 
 JSON = Fields([("Content-Type", "application/json")])
 EVENTS = Fields([("Content-Type", "text/event-stream; charset=utf-8")])
@@ -45,6 +46,7 @@ class Line:
         self.gone = False
         self.waited = 0
         self.posted = 0
+        self.outbox = Outbox()
 
     def post(self, data: bytes) -> None:
         self.posted += 1
