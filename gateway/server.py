@@ -161,7 +161,7 @@ class Gateway:
         self.tidy: Callable[..., None] = _leave
         self.selector = Selector(random.random)
         self.outbox = Outbox()
-        self.upstream = Upstream(time.monotonic, transport=options.transport)
+        self.upstream = Upstream(time.monotonic, transport=options.transport, outbox=self.outbox)
         self.executor = Executor(
             upstream=self.upstream,
             selector=self.selector,

@@ -42,8 +42,6 @@ _BLANK: Final = b"\r\n\r\n"
 _SMALL: Final = 1 << 16
 """How long a body may be that is taken past the parser in parts: nobody would stop reading for so much."""
 _UNKNOWN: Final = -1
-_CROWD: Final = 4
-"""From how many requests on an answer waits for others: alone it would only be late by what there is to note of it."""
 
 
 class _Usual(NamedTuple):
@@ -111,12 +109,9 @@ class ShortWay(Connection):
             super().resume_reading(resume_parser)
 
     def post(self, data: bytes) -> None:
-        """Send bytes, among many with what else this turn of the loop has to send."""
+        """Send bytes, perhaps with what else this turn of the loop has to send."""
         assert self.transport is not None  # noqa: S101 - whoever posts has looked
-        if self._gateway.active < _CROWD:
-            self.transport.write(data)
-        else:
-            self._gateway.outbox.post(self.transport, data)
+        self._gateway.outbox.post(self.transport, data)
 
     async def start(self) -> None:
         """Wait for the first request that is aiohttp's, and begin its loop; what has come by now is taken up first."""
@@ -276,6 +271,7 @@ class ShortWay(Connection):
         snapshot = gateway.manager.snapshot
         client = self._client = WireClient(self, asked.request_id, snapshot.generation if snapshot else 0)
         gateway.active += 1
+        gateway.outbox.requests += 1
         try:
             try:
                 response = await gateway.openai.answer(asked, client)
@@ -292,6 +288,7 @@ class ShortWay(Connection):
             await self._failed(client, error)
         finally:
             gateway.active -= 1
+            gateway.outbox.requests -= 1
             self._client = None
         if not asked.is_read:
             await self._read_out(asked.content)

@@ -4,27 +4,40 @@ A peer on the same machine that waits for bytes sleeps, and waking it costs the 
 two writes there is a request's work, long enough for the peer to fall asleep again. Of several writes in a row the
 first one wakes it. Netty calls that flush consolidation.
 
-What is posted is written before anything happens that is scheduled after it: who goes on in a later turn need not think
-of it. Whoever writes or closes in the same one flushes first. What was posted on a connection that is closing is dropped,
-as the loop itself does.
+What is posted is written before anything happens that is scheduled after it: who goes on in a later turn need not
+think of it. Whoever writes or closes in the same one flushes first. What was posted on a connection that is closing is
+dropped, as the loop itself does.
 """
 
 import asyncio
 from collections import deque
+from typing import Final
+
+CROWD: Final = 4
+"""From how many requests on what is posted waits for others. Among few it would only be late."""
 
 
 class Outbox:
-    """Holds what is to be written. Mutable: that, in the order it came, and the loop, once it is known."""
+    """Holds what is to be written.
 
-    __slots__ = ("_loop", "_waiting")
+    Mutable: that, in the order it came; how many `requests` are being answered; and the loop, once it is known.
+    """
+
+    __slots__ = ("_loop", "_waiting", "requests")
 
     def __init__(self) -> None:
         """Start empty."""
+        self.requests = 0
         self._waiting: deque[tuple[asyncio.WriteTransport, bytes]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def post(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Let this be written soon; in a running loop."""
+        """Let this be written soon, or at once where there is no crowd; in a running loop."""
+        if self.requests < CROWD:
+            if self._waiting:
+                self.flush()
+            transport.write(data)
+            return
         if not self._waiting:
             self._flush_soon()
         self._waiting.append((transport, data))

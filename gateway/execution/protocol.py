@@ -53,10 +53,9 @@ class Said(NamedTuple):
 class Connector(aiohttp.TCPConnector):
     """A pool whose connections let an answer's body pour."""
 
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - the connector's own
+    def __init__(self, outbox: Outbox, **settings: Any) -> None:  # noqa: ANN401 - the connector's own
         """Make one; in a running loop."""
         super().__init__(**settings)
-        outbox = Outbox()
         self._factory = partial(AnswerProtocol, outbox, loop=self._loop)  # type: ignore[assignment] # a subclass of it
 
 

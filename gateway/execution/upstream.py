@@ -13,6 +13,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Final, Literal, Self
 
@@ -25,6 +26,7 @@ from gateway.adapters.openai_compatible import Operation
 from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, unquoting
 from gateway.execution.direct import KEEPALIVE, LARGEST, Direct
 from gateway.execution.fields import Fields
+from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import Connector, is_tested
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
@@ -91,14 +93,20 @@ class Upstream:
     """Opens answers. Its mutable things are the current sessions, pooled and not, and those that are retired."""
 
     def __init__(
-        self, clock: Callable[[], float], *, session_age: float = _SESSION_AGE, transport: Transport = "direct"
+        self,
+        clock: Callable[[], float],
+        *,
+        session_age: float = _SESSION_AGE,
+        transport: Transport = "direct",
+        outbox: Outbox | None = None,
     ) -> None:
-        """`clock` is monotonic, in seconds, as is `session_age`.
+        """`clock` is monotonic, in seconds, as is `session_age`. Requests are posted in the `outbox`.
 
         `transport` is what is wanted, and as an attribute what is in use: an untested aiohttp is asked as `session`.
         """
         self._clock = clock
         self._age = session_age
+        self._outbox = outbox or Outbox()
         self.transport: Transport = transport if is_tested(aiohttp.__version__) else "session"
         self._pooled: _Era | None = None
         self._fresh: _Era | None = None
@@ -196,7 +204,7 @@ class Upstream:
         return new
 
     def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
-        make = Connector if self.transport == "direct" else aiohttp.TCPConnector
+        make = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
         return make(limit=0, force_close=True) if fresh else make(limit=0, keepalive_timeout=KEEPALIVE)
 
     def _left(self, era: _Era, *, leaving: int = 1) -> None:

@@ -13,6 +13,7 @@ from gateway.execution.answer import AttemptFailedError
 from gateway.execution.direct import KEEPALIVE, LARGEST, Direct
 from gateway.execution.fields import Fields
 from gateway.execution.flow import Straight
+from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import Connector, is_tested
 from gateway.execution.upstream import Call, Transport, Upstream
 from gateway.routing.failures import Cause
@@ -314,7 +315,10 @@ async def test_a_connection_that_the_session_used_before_may_be_stale(transport:
 
 
 async def test_places_beyond_what_is_kept_are_closed() -> None:
-    async with ScriptedUpstream([Send(json_answer({}))]) as a, aiohttp.ClientSession(connector=Connector()) as session:
+    async with (
+        ScriptedUpstream([Send(json_answer({}))]) as a,
+        aiohttp.ClientSession(connector=Connector(Outbox())) as session,
+    ):
         direct = Direct(session)
         way = direct.way(deployment(a.url), CALL.operation)
         assert way is not None

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from gateway.execution.outbox import Outbox
+from gateway.execution.outbox import CROWD, Outbox
 from tests.execution.test_wire_client import Recorded
 
 
@@ -14,8 +14,22 @@ class Failing(Recorded):
         raise RuntimeError(bytes(data))
 
 
+def crowded() -> Outbox:
+    outbox = Outbox()
+    outbox.requests = CROWD
+    return outbox
+
+
+async def test_among_few_requests_all_is_written_at_once_and_in_order() -> None:
+    outbox, transport = crowded(), Recorded()
+    outbox.post(transport, b"1")
+    outbox.requests -= 1
+    outbox.post(transport, b"2")
+    assert transport.writes == [b"1", b"2"]
+
+
 async def test_what_is_posted_is_written_in_order_before_what_is_scheduled_after_it() -> None:
-    outbox, one, other = Outbox(), Recorded(), Recorded()
+    outbox, one, other = crowded(), Recorded(), Recorded()
     order: list[str] = []
     one.when_written = lambda: order.append("one")
     other.when_written = lambda: order.append("other")
@@ -32,7 +46,7 @@ async def test_what_is_posted_is_written_in_order_before_what_is_scheduled_after
 
 
 async def test_each_turn_has_its_own() -> None:
-    outbox, transport = Outbox(), Recorded()
+    outbox, transport = crowded(), Recorded()
     for number in range(3):
         outbox.post(transport, b"%d" % number)
         await asyncio.sleep(0)
@@ -40,7 +54,7 @@ async def test_each_turn_has_its_own() -> None:
 
 
 async def test_what_is_flushed_early_is_written_once() -> None:
-    outbox, transport = Outbox(), Recorded()
+    outbox, transport = crowded(), Recorded()
     outbox.post(transport, b"1")
     outbox.flush()
     assert transport.writes == [b"1"]
@@ -50,7 +64,7 @@ async def test_what_is_flushed_early_is_written_once() -> None:
 
 
 async def test_what_is_posted_by_a_write_is_written_too() -> None:
-    outbox, one, other = Outbox(), Recorded(), Recorded()
+    outbox, one, other = crowded(), Recorded(), Recorded()
     one.when_written = lambda: outbox.post(other, b"2")
     outbox.post(one, b"1")
     await asyncio.sleep(0)
@@ -59,7 +73,7 @@ async def test_what_is_posted_by_a_write_is_written_too() -> None:
 
 
 async def test_what_is_closing_gets_nothing() -> None:
-    outbox, closing, other = Outbox(), Recorded(), Recorded()
+    outbox, closing, other = crowded(), Recorded(), Recorded()
     outbox.post(closing, b"1")
     outbox.post(other, b"2")
     closing.close()
@@ -71,7 +85,7 @@ async def test_one_that_cannot_be_written_holds_up_nobody() -> None:
     told: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: told.append(context))
-    outbox, other = Outbox(), Recorded()
+    outbox, other = crowded(), Recorded()
     outbox.post(Failing(), b"1")
     outbox.post(other, b"2")
     await asyncio.sleep(0)

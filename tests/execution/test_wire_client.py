@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gateway.execution.client import ClientLeftError, WireClient
 from gateway.execution.fields import NONE, Fields
-from gateway.execution.outbox import Outbox
+from gateway.execution.outbox import CROWD, Outbox
 
 JSON = Fields([("Content-Type", "application/json")])
 EVENTS = Fields([("Content-Type", "text/event-stream; charset=utf-8")])
@@ -47,6 +47,7 @@ class Line:
         self.waited = 0
         self.posted = 0
         self.outbox = Outbox()
+        self.outbox.requests = CROWD
 
     def post(self, data: bytes) -> None:
         self.posted += 1
