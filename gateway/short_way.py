@@ -108,11 +108,6 @@ class ShortWay(Connection):
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
-    def post(self, data: bytes) -> None:
-        """Send bytes, perhaps with what else this turn of the loop has to send."""
-        assert self.transport is not None  # noqa: S101 - whoever posts has looked
-        self._gateway.outbox.post(self.transport, data)
-
     async def start(self) -> None:
         """Wait for the first request that is aiohttp's, and begin its loop; what has come by now is taken up first."""
         self._waiter = waiter = self._loop.create_future()

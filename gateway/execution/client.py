@@ -199,10 +199,6 @@ class Line(Protocol):
         """Wait until the client has room."""
         ...
 
-    def post(self, data: bytes) -> None:
-        """Send bytes, perhaps with what else this turn of the loop has to send."""
-        ...
-
 
 class Pourer(Protocol):
     """Pours an answer out to a client."""
@@ -278,7 +274,7 @@ class WireClient:
         elif line.transport is None or line.transport.is_closing():
             raise ClientLeftError
         else:
-            line.post(self._head + body)
+            line.outbox.post(line.transport, self._head + body)
             self._head = b""
         self._ended = True
         if line.writing_paused:
