@@ -39,23 +39,21 @@ class Outbox:
             transport.write(data)
             return
         if not self._waiting:
-            self._flush_soon()
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self.flush)
         self._waiting.append((transport, data))
 
     def flush(self) -> None:
-        """Write all that waits."""
+        """Write all that waits. What goes wrong with one connection is the loop's to tell, and no other's business."""
         waiting = self._waiting
-        try:
-            while waiting:
-                transport, data = waiting.popleft()
-                if not transport.is_closing():
+        while waiting:
+            transport, data = waiting.popleft()
+            if not transport.is_closing():
+                try:
                     transport.write(data)
-        finally:
-            if waiting:  # one of them failed
-                self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        loop.call_soon(self.flush)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is of that connection
+                    transport.abort()
+                    asyncio.get_running_loop().call_exception_handler(
+                        {"message": "a write failed", "exception": error, "transport": transport}
+                    )

@@ -10,8 +10,11 @@ from tests.execution.test_wire_client import Recorded
 class Failing(Recorded):
     """A transport that cannot write."""
 
+    def abort(self) -> None:
+        self.close()
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        raise RuntimeError(bytes(data))
+        raise RuntimeError(f"cannot write {len(data)} byte")
 
 
 def crowded() -> Outbox:
@@ -86,8 +89,9 @@ async def test_one_that_cannot_be_written_holds_up_nobody() -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: told.append(context))
     outbox, other = crowded(), Recorded()
-    outbox.post(Failing(), b"1")
+    failing = Failing()
+    outbox.post(failing, b"1")
     outbox.post(other, b"2")
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert (other.writes, [str(context["exception"]) for context in told]) == ([b"2"], ["b'1'"])
+    outbox.flush()
+    assert (other.writes, [str(context["exception"]) for context in told]) == ([b"2"], ["cannot write 1 byte"])
+    assert failing.is_closing()  # who waits for an answer learns of it
