@@ -1,6 +1,9 @@
 """Doors that are opened in this process, and closed."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 
@@ -15,8 +18,18 @@ from tests.fakes.upstream import ScriptedUpstream, Send, json_answer
 from tests.running import Config, until
 
 
-async def test_an_answer_is_in_flight_until_it_has_left(door: OpenDoor, config: Config) -> None:
-    """What a handler had written for a slow client when the process ended used to be lost."""
+class Unread(NamedTuple):
+    """An answer that its client does not read."""
+
+    door: Door
+    client: RawClient
+    transport: asyncio.Transport
+    answer: bytes
+
+
+@asynccontextmanager
+async def unread(door: OpenDoor, config: Config, write_buffer: int | None = None) -> AsyncIterator[Unread]:
+    """Ask for a megabyte, and read nothing of it; so many bytes may wait for a client before it is waited for."""
     answer = json_answer({"text": "x" * 1_000_000})
     async with ScriptedUpstream([Send(answer)]) as upstream:
         config.models(m={"box": upstream.url})
@@ -24,36 +37,35 @@ async def test_an_answer_is_in_flight_until_it_has_left(door: OpenDoor, config: 
         opened = await door(Options(config.path, environ={}))
         async with RawClient(opened.urls[0], room=ROOM) as client:
             _, transport = await cramp(opened)
-            transport.set_write_buffer_limits(high=2 * len(answer))  # the handler is not to wait for the client
+            if write_buffer is not None:
+                transport.set_write_buffer_limits(high=write_buffer)
             client.pause_reading()
             await client.send(post("/v1/chat/completions", {"model": "m"}))
-            await until(transport.get_write_buffer_size)
-            await until(lambda: not opened.gateway.active)
-            closing = asyncio.create_task(opened.close(PATIENCE))
-            await asyncio.sleep(0.3)
-            assert not closing.done()
-            client.resume_reading()
-            assert answer.endswith((await client.read_answer()).body)
-            await closing
-            assert client.ended == "fin"
+            yield Unread(opened, client, transport, answer)
+
+
+async def test_an_answer_is_in_flight_until_it_has_left(door: OpenDoor, config: Config) -> None:
+    """What a handler had written for a slow client when the process ended used to be lost."""
+    async with unread(door, config, write_buffer=4_000_000) as (opened, client, transport, answer):
+        await until(transport.get_write_buffer_size)
+        await until(lambda: not opened.gateway.active)
+        closing = asyncio.create_task(opened.close(PATIENCE))
+        await asyncio.sleep(0.3)
+        assert not closing.done()
+        client.resume_reading()
+        assert answer.endswith((await client.read_answer()).body)
+        await closing
+        assert client.ended == "fin"
 
 
 async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor, config: Config) -> None:
-    answer = json_answer({"text": "x" * 1_000_000})
-    async with ScriptedUpstream([Send(answer)]) as upstream:
-        config.models(m={"box": upstream.url})
-        config.routing()
-        opened = await door(Options(config.path, environ={}))
-        async with RawClient(opened.urls[0], room=ROOM) as client:
-            await cramp(opened)
-            client.pause_reading()
-            await client.send(post("/v1/chat/completions", {"model": "m"}))
-            await until(lambda: opened.gateway.executor.in_flight["m", "box"])
-            await opened.close(0.1)
-            assert opened.capacity.connections == {}
-            client.resume_reading()
-            await client.read_to_end()
-            assert len(client.raw) < len(answer)
+    async with unread(door, config) as (opened, client, _, answer):
+        await until(lambda: opened.gateway.executor.in_flight["m", "box"])
+        await opened.close(0.1)
+        assert opened.capacity.connections == {}
+        client.resume_reading()
+        await client.read_to_end()
+        assert len(client.raw) < len(answer)
 
 
 async def test_a_taken_address_is_refused_before_anything_is_done(door: OpenDoor, config: Config) -> None:
