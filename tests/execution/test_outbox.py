@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from gateway.execution.outbox import CROWD, Outbox
+from gateway.execution.protocol import AnswerProtocol, LastHeads
 from tests.execution.test_wire_client import Recorded
 
 
@@ -95,3 +96,14 @@ async def test_one_that_cannot_be_written_holds_up_nobody() -> None:
     outbox.flush()
     assert (other.writes, [str(context["exception"]) for context in told]) == ([b"2"], ["cannot write 1 byte"])
     assert failing.is_closing()  # who waits for an answer learns of it
+
+
+async def test_requests_to_upstreams_are_posted() -> None:
+    outbox, upstream = crowded(), Recorded()
+    protocol = AnswerProtocol(outbox, asyncio.get_running_loop())
+    protocol.connection_made(upstream)
+    awaited = protocol.ask(b"POST", LastHeads())
+    assert upstream.writes == []
+    await asyncio.sleep(0)
+    assert upstream.writes == [b"POST"]
+    awaited.cancel()
