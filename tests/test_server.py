@@ -30,8 +30,8 @@ FAST = {"interval": 0.02}
 
 
 @pytest.fixture
-async def serve(aiohttp_client: AiohttpClient, config: Config, make_box: MakeBox) -> Serve:  # noqa: ARG001 - their order
-    """Serve the config folder to a client."""
+async def serve(config: Config, make_box: MakeBox, aiohttp_client: AiohttpClient) -> Serve:  # noqa: ARG001 - see below
+    """Serve the config folder to a client. Boxes are there first, and outlive the gateways, which look at them."""
     return lambda: aiohttp_client(create_app(Options(config.path, environ={})))
 
 

@@ -34,8 +34,8 @@ Serve = Callable[..., Awaitable[Client]]
 
 
 @pytest.fixture
-async def serve(aiohttp_client: AiohttpClient, config: Config, make_box: MakeBox) -> Serve:
-    """Serve a model on two boxes, half and half, with or without a ledger."""
+async def serve(config: Config, make_box: MakeBox, aiohttp_client: AiohttpClient) -> Serve:
+    """Serve a model on two boxes, which outlive the gateway, half and half, with or without a ledger."""
 
     async def start(ledger: Path | None = config.path.parent / "ledger.db") -> Client:
         near, far = await make_box(Box("near", tokens=10)), await make_box(Box("far", tokens=10))
