@@ -11,6 +11,7 @@ Each of the failures found here is one that another deployment may not have.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +23,7 @@ from gateway.execution.passage import Passage
 from gateway.routing.failures import Cause, Failure, error_failure
 
 LARGEST: Final = 1 << 20
+_USUAL: Final = re.compile("(?:application|audio|image|multipart|text|video)/[a-z.+-]{1,60}")
 
 
 class ErrorAnswerError(AttemptFailedError):
@@ -64,7 +66,12 @@ async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], P
         return await _something(answer)
     if answer.has_events:
         return await _first_content(answer, passage() if passage else None)
-    raise AttemptFailedError(Failure(Cause.WRONG_TYPE, f"content-type {answer.facts.content_type[:100]}"))
+    raise AttemptFailedError(Failure(Cause.WRONG_TYPE, _named(answer.facts.content_type)))
+
+
+def _named(kind: str) -> str:
+    """Name a content type; one that is not usual may be anything, our key included, and is not quoted."""
+    return f"content-type {kind}" if _USUAL.fullmatch(kind) else "an unusual content-type"
 
 
 async def _something(answer: Answer) -> bytes:

@@ -224,6 +224,21 @@ async def test_a_body_that_is_no_answer_is_asked_for_elsewhere(config: Config, a
 
 
 @pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("text/html; charset=utf-8", "content-type text/html"),
+        ("Image/SVG+XML", "content-type image/svg+xml"),
+        ("text/sk-0123", "an unusual content-type"),
+    ],
+)
+async def test_a_content_type_is_told_if_it_is_a_usual_one(config: Config, kind: str, told: str) -> None:
+    """Any other was quoted, and could echo our key."""
+    async with ScriptedUpstream([Send(typed(kind, b"x"))]) as a, running(config, {"m": chain(a.url)}) as gate:
+        assert (await gate.post("m")).status == 502
+        assert (await gate.outcome()).attempts[0].detail == told
+
+
+@pytest.mark.parametrize(
     ("kind", "body"),
     [
         ("application/json", {"error": None, "choices": []}),
