@@ -15,9 +15,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import gateway
-from gateway.observe.metrics.families import FAMILIES
 from gateway.observe.metrics.observer import Metrics
-from tests.observe.metrics.reading import Clock
+from tests.observe.metrics.reading import FAMILIES, Clock
 
 ROOT = Path(gateway.__file__).parents[1]
 FOLDER = ROOT / "deploy" / "monitoring"

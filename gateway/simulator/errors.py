@@ -1,14 +1,13 @@
 """The words in which servers and providers refuse, each in its own shape."""
 
 import json
-from typing import Literal, get_args
+from typing import Literal
 
 from aiohttp import web
 
 from gateway.simulator.script import Json
 
 Dialect = Literal["openai", "vllm", "sglang", "llamacpp", "ollama", "anthropic", "gemini", "openrouter"]
-DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 PolicyDialect = Literal["openai", "azure"]
 LoadingDialect = Literal["llamacpp", "vllm"]
 

@@ -4,11 +4,10 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from gateway import __version__
 from gateway.execution.outcome import Usage
-from gateway.observe.metrics.families import FAMILIES
 from tests.execution.support import CONTENT, DONE, FINISH, Running, ask, chain, running
 from tests.fakes.client import get
 from tests.fakes.upstream import Hang, Request, ScriptedUpstream, Send, Step, chunk, json_answer, sse, sse_head, status
-from tests.observe.metrics.reading import Samples, key, of, samples
+from tests.observe.metrics.reading import FAMILIES, Samples, key, of, samples
 from tests.running import Config, split, until
 
 NAMES = ("prompt_tokens", "completion_tokens")

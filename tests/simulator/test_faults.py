@@ -5,17 +5,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
 from gateway.simulator import STATE, Box, State, create_simulator
-from gateway.simulator.errors import DIALECTS
+from gateway.simulator.errors import Dialect
 from tests.fakes.client import Answer, RawClient, get, post
 from tests.fakes.connection import Cut
 
 BOX = Box("local-a", models=("qwen", "bge"), tokens=6)
+DIALECTS = get_args(Dialect)
 TEXT = "I am local-a. This text is"
 CHAT = "/v1/chat/completions"
 

@@ -7,9 +7,12 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.execution.outcome import Attempt, Outcome
+from gateway.observe.metrics import families
+from gateway.observe.metrics.families import Family
 from gateway.observe.metrics.observer import Metrics
 from gateway.observe.metrics.text import Told, slices
 
+FAMILIES = tuple(each for each in vars(families).values() if isinstance(each, Family))
 Samples = dict[str, float]
 """Values by `name{label=value,...}`, the labels in the order of their names."""
 

@@ -1,10 +1,10 @@
 import pytest
 
-from gateway.observe.metrics.families import BUILD, FAMILIES, LAG, RELOADS, Family
+from gateway.observe.metrics.families import BUILD, LAG, RELOADS, Family
 from gateway.observe.metrics.observer import Metrics
 from gateway.observe.metrics.series import Histogram
 from gateway.observe.metrics.text import head, labelled, line, slices, wants_openmetrics
-from tests.observe.metrics.reading import Clock, key, outcome, page, samples, tried
+from tests.observe.metrics.reading import FAMILIES, Clock, key, outcome, page, samples, tried
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
