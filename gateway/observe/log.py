@@ -11,7 +11,6 @@ any error that came of one, only the class is told.
 """
 
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -57,10 +56,6 @@ class Log(structlog.BoundLoggerBase):
         """Where the records of this logger, and of those bound from it, go."""
         return cast("Recorder", self._logger)
 
-    def debug(self, event: str, **fields: object) -> None:
-        """Record what only a developer wants to know."""
-        self._say("debug", event, fields)
-
     def info(self, event: str, **fields: object) -> None:
         """Record what happens in normal service."""
         self._say("info", event, fields)
@@ -70,12 +65,8 @@ class Log(structlog.BoundLoggerBase):
         self._say("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Record a failure."""
+        """Record a failure, with the exception that is given as `exc_info`."""
         self._say("error", event, fields)
-
-    def exception(self, event: str, **fields: object) -> None:
-        """Record a failure with the exception being handled, or with the one given as `exc_info`."""
-        self._say("error", event, {"exc_info": True} | fields)
 
     def _say(self, level: str, event: str, fields: dict[str, object]) -> None:
         if self.recorder.passes(level):
@@ -101,8 +92,6 @@ def _lead(_: Recorder, level: str, record: EventDict) -> EventDict:
 
 def _explain(_: Recorder, __: str, record: EventDict) -> EventDict:
     error = record.pop("exc_info", None)
-    if error is True:
-        error = sys.exc_info()[1]
     if isinstance(error, BaseException):
         record.update(_explanation(error))
     return record
