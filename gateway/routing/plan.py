@@ -4,7 +4,7 @@ Making one may take its time, in a thread. From it the routes can be weighed who
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
 from typing import cast
@@ -29,7 +29,6 @@ from gateway.routing.snapshot import (
     Inactive,
     LedgerSettings,
     Model,
-    RescuePolicy,
     Route,
     Settings,
 )
@@ -194,19 +193,15 @@ def _healthy(
     shapes: Mapping[str, int],
 ) -> dict[str, Route]:
     clocks, fallbacks = _clocks(routing), _fallbacks(models)
-    patterns: dict[int, Pattern] = {}
+    patterns: dict[int | str, Pattern] = {}
     routes: dict[str, Route] = {}
     for entry in models.models:
-        weights, shape = configured[entry.id], shapes.get(entry.id)
-        own: tuple[Clocks, tuple[str, ...], RescuePolicy]
+        weights, shape = configured[entry.id], shapes.get(entry.id, entry.id)
+        pattern = patterns.get(shape)
+        if pattern is None:
+            pattern = patterns[shape] = Pattern.of(strategy.selection, weights, weights, ())
         own = _with(clocks, entry.timeouts), fallbacks[entry.id], entry.rescue
-        if shape in patterns:
-            routes[entry.id] = patterns[shape].route(entry.id, tuple(weights), *own)
-            continue
-        made = Route.of(entry.id, strategy.selection, weights, weights, frozenset())
-        routes[entry.id] = made = replace(made, clocks=own[0], fallbacks=own[1], rescue=own[2])
-        if shape is not None:
-            patterns[shape] = Pattern.of(made, tuple(weights))
+        routes[entry.id] = pattern.route(entry.id, tuple(weights), *own)
     return routes
 
 

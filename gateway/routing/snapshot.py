@@ -7,9 +7,8 @@ each build a new one, and share with the old what did not change.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import accumulate
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 from pydantic import SecretStr
@@ -37,9 +36,6 @@ class Clocks(msgspec.Struct, frozen=True):
     first_token: float = 120.0
     idle: float = 60.0
     total: float = 0.0
-
-
-_USUAL: Final = Clocks()
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -134,38 +130,9 @@ class Route:
     weights: tuple[Fraction, ...]
     configured: tuple[Fraction, ...]
     cumulative: tuple[float, ...] = field(repr=False)
-    clocks: Clocks = field(default=_USUAL, repr=False)
-    fallbacks: tuple[str, ...] = field(default=(), repr=False)
-    rescue: RescuePolicy = field(default="on", repr=False)
-
-    @classmethod
-    def of(
-        cls,
-        model: str,
-        selection: Selection,
-        configured: Mapping[Deployment, Fraction],
-        effective: Mapping[Deployment, Fraction],
-        out: frozenset[Identity],
-        *,
-        clocks: Clocks = _USUAL,
-        fallbacks: tuple[str, ...] = (),
-        rescue: RescuePolicy = "on",
-    ) -> "Route":
-        """Order a model's deployments into a chain.
-
-        Both mappings hold all of them, `configured` in the order written; `out` are those that are not usable, which
-        have no effective weight.
-        """
-
-        def rank(deployment: Deployment) -> tuple[bool, Fraction]:
-            is_out = deployment.identity in out
-            return (is_out, -(configured if is_out else effective)[deployment])
-
-        chain = tuple(sorted(configured, key=rank))
-        weights = tuple(effective[deployment] for deployment in chain)
-        sums = tuple(float(total) for total in accumulate(weight for weight in weights if weight))
-        written = tuple(configured[deployment] for deployment in chain)
-        return cls(model, selection, chain, weights, written, sums, clocks, fallbacks, rescue)
+    clocks: Clocks = field(repr=False)
+    fallbacks: tuple[str, ...] = field(repr=False)
+    rescue: RescuePolicy = field(repr=False)
 
     def __repr__(self) -> str:
         shares = ", ".join(

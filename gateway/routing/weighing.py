@@ -6,15 +6,16 @@ others, so that each costs a tuple (measured with 1,000 models on 4 boxes: 9 ms 
 the user's own, which may look at more than groups and weights.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from fractions import Fraction
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Final
 
 from msgspec import Struct, field
 
 from gateway.routing.contract import ResolvedStrategy
-from gateway.routing.snapshot import Catalogue, Clocks, Deployment, Group, Identity, RescuePolicy, Route
+from gateway.routing.snapshot import Catalogue, Clocks, Deployment, Group, Identity, RescuePolicy, Route, Selection
 from gateway.routing.strategies import BUILT_IN
 
 Weights = Mapping[Deployment, Fraction]
@@ -52,15 +53,36 @@ class Standing(Struct, frozen=True):
 
 
 class Pattern(Struct, frozen=True):
-    """The route of the first of several models that are alike; `places` are its chain's, in the order written."""
+    """What the routes of models that are alike have in common; `places` are the chain's, in the order written."""
 
-    first: Route
+    selection: Selection
     places: tuple[int, ...]
+    weights: tuple[Fraction, ...]
+    configured: tuple[Fraction, ...]
+    cumulative: tuple[float, ...]
 
     @classmethod
-    def of(cls, first: Route, members: Sequence[Deployment]) -> "Pattern":
-        """Make a pattern of a route; `members` are its deployments in the order written."""
-        return cls(first, tuple(map(members.index, first.chain)))
+    def of(cls, selection: Selection, configured: Weights, effective: Weights, out: Container[int]) -> "Pattern":
+        """Order a model's deployments into a chain.
+
+        Weights are those of all of them; `out` are the places of those that are not usable, which have no effective
+        weight.
+        """
+        written, now = tuple(configured.values()), tuple(effective.values())
+
+        def rank(place: int) -> tuple[bool, Fraction]:
+            is_out = place in out
+            return (is_out, -(written if is_out else now)[place])
+
+        places = tuple(sorted(range(len(written)), key=rank))
+        weights = tuple(now[place] for place in places)
+        return cls(
+            selection=selection,
+            places=places,
+            weights=weights,
+            configured=tuple(written[place] for place in places),
+            cumulative=tuple(float(total) for total in accumulate(weight for weight in weights if weight)),
+        )
 
     def route(
         self,
@@ -70,16 +92,14 @@ class Pattern(Struct, frozen=True):
         fallbacks: tuple[str, ...],
         rescue: RescuePolicy,
     ) -> Route:
-        """Make the route of another model; `members` are its deployments in the order written."""
-        first = self.first
-        chain = tuple(members[place] for place in self.places)
+        """Make a model's route; `members` are its deployments in the order written."""
         return Route(
             model,
-            first.selection,
-            chain,
-            first.weights,
-            first.configured,
-            first.cumulative,
+            self.selection,
+            tuple(members[place] for place in self.places),
+            self.weights,
+            self.configured,
+            self.cumulative,
             clocks,
             fallbacks,
             rescue,
@@ -92,7 +112,8 @@ class Weighing:
     `configured` are the weights, `healthy` the routes with everything healthy, both by model id; `split` are the models
     that routing.yaml lists, `shapes` numbers for the shapes of those that may be weighed like others.
 
-    Mutable: the patterns so far, by number and by what part of its weight each deployment has.
+    Mutable: the patterns so far, by number (or the model, which has none) and by what part of its weight each
+    deployment has.
     """
 
     def __init__(
@@ -108,7 +129,7 @@ class Weighing:
         """Weigh as things stand."""
         self._strategy, self._configured, self._healthy = strategy, configured, healthy
         self._split, self._shapes, self._standing = split, shapes, standing
-        self._patterns: dict[tuple[int, tuple[_Part, ...]], Pattern] = {}
+        self._patterns: dict[tuple[int | str, tuple[_Part, ...]], Pattern] = {}
 
     def route(self, model: str) -> Route:
         """Give a model's route; with none of its deployments usable, it is as with all of them.
@@ -122,31 +143,20 @@ class Weighing:
         parts = tuple(map(self._standing.part, members))
         if not any(parts) or parts.count(_WHOLE) == len(parts):
             return healthy
-        shape = self._shapes.get(model)
-        if shape is None:
-            return self._weighed(model, healthy, dict(zip(members, parts, strict=True)))
-        pattern = self._patterns.get((shape, parts))
+        key = self._shapes.get(model, model), parts
+        pattern = self._patterns.get(key)
         if pattern is None:
-            made = self._weighed(model, healthy, dict(zip(members, parts, strict=True)))
-            self._patterns[shape, parts] = Pattern.of(made, members)
-            return made
+            pattern = self._patterns[key] = self._weighed(model, dict(zip(members, parts, strict=True)))
         return pattern.route(model, members, healthy.clocks, healthy.fallbacks, healthy.rescue)
 
-    def _weighed(self, model: str, healthy: Route, parts: Mapping[Deployment, _Part]) -> Route:
+    def _weighed(self, model: str, parts: Mapping[Deployment, _Part]) -> Pattern:
         configured = self._configured[model]
         usable = tuple(deployment for deployment, part in parts.items() if part)
         all_of_them = len(usable) == len(configured)
         shares = configured if all_of_them else shared(self._strategy, usable, split=model in self._split)
-        return Route.of(
-            model,
-            healthy.selection,
-            configured,
-            filled(_scaled(shares, parts), configured, usable),
-            frozenset(deployment.identity for deployment, part in parts.items() if not part),
-            clocks=healthy.clocks,
-            fallbacks=healthy.fallbacks,
-            rescue=healthy.rescue,
-        )
+        effective = filled(_scaled(shares, parts), configured, usable)
+        out = [place for place, part in enumerate(parts.values()) if not part]
+        return Pattern.of(self._strategy.selection, configured, effective, out)
 
 
 def numbered(

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from types import MappingProxyType
 
 import pytest
@@ -16,9 +17,12 @@ from tests.running import until
 
 def snapshot(*urls: str, interval: float = 60, timeout: float = 5, path: str = "/health") -> Snapshot:
     deployments = [deployment(url, path) for url in urls]
-    weights = [{only: only.weight} for only in deployments]
+    whole = (Fraction(1),)
     routes = MappingProxyType(
-        {url: Route.of(url, "random", only, only, frozenset()) for url, only in zip(urls, weights, strict=True)}
+        {
+            url: Route(url, "random", (only,), whole, whole, (1.0,), Clocks(), (), "off")
+            for url, only in zip(urls, deployments, strict=True)
+        }
     )
     return Snapshot(
         generation=1,
