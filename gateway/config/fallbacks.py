@@ -10,7 +10,7 @@ from typing import Final
 from gateway.config.faults import Fault, Suggestions
 from gateway.config.names import Names
 from gateway.config.shown import Path, dotted, shown
-from gateway.config.strict_yaml import Tree
+from gateway.config.strict_yaml import Tree, items, member
 
 LONGEST_CHAIN: Final = 3
 
@@ -39,10 +39,8 @@ def check_fallbacks(tree: Tree, names: Names) -> Iterator[Fault]:
 
 
 def _named(tree: Tree) -> Iterator[tuple[Path, str]]:
-    models = tree.data.get("models") if isinstance(tree.data, dict) else None
-    for place, entry in enumerate(models if isinstance(models, list) else []):
-        listed = entry.get("fallbacks") if isinstance(entry, dict) else None
-        for at, name in enumerate(listed if isinstance(listed, list) else []):
+    for place, entry in enumerate(items(member(tree.data, "models"))):
+        for at, name in enumerate(items(member(entry, "fallbacks"))):
             if isinstance(name, str) and name:
                 yield ("models", place, "fallbacks", at), name
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from gateway.config.faults import Fault, Suggestions
 from gateway.config.shown import Path, dotted, shown
-from gateway.config.strict_yaml import Broken, Tree
+from gateway.config.strict_yaml import Broken, Tree, items, member
 
 
 class Names(Struct, frozen=True):
@@ -36,7 +36,7 @@ class Names(Struct, frozen=True):
             if first != path and not isinstance(value, Broken):
                 faults.append(tree.fault(path, f"found {shown(value, path)}, {_taken(tree, first)}"))
         models = {name: int(path[1]) for name, path in places.items()}
-        return cls(tree.file, models, tuple(faults), isinstance(_get(tree.data, "models"), list))
+        return cls(tree.file, models, tuple(faults), isinstance(member(tree.data, "models"), list))
 
     @property
     def example(self) -> str | None:
@@ -47,8 +47,8 @@ class Names(Struct, frozen=True):
         """Give the faults of the models that a routing.yaml lists."""
         known = Suggestions(self.written())
         for group in ("local_deployment", "remote_deployment"):
-            for place, entry in enumerate(_items(_get(routing.data, group))):
-                yield from self._check_entry(routing, _items(_get(entry, "models")), (group, place, "models"), known)
+            for place, entry in enumerate(items(member(routing.data, group))):
+                yield from self._check_entry(routing, items(member(entry, "models")), (group, place, "models"), known)
 
     def _check_entry(self, routing: Tree, listed: list[object], path: Path, known: Suggestions) -> Iterator[Fault]:
         seen: dict[str | int, Path] = {}
@@ -74,15 +74,7 @@ def _taken(tree: Tree, path: Path) -> str:
 
 
 def _given(tree: Tree) -> Iterator[tuple[Path, object]]:
-    for place, entry in enumerate(_items(_get(tree.data, "models"))):
-        yield ("models", place, "id"), _get(entry, "id")
-        for at, alias in enumerate(_items(_get(entry, "aliases"))):
+    for place, entry in enumerate(items(member(tree.data, "models"))):
+        yield ("models", place, "id"), member(entry, "id")
+        for at, alias in enumerate(items(member(entry, "aliases"))):
             yield ("models", place, "aliases", at), alias
-
-
-def _items(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _get(value: object, key: str) -> object:
-    return value.get(key) if isinstance(value, dict) else None

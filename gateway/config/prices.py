@@ -13,20 +13,18 @@ from typing import Final
 from gateway.config.faults import Fault
 from gateway.config.fields import is_nothing
 from gateway.config.shown import Path, shown
-from gateway.config.strict_yaml import Tree
+from gateway.config.strict_yaml import Tree, items, member
 
 COUNTED: Final = frozenset({"prompt", "completion", "input_cache_read", "internal_reasoning", "request"})
 HIGHEST: Final = 1_000
 _DEAR: Final = 0.01
 _NUMBER: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
-_ENTRIES: Final = ("local_deployment", "remote_deployment")
 
 
 def unreadable_prices(tree: Tree) -> Iterator[Fault]:
     """Give the faults of the counted prices that are text which is no number, or that no token can cost."""
-    for path in _pricings(tree):
-        pricing = tree.at(path)
-        for name, value in pricing.items() if isinstance(pricing, dict) else ():
+    for path, pricing in _pricings(tree):
+        for name, value in pricing.items():
             at = (*path, name)
             if name not in COUNTED or is_nothing(value) or value == "":
                 continue
@@ -39,17 +37,15 @@ def unreadable_prices(tree: Tree) -> Iterator[Fault]:
 
 def uncounted_prices(tree: Tree) -> Iterator[Fault]:
     """Give notices about pricings that no cost comes of: `input` and `output` are what others call prices."""
-    for path in _pricings(tree):
-        pricing = tree.at(path)
-        if isinstance(pricing, dict) and pricing and COUNTED.isdisjoint(pricing):
+    for path, pricing in _pricings(tree):
+        if pricing and COUNTED.isdisjoint(pricing):
             yield tree.fault(path, f"no cost comes of these prices, expected one of {', '.join(sorted(COUNTED))}")
 
 
 def dear_prices(tree: Tree) -> Iterator[Fault]:
     """Give notices about prices of a token that look like those of a million tokens."""
-    for path in _pricings(tree):
-        pricing = tree.at(path)
-        for name, value in pricing.items() if isinstance(pricing, dict) else ():
+    for path, pricing in _pricings(tree):
+        for name, value in pricing.items():
             dollars = _number(value) if name in COUNTED - {"request"} and not is_nothing(value) else 0.0
             if _DEAR < dollars <= HIGHEST:
                 at = (*path, name)
@@ -64,24 +60,19 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
-def _pricings(tree: Tree) -> Iterator[Path]:
-    document = tree.data if isinstance(tree.data, dict) else {}
-    for place, model in _listed(document, "models"):
-        yield from _pricing(model, ("models", place))
-        for at, entry in _listed(model, "route"):
-            yield from _pricing(entry, ("models", place, "route", at))
-    for group in _ENTRIES:
-        for place, entry in _listed(document, group):
-            yield from _pricing(entry, (group, place))
+def _pricings(tree: Tree) -> Iterator[tuple[Path, dict[str, object]]]:
+    for path, entry in _entries(tree):
+        pricing = member(entry, "pricing")
+        if isinstance(pricing, dict):
+            yield (*path, "pricing"), pricing
 
 
-def _listed(parent: dict[str, object], name: str) -> Iterator[tuple[int, dict[str, object]]]:
-    items = parent.get(name)
-    for place, item in enumerate(items if isinstance(items, list) else []):
-        if isinstance(item, dict):
-            yield place, item
-
-
-def _pricing(entry: dict[str, object], path: Path) -> Iterator[Path]:
-    if "pricing" in entry:
-        yield (*path, "pricing")
+def _entries(tree: Tree) -> Iterator[tuple[Path, object]]:
+    """Give all that may have a `pricing`."""
+    for place, model in enumerate(items(member(tree.data, "models"))):
+        yield ("models", place), model
+        for at, entry in enumerate(items(member(model, "route"))):
+            yield ("models", place, "route", at), entry
+    for group in ("local_deployment", "remote_deployment"):
+        for place, entry in enumerate(items(member(tree.data, group))):
+            yield (group, place), entry

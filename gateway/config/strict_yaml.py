@@ -77,6 +77,16 @@ class Tree:
         return value
 
 
+def member(value: object, key: str) -> object:
+    """Give a mapping's value; nothing where it has no such key, or is no mapping."""
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def items(value: object) -> list[object]:
+    """Give a list's items; none where it is no list."""
+    return value if isinstance(value, list) else []
+
+
 def read_yaml(content: bytes, file: str) -> tuple[Tree, tuple[Fault, ...]]:
     """Read a file; its data is `Broken` when it is no YAML. Never raises for what it reads."""
     tree = Tree(file)
