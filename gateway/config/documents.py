@@ -6,6 +6,7 @@ field takes its default.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,7 +36,6 @@ from gateway.config.fields import (
     Weight,
     is_nothing,
     no_parameters,
-    thaw,
 )
 
 __all__ = [
@@ -156,9 +156,10 @@ class ModelEntry(Document):
     description: Prose | None = Field(None, description="A sentence about the model.")
     owned_by: Text | None = Field(None, description="Who made or serves it.")
 
-    def metadata(self) -> dict[str, object]:
-        """Give the display name and the metadata fields that are set, ready for JSON."""
-        return {name: thaw(value) for name in METADATA if (value := getattr(self, name)) is not None}
+    def metadata(self) -> Mapping[str, object]:
+        """Give the display name and the metadata fields that are set, as frozen JSON."""
+        told = ((name, getattr(self, name)) for name in METADATA)
+        return MappingProxyType({name: value for name, value in told if value is not None})
 
 
 _FIELDS = tuple(ModelEntry.model_fields)

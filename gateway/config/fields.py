@@ -186,15 +186,6 @@ def freeze(value: object) -> object:
     return _unwrapped(value)
 
 
-def thaw(value: object) -> object:
-    """Give frozen data as plain data again, ready for JSON; interpolated text as the variables it came from."""
-    if isinstance(value, Mapping):
-        return {key: thaw(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [thaw(item) for item in value]
-    return value.source if isinstance(value, Interpolated) else value
-
-
 _READ = BeforeValidator(_unwrapped)
 
 Text = Annotated[str, Strict(), AfterValidator(_printable), Field(json_schema_extra={"minLength": 1})]

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
-from typing import cast
 
 from msgspec import structs
 
-from gateway.config.documents import ModelEntry, ModelsDocument, RoutingDocument, Timeouts
+from gateway.config.documents import ModelsDocument, RoutingDocument, Timeouts
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
-from gateway.config.fields import freeze, is_nothing
+from gateway.config.fields import is_nothing
 from gateway.config.load import Loaded
 from gateway.config.shown import Path, is_secret
 from gateway.config.strict_yaml import Broken
@@ -99,7 +98,7 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     if faults:
         raise ConfigError(_in_order(faults))
     settings = _settings(loaded.routing)
-    models = tuple(Model(entry.id, entry.aliases, _metadata(entry)) for entry in loaded.models.models)
+    models = tuple(Model(entry.id, entry.aliases, entry.metadata()) for entry in loaded.models.models)
     routes = _healthy(loaded.models, loaded.routing, strategy, configured, shapes)
     catalogue = Catalogue.of(models, routes)
     return Plan(
@@ -229,10 +228,6 @@ def _clocks(routing: RoutingDocument | None) -> Clocks:
 def _with(clocks: Clocks, timeouts: Timeouts) -> Clocks:
     """Put the clocks that are set over others."""
     return structs.replace(clocks, **timeouts.model_dump(exclude_none=True)) if timeouts.model_fields_set else clocks
-
-
-def _metadata(entry: ModelEntry) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", freeze(entry.metadata()))
 
 
 def _settings(routing: RoutingDocument | None) -> Settings:

@@ -293,7 +293,7 @@ def test_documents_are_frozen_all_the_way_down() -> None:
     assert isinstance(RoutingDocument().routing_parameter, MappingProxyType)
 
 
-def test_metadata_is_what_is_set_ready_for_json() -> None:
+def test_metadata_is_what_is_set_as_frozen_json() -> None:
     loaded = load(
         models(
             "context_length: 8192\ninput_modalities: [text, image]\n"
@@ -306,7 +306,7 @@ def test_metadata_is_what_is_set_ready_for_json() -> None:
     assert loaded.models.models[0].metadata() == {
         "name": "L",
         "context_length": 8192,
-        "input_modalities": ["text", "image"],
+        "input_modalities": ("text", "image"),
         "supports_tools": False,
         "pricing": {"prompt": 0.5, "completion": "0.7", "image": 0},
         "description": "Two\nlines.\n",

@@ -6,7 +6,6 @@ from pydantic import SecretStr
 
 from gateway.config.documents import RoutingDocument, Unset
 from gateway.config.environment import Interpolated
-from gateway.config.fields import thaw
 from gateway.config.load import ConfigFiles, Sources, parse
 from tests.config.loading import MODELS, faults, load, models, split
 
@@ -211,7 +210,6 @@ def test_interpolated_parameters_stay_hidden() -> None:
     parameters = routing("routing_parameter: {a: ['${A}'], b: {c: x}}", A="canary").routing_parameter
     assert parameters == MappingProxyType({"a": ("canary",), "b": MappingProxyType({"c": "x"})})
     assert "canary" not in repr(parameters)
-    assert thaw(parameters) == {"a": ["${A}"], "b": {"c": "x"}}
 
 
 def test_a_key_is_plain_text_again() -> None:
