@@ -18,14 +18,14 @@ _OTHER_SUFFIX: Final = {".yaml": ".yml", ".yml": ".yaml"}
 
 
 class ConfigFiles(Struct, frozen=True):
-    """The files that make a configuration; `env` is absent when no `.env` is to be read.
+    """The files that make a configuration.
 
     `is_env_named` tells that `env` is one that was asked for, and not what stands beside the folder or does not.
     """
 
     models: Path
     routing: Path
-    env: Path | None
+    env: Path
     is_env_named: bool = False
 
     @classmethod
@@ -74,7 +74,7 @@ def read(files: ConfigFiles) -> Sources:
     models = _content(files.models, faults)
     routing = _content(files.routing, faults)
     no_env = _ABSENT if files.is_env_named else (*_ABSENT, IsADirectoryError)
-    env = _content(files.env, faults, no_env) if files.env is not None else None
+    env = _content(files.env, faults, no_env)
     if faults:
         raise ConfigError(faults)
     absent = [path for path, content in ((files.models, models), (files.routing, routing)) if content is None]

@@ -45,7 +45,6 @@ def test_a_file_that_is_not_there_is_nothing(config: Path) -> None:
     for file in (config / "models.yaml", config / "routing.yaml", config.parent / ".env"):
         file.unlink()
     assert read(ConfigFiles.of(config, {})) == Sources(None, None)
-    assert read(ConfigFiles(config / "models.yaml", config / "models.yaml", None)) == Sources(None, None)
 
 
 def test_a_path_through_a_file_leads_to_nothing(config: Path) -> None:

@@ -81,7 +81,7 @@ async def test_routing_is_followed_and_may_come_later(tmp_path: Path) -> None:
 async def test_files_in_two_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    files = ConfigFiles(tmp_path / "a" / "models.yaml", tmp_path / "b" / "routing.yaml", None)
+    files = ConfigFiles(tmp_path / "a" / "models.yaml", tmp_path / "b" / "routing.yaml", tmp_path / ".env")
     save(files.models, "models: first")
     async with follow(tmp_path, files=files) as following:
         save(files.models, "models: second")

@@ -276,7 +276,7 @@ async def test_a_folder_that_is_not_there_keeps_no_other_from_being_watched(
         return watch(*folders, **options)
 
     monkeypatch.setattr(watchfiles, "watch", note)
-    files = ConfigFiles(tmp_path / "models.yaml", tmp_path / "gone" / "routing.yaml", None)
+    files = ConfigFiles(tmp_path / "models.yaml", tmp_path / "gone" / "routing.yaml", tmp_path / ".env")
     save(files.models, "models: first")
     async with follow(tmp_path, files=files) as following:
         save(files.models, "models: second")
@@ -302,7 +302,7 @@ async def test_a_file_that_is_mounted_alone_is_noticed_once(tmp_path: Path, monk
 async def test_a_file_that_saves_cannot_reach_is_noticed_once(tmp_path: Path) -> None:
     (tmp_path / "held.yaml").write_text("models: held")
     with (tmp_path / "held.yaml").open("rb") as held:
-        files = ConfigFiles(Path(f"/proc/self/fd/{held.fileno()}"), tmp_path / "routing.yaml", None)
+        files = ConfigFiles(Path(f"/proc/self/fd/{held.fileno()}"), tmp_path / "routing.yaml", tmp_path / ".env")
         async with follow(tmp_path, TICKS, files=files) as following:
             await following.looked_twice()
             assert following.notices == []

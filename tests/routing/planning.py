@@ -12,7 +12,7 @@ from gateway.routing.health import ProbeResult
 from gateway.routing.manager import HealthChange, Plan, RoutingManager, plan
 from gateway.routing.snapshot import Deployment, Route, Snapshot
 
-FILES = ConfigFiles(Path("models.yaml"), Path("routing.yaml"), None)
+FILES = ConfigFiles(Path("models.yaml"), Path("routing.yaml"), Path(".env"))
 DEAD, ALIVE = ProbeResult("connect_refused"), ProbeResult()
 
 BOXES = """\
