@@ -16,7 +16,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -198,14 +198,10 @@ async def serve(
         await door.close(listen.drain)
 
 
-def run(main: Awaitable[None]) -> None:
+def run(main: Coroutine[object, None, None]) -> None:
     """Run a program on uvloop."""
-
-    async def entry() -> None:
-        await main
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(entry())
+        runner.run(main)
 
 
 def check_runtime() -> None:
