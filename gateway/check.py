@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.api.plan import PATH, InForce
 from gateway.asking import UnreachableError, ask, printable
-from gateway.routing.diff import Change, Diff, diff
+from gateway.routing.diff import Change, Diff
 from gateway.routing.manager import Plan
 
 _TIMEOUT: Final = 5.0
@@ -38,11 +38,6 @@ def in_force(url: str) -> InForce:
         raise UnreachableError(f"{address}: status {error.code}, expected the plan of a gateway") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreachableError(f"{address}: the answer is not the plan of a gateway of this version") from error
-
-
-def against(found: InForce, built: Plan) -> Diff:
-    """Compare what a save would put in force with what is."""
-    return diff(found.plan, built.outline)
 
 
 def as_json(url: str, found: InForce, changes: Diff, built: Plan) -> dict[str, object]:

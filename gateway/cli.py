@@ -20,7 +20,7 @@ from gateway.api.cors import origins
 from gateway.api.openai import Limits
 from gateway.asking import UnreachableError, default_url, is_url
 from gateway.capacity import open_files, shortfall
-from gateway.check import against, as_json, as_text, in_force, wants_colour
+from gateway.check import as_json, as_text, in_force, wants_colour
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
 from gateway.config.schema import schema
@@ -31,6 +31,7 @@ from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
 from gateway.listener import reachable
 from gateway.observe.sink import LogSink
 from gateway.observe.target import STREAMS, has_room
+from gateway.routing.diff import diff
 from gateway.routing.manager import Plan
 from gateway.routing.snapshot import Deployment
 from gateway.server import Options, build
@@ -316,7 +317,7 @@ def _default_url(environ: Mapping[str, str]) -> str:
 
 def _compared(built: Plan, address: str, *, as_data: bool) -> str:
     found = in_force(address)
-    changes = against(found, built)
+    changes = diff(found.plan, built.outline)
     if as_data:
         return json.dumps(as_json(address, found, changes, built), indent=2)
     return as_text(address, found, changes, built, colour=wants_colour(sys.stdout, os.environ))
