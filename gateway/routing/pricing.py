@@ -105,10 +105,5 @@ def cheapest(offers: Sequence[Prices], used: Tokens) -> int:
     return min((prices.cost(used) for prices in offers), default=0)
 
 
-def dollars(nano: int) -> float:
-    """Give nanodollars as US dollars."""
-    return nano / NANO
-
-
 def _femto(price: float | str) -> int:
     return round(Decimal(str(price)) * FEMTO)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.pricing import FREE, Prices, cheapest, dollars
+from gateway.routing.pricing import FREE, Prices, cheapest
 from tests.routing.planning import BOXES, SPLIT, serve, snapshot
 
 PRICED = BOXES + '    pricing: {prompt: "0.0000006", completion: "0.0000012"}\n'
@@ -61,10 +61,6 @@ def test_the_cheapest_depends_on_what_was_used() -> None:
     assert cheapest((reads, writes), (1, 100, 0, 0)) == 505
     assert cheapest((reads,), (1, 1, 0, 0)) == 10
     assert cheapest((), (1, 1, 0, 0)) == 0
-
-
-def test_dollars() -> None:
-    assert (dollars(0), dollars(1_500_000_001)) == (0.0, 1.500000001)
 
 
 def test_prices_are_told() -> None:

@@ -14,7 +14,7 @@ from typing import Final, cast
 from msgspec import Struct
 
 from gateway.observe.ledger.store import Reader
-from gateway.routing.pricing import dollars
+from gateway.routing.pricing import NANO
 
 PERCENTILES: Final = (50, 90, 99)
 _HOUR: Final = 3_600.0
@@ -134,7 +134,7 @@ def _counted(rows: Sequence[Sequence[object]]) -> _Groups:
 def _named(values: list[int]) -> dict[str, object]:
     found = dict(zip(_COUNTS, values, strict=True))
     rate = round(found["errors"] / found["requests"], 6) if found["requests"] else 0.0
-    money = {name: dollars(found[name]) for name in _MONEY}
+    money = {name: found[name] / NANO for name in _MONEY}
     unknown = {time: dict.fromkeys(map("p{}".format, PERCENTILES)) for time in _TIMES}
     return {**found, **money, "error_rate": rate, **unknown}
 
