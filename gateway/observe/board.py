@@ -19,7 +19,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.observe.chart import Chart
-from gateway.observe.live import KEPT, REQUESTS, Live
+from gateway.observe.live import REQUESTS, Live
 from gateway.observe.models import Models
 from gateway.observe.rows import endpoint_row, request_row, shortened
 from gateway.observe.shares import Recent, Share, explain
@@ -103,7 +103,7 @@ class Board:
                 "order": self._order(),
                 "endpoints": [endpoint_row(name, row) for name, row in self._endpoints.items()],
                 "models": [msgspec.Raw(row) for row in self._rows.values()],
-                "seconds": self._chart.last(KEPT),
+                "seconds": list(self._chart.rows),
                 "requests": self._requests(0),
                 "reload": shortened(self._reload),
             }

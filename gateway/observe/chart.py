@@ -1,7 +1,6 @@
 """The live charts' rows: one a second, made once and kept."""
 
 from collections import deque
-from itertools import islice
 from typing import Final
 
 from gateway.observe.live import KEPT, Live, Second, percentiles
@@ -44,7 +43,3 @@ class Chart:
         if second is None:
             return (at, 0, 0, 0, 0, p50, p99)
         return (at, second.requests, second.errors, second.fallbacks, second.tokens, p50, p99)
-
-    def last(self, count: int) -> list[Row]:
-        """Give the newest rows, oldest first."""
-        return list(islice(self.rows, max(0, len(self.rows) - count), None))
