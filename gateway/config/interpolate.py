@@ -79,4 +79,4 @@ class _Walk:
 
 
 def _named(path: Path, names: frozenset[str]) -> bool:
-    return path[-1:] != () and path[-1] in names and path[0] != "routing_parameter"
+    return path != () and path[-1] in names and path[0] != "routing_parameter"
