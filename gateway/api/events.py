@@ -104,11 +104,6 @@ class Events:
         """How many watch."""
         return len(self._viewers)
 
-    @property
-    def is_ticking(self) -> bool:
-        """Whether states are being made."""
-        return self._task is not None
-
     def routes(self) -> list[web.RouteDef]:
         """Give the route to register."""
         return [web.get("/events", self.stream, allow_head=False)]

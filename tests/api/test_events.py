@@ -104,9 +104,9 @@ async def test_the_gateway_tells_everything_and_then_what_changes(config: Config
             return change["requests"] and change["requests"][0]["model"] == "m"
 
         await until(is_told)
-        assert gate.gateway.events.is_ticking
+        assert gate.gateway.events._task is not None
         await client.close()
-        await until(lambda: not gate.gateway.events.is_ticking and not gate.gateway.events.viewers)
+        await until(lambda: gate.gateway.events._task is None and not gate.gateway.events.viewers)
 
 
 async def test_no_key_is_told(config: Config) -> None:
@@ -133,7 +133,7 @@ async def test_without_a_viewer_nothing_is_made(serve: Serve) -> None:
     async with RawClient(url) as client:
         await begin(client)
         await until(lambda: board.ticks > 2)
-    await until(lambda: not events.is_ticking)
+    await until(lambda: events._task is None)
     before = board.ticks
     assert board.rests == 1
     async with RawClient(url) as client:
@@ -227,7 +227,7 @@ async def test_when_the_gateway_drains_streams_end_and_none_begins(serve: Serve)
         await client.send(GET)
         answer = await client.read_answer()
         assert (answer.status, answer.json()["error"]["code"]) == (503, "draining")
-        await until(lambda: not events.is_ticking)
+        await until(lambda: events._task is None)
 
 
 async def test_when_the_gateway_drains_who_does_not_read_is_cut_off(serve: Serve) -> None:
