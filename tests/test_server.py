@@ -426,3 +426,20 @@ async def test_memory_is_tidied_with_each_build_and_thoroughly_once_nobody_asks(
     app[GATEWAY].active -= 1
     await until(lambda: len(tidied) > 2)
     assert tidied[2:] == [(True, True)]
+
+
+async def test_memory_is_tidied_while_somebody_watches_the_page(
+    aiohttp_client: AiohttpClient, config: Config, boxes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that was left open used to put it off for as long."""
+    monkeypatch.setattr("gateway.server._QUIET_SECONDS", 0.0)
+    share(config, boxes)
+    app = create_app(Options(config.path, environ={}))
+    client = await aiohttp_client(app)
+    async with client.get("/events"):
+        await until(lambda: app[GATEWAY].events.viewers)
+        tidied: list[bool] = []
+        app[GATEWAY].tidy = lambda *, idle: tidied.append(idle)
+        share(config, boxes, fraction=0.8)
+        await reaches(client, 2)
+        await until(lambda: True in tidied)
