@@ -74,19 +74,20 @@ class Second:
 
 
 class Live:
-    """The observer.
+    """Counts what ended.
 
-    Mutable: `seconds`, oldest first, the last one being counted; `requests`, each with its number, its end in seconds
-    since the epoch, and its Outcome; `generation`, the configuration whose answers are counted by deployment, 0 before
-    the first; `since`, when that began: with the first configuration, which nothing came before, at the start; `first`,
-    the second from which on they are kept; `steps`, how often the clock was set back, after which `seconds` begin anew.
+    Mutable: `number`, how many requests have ended; `seconds`, oldest first, the last one being counted; `requests`,
+    each with its number, its end in seconds since the epoch, and its Outcome; `generation`, the configuration whose
+    answers are counted by deployment, 0 before the first; `since`, when that began: with the first configuration, which
+    nothing came before, at the start; `first`, the second from which on they are kept; `steps`, how often the clock was
+    set back, after which `seconds` begin anew.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, settle: Callable[[], None] = lambda: None) -> None:
         """`clock` gives seconds since the epoch. `settle` brings requests that wait to be counted: call it to look."""
         self._clock = clock
         self.settle = settle
-        self._number = 0
+        self.number = 0
         self._second = Second(0)
         self._latest = self.since = clock()
         self.began = self.first = int(self.since)
@@ -94,17 +95,6 @@ class Live:
         self.seconds: deque[Second] = deque(maxlen=KEPT)
         self.requests: deque[tuple[int, float, Outcome]] = deque(maxlen=REQUESTS)
         self.generation = 0
-
-    @property
-    def number(self) -> int:
-        """How many requests have ended."""
-        return self._number
-
-    def __call__(self, outcome: Outcome) -> None:
-        """Count a finished request."""
-        now = self._clock()
-        self._count(self._second_of(now), outcome)
-        self._keep(now, outcome)
 
     def take(self, batch: Batch) -> None:
         """Count requests that ended within one second."""
@@ -120,7 +110,7 @@ class Live:
         for _, outcome in batch.odd:
             self._count(second, outcome)
         left_out = max(len(batch.at) - REQUESTS, 0)
-        self._number += left_out
+        self.number += left_out
         for now, outcome in islice(zip(batch.at, batch.outcomes, strict=True), left_out, None):
             self._keep(now, outcome)
 
@@ -177,8 +167,8 @@ class Live:
     def _keep(self, now: float, outcome: Outcome) -> None:
         if len(outcome.model) > _LONGEST_NAME:  # the client's word, as long as it likes
             outcome = replace(outcome, model=outcome.model[:_LONGEST_NAME] + "...")
-        self._number += 1
-        self.requests.append((self._number, now, outcome))
+        self.number += 1
+        self.requests.append((self.number, now, outcome))
 
     def rebase(self, generation: int) -> None:
         """Begin to count who answers anew: another configuration is in force."""

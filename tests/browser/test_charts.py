@@ -15,7 +15,7 @@ from gateway.server import Options
 from tests.browser import labels
 from tests.browser.conftest import Blank
 from tests.conftest import OpenDoor
-from tests.observe.outcomes import ended
+from tests.observe.outcomes import count, ended
 from tests.running import Config
 
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
@@ -43,7 +43,7 @@ async def state(end: int, tokens: int = 20) -> bytes:
     """Give the state of a gateway that began two minutes before this second, and answered once with so many tokens."""
     now = end - SPAN + 0.5
     live, manager = Live(lambda: now), RoutingManager()
-    live(ended(first=250.0, tokens=tokens))
+    count(live, ended(first=250.0, tokens=tokens))
     now = end + 1.5
     board = Board(
         manager=manager,

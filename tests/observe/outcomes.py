@@ -1,6 +1,8 @@
 """Outcomes as tests need them."""
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.observe.batch import Batch
+from gateway.observe.live import Live
 
 
 def attempt(deployment: str = "a", failure: str | None = None, model: str = "m") -> Attempt:
@@ -34,3 +36,8 @@ def ended(
         failure=failure,
         model_id="m",
     )
+
+
+def count(live: Live, outcome: Outcome) -> None:
+    """Let a request end now."""
+    live.take(Batch([live._clock()], [outcome]))

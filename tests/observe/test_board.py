@@ -16,7 +16,7 @@ from gateway.routing.failures import Cause, Failure
 from gateway.routing.health import ProbeResult
 from gateway.routing.manager import RoutingManager, plan
 from tests.config.loading import load
-from tests.observe.outcomes import attempt, ended
+from tests.observe.outcomes import attempt, count, ended
 
 MODELS = """\
 models:
@@ -115,7 +115,7 @@ async def test_nothing_is_told_of_no_configuration() -> None:
 async def test_a_request_moves_the_row_of_its_model_alone(seen: Seen) -> None:
     await seen.tick()
     outcome = ended(attempt("a", "server_error"), replace(attempt("b"), offset=4.5), first=50.0, tokens=9)
-    seen.live(outcome)
+    count(seen.live, outcome)
     seen.traffic(outcome)
     state = await seen.tick()
     assert ids(state["models"]) == ["m"]
@@ -134,7 +134,7 @@ async def test_a_request_moves_the_row_of_its_model_alone(seen: Seen) -> None:
 
 async def test_a_request_without_an_attempt_was_answered_by_nobody(seen: Seen) -> None:
     await seen.tick()
-    seen.live(ended(attempt("a", "server_error"), status=502, failure="server_error"))
+    count(seen.live, ended(attempt("a", "server_error"), status=502, failure="server_error"))
     [request] = (await seen.tick())["requests"]
     assert (request["deployment"], request["prompt_tokens"], request["error"]) == (None, None, True)
 
@@ -229,7 +229,7 @@ async def test_who_begins_to_watch_again_is_told_everything(seen: Seen) -> None:
     await seen.tick()
     seen.board.rest()
     outcome = ended()
-    seen.live(outcome)
+    count(seen.live, outcome)
     seen.traffic(outcome)
     await seen.tick(2000)
     state = seen.full()
@@ -241,5 +241,5 @@ async def test_who_begins_to_watch_again_is_told_everything(seen: Seen) -> None:
 
 async def test_a_model_that_is_gone_is_not_described(seen: Seen) -> None:
     await seen.tick()
-    seen.live(ended(attempt("x", model="gone")))
+    count(seen.live, ended(attempt("x", model="gone")))
     assert (await seen.tick())["models"] == []

@@ -1,6 +1,6 @@
 from gateway.observe.chart import WINDOW, Chart
 from gateway.observe.live import KEPT, Live
-from tests.observe.outcomes import attempt, ended
+from tests.observe.outcomes import attempt, count, ended
 
 
 def watched() -> tuple[Live, Chart, list[float]]:
@@ -11,7 +11,7 @@ def watched() -> tuple[Live, Chart, list[float]]:
 
 def test_a_row_is_made_once_its_second_is_over() -> None:
     live, chart, now = watched()
-    live(ended(attempt("a", "server_error"), attempt("b"), tokens=7, first=100.0))
+    count(live, ended(attempt("a", "server_error"), attempt("b"), tokens=7, first=100.0))
     assert chart.advance(now[0]) == []
     now[0] = 1002.1
     [one, two] = chart.advance(now[0])
@@ -23,7 +23,7 @@ def test_a_row_is_made_once_its_second_is_over() -> None:
 
 def test_percentiles_look_back_over_a_window() -> None:
     live, chart, now = watched()
-    live(ended(first=100.0))
+    count(live, ended(first=100.0))
     now[0] += WINDOW + 1
     *within, after = chart.advance(now[0])
     assert {round(row[5] or 0, -1) for row in within} == {100.0}
@@ -34,7 +34,7 @@ def test_percentiles_look_back_over_a_window() -> None:
 def test_what_nobody_looked_at_is_made_up_for_as_far_as_it_is_kept() -> None:
     live, chart, now = watched()
     now[0] += 10_000
-    live(ended())
+    count(live, ended())
     now[0] += 2
     rows = chart.advance(now[0])
     assert len(rows) == KEPT
@@ -45,19 +45,19 @@ def test_what_nobody_looked_at_is_made_up_for_as_far_as_it_is_kept() -> None:
 
 def test_a_clock_that_goes_back_makes_no_row_twice() -> None:
     live, chart, now = watched()
-    live(ended())
+    count(live, ended())
     assert len(chart.advance(now[0] + 5)) == 5
     assert chart.advance(now[0]) == []
 
 
 def test_a_clock_that_goes_back_far_begins_anew() -> None:
     live, chart, now = watched()
-    live(ended())
+    count(live, ended())
     chart.advance(now[0] + 5)
     now[0] -= 500
     assert chart.advance(now[0]) == []
-    live(ended())
-    live(ended())
+    count(live, ended())
+    count(live, ended())
     now[0] += 2
     assert [row[:2] for row in chart.advance(now[0])] == [(500, 2), (501, 0)]
     assert len(chart.rows) == 2

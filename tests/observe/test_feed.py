@@ -272,8 +272,9 @@ def test_a_batch_counts_what_its_requests_count_one_by_one(
     alone, together = Counted(prices), Counted(prices)
     costs: list[Cost | None] = []
     for outcome in requests:
-        for observe in (alone.traffic, alone.live, alone.metrics):
+        for observe in (alone.traffic, alone.metrics):
             observe(outcome)
+        alone.live.take(Batch([7.5], [outcome]))
         costs.append(alone.costs.count(outcome))
     found: list[Cost | None] = []
     for start in range(0, len(requests), size):

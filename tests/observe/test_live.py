@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from gateway.execution.outcome import MOST_TOKENS
 from gateway.observe.batch import Batch
 from gateway.observe.live import BACK, KEPT, REQUESTS, Live, is_error, percentiles
-from tests.observe.outcomes import attempt, ended
+from tests.observe.outcomes import attempt, count, ended
 
 
 class Clock:
@@ -20,10 +20,10 @@ class Clock:
 def test_a_second_holds_what_ended_in_it() -> None:
     clock = Clock()
     live = Live(clock)
-    live(ended(tokens=20, first=100.0))
-    live(ended(attempt("a", "server_error"), attempt("b"), tokens=5))
+    count(live, ended(tokens=20, first=100.0))
+    count(live, ended(attempt("a", "server_error"), attempt("b"), tokens=5))
     clock.now += 1
-    live(ended(attempt("a", "server_error"), status=502, failure="server_error"))
+    count(live, ended(attempt("a", "server_error"), status=502, failure="server_error"))
     first, second = live.seconds
     assert (first.at, first.requests, first.errors, first.fallbacks, first.tokens) == (1000, 2, 0, 1, 25)
     assert (first.answers, first.failures) == ({("m", "a"): 1, ("m", "b"): 1}, {("m", "a"): 1})
@@ -34,7 +34,7 @@ def test_a_second_holds_what_ended_in_it() -> None:
 @pytest.mark.parametrize(("told", "counted"), [(None, 0), (-1, 0), (MOST_TOKENS, MOST_TOKENS), (MOST_TOKENS + 1, 0)])
 def test_tokens_that_no_answer_has_are_not_counted(told: int | None, counted: int) -> None:
     live = Live(Clock())
-    live(ended(tokens=told))
+    count(live, ended(tokens=told))
     assert live.seconds[0].tokens == counted
 
 
@@ -43,7 +43,7 @@ def test_seconds_without_a_request_take_no_room() -> None:
     live = Live(clock)
     for _ in range(KEPT + 5):
         clock.now += 100
-        live(ended())
+        count(live, ended())
     assert len(live.seconds) == KEPT
     assert live.seconds[-1].at == int(clock.now)
 
@@ -51,9 +51,9 @@ def test_seconds_without_a_request_take_no_room() -> None:
 def test_a_clock_that_goes_back_is_counted_in_the_second_it_left() -> None:
     clock = Clock()
     live = Live(clock)
-    live(ended())
+    count(live, ended())
     clock.now -= BACK
-    live(ended())
+    count(live, ended())
     assert [(second.at, second.requests) for second in live.seconds] == [(1000, 2)]
 
 
@@ -61,11 +61,11 @@ def test_a_clock_that_goes_back_far_begins_the_seconds_anew() -> None:
     clock = Clock()
     live = Live(clock)
     clock.now += 500
-    live(ended())
+    count(live, ended())
     clock.now -= 600
-    live(ended())
+    count(live, ended())
     clock.now += 1
-    live(ended())
+    count(live, ended())
     live.look(clock.now)
     assert [second.at for second in live.seconds] == [900, 901]
     assert (live.number, live.began, live.first, live.since, live.steps) == (3, 900, 900, 900.25, 1)
@@ -73,29 +73,29 @@ def test_a_clock_that_goes_back_far_begins_the_seconds_anew() -> None:
 
 def test_only_streams_have_a_first_token() -> None:
     live = Live(Clock())
-    live(ended(first=100.0, stream=False))
+    count(live, ended(first=100.0, stream=False))
     assert percentiles([live.seconds[0].first], 0.5) is None
-    live(ended(first=0.4))
+    count(live, ended(first=0.4))
     assert percentiles([live.seconds[0].first], 0.5) == [1.0]
 
 
 def test_the_last_requests_are_kept_and_numbered() -> None:
     live = Live(Clock())
     for _ in range(REQUESTS + 3):
-        live(ended())
+        count(live, ended())
     assert [number for number, _, _ in live.requests] == list(range(4, REQUESTS + 4))
     assert live.requests[-1][1:] == (1000.25, ended())
 
 
 def test_a_name_as_long_as_a_body_is_not_kept() -> None:
     live = Live(Clock())
-    live(ended(model="x" * 1_000_000))
+    count(live, ended(model="x" * 1_000_000))
     assert live.requests[0][2].model == "x" * 200 + "..."
 
 
 def test_another_configuration_begins_the_shares_anew_and_keeps_the_rest() -> None:
     live = Live(Clock())
-    live(ended(attempt("a", "server_error"), attempt("b")))
+    count(live, ended(attempt("a", "server_error"), attempt("b")))
     live.rebase(2)
     [second] = live.seconds
     assert (live.generation, second.answers, second.failures, second.stood_in, second.late) == (2, {}, {}, {}, {})
@@ -147,7 +147,7 @@ def test_an_error_is_what_the_one_who_asked_could_not_help(status: int, failure:
     outcome = ended(status=status, failure=failure)
     assert is_error(outcome) is counts
     live = Live(Clock())
-    live(outcome)
+    count(live, outcome)
     assert live.seconds[0].errors == counts
 
 
@@ -155,7 +155,7 @@ def test_an_error_is_what_the_one_who_asked_could_not_help(status: int, failure:
 def test_a_percentile_is_at_most_so_far_off(times: list[float], parts: int, quantile: float) -> None:
     lives = [Live(Clock()) for _ in range(parts)]
     for place, milliseconds in enumerate(times):
-        lives[place % parts](ended(first=milliseconds))
+        count(lives[place % parts], ended(first=milliseconds))
     told = percentiles([second.first for live in lives for second in live.seconds], quantile)
     assert told is not None
     exact = sorted(times)[-(-round(quantile * 100) * len(times) // 100) - 1]

@@ -8,7 +8,7 @@ from gateway.observe import shares
 from gateway.observe.live import Live
 from gateway.observe.shares import WINDOW, Recent, Share, explain
 from gateway.observe.traffic import NOBODYS
-from tests.observe.outcomes import attempt, ended
+from tests.observe.outcomes import attempt, count, ended
 
 A, B = ("m", "a"), ("m", "b")
 
@@ -21,14 +21,14 @@ def counted() -> tuple[Live, Recent, list[float]]:
 
 def test_seconds_count_from_when_they_are_over_until_they_are_old() -> None:
     live, recent, now = counted()
-    live(ended())
-    live(ended(attempt("a", "server_error"), attempt("b")))
+    count(live, ended())
+    count(live, ended(attempt("a", "server_error"), attempt("b")))
     assert recent.advance(now[0]) == set()
     now[0] += 1
     assert recent.advance(now[0]) == {A, B}
     assert (recent.answers, recent.failures, recent.stood_in) == ({A: 1, B: 1}, {A: 1}, {B: 1})
     assert recent.advance(now[0]) == set()
-    live(ended())
+    count(live, ended())
     now[0] += 1
     assert recent.advance(now[0]) == {A}
     assert recent.answers == {A: 2, B: 1}
@@ -42,9 +42,9 @@ def test_seconds_count_from_when_they_are_over_until_they_are_old() -> None:
 
 def test_who_looks_late_counts_only_what_is_not_old() -> None:
     live, recent, now = counted()
-    live(ended())
+    count(live, ended())
     now[0] += WINDOW
-    live(ended(attempt("b")))
+    count(live, ended(attempt("b")))
     now[0] += 1
     assert recent.advance(now[0]) == {B}
     assert recent.answers == {B: 1}
@@ -52,11 +52,11 @@ def test_who_looks_late_counts_only_what_is_not_old() -> None:
 
 def test_another_configuration_begins_anew() -> None:
     live, recent, now = counted()
-    live(ended())
+    count(live, ended())
     now[0] += 1
     recent.advance(now[0])
     live.rebase(1)
-    live(ended(attempt("b")))
+    count(live, ended(attempt("b")))
     now[0] += 1
     assert recent.advance(now[0]) == {A, B}
     assert recent.answers == {B: 1}
@@ -64,13 +64,13 @@ def test_another_configuration_begins_anew() -> None:
 
 def test_a_clock_that_goes_back_far_begins_anew() -> None:
     live, recent, now = counted()
-    live(ended())
+    count(live, ended())
     now[0] += 1
     recent.advance(now[0])
     now[0] -= 1000
     assert recent.advance(now[0]) == {A}
     assert recent.answers == {}
-    live(ended(attempt("b")))
+    count(live, ended(attempt("b")))
     now[0] += 1
     assert recent.advance(now[0]) == {B}
     assert recent.answers == {B: 1}
@@ -78,11 +78,11 @@ def test_a_clock_that_goes_back_far_begins_anew() -> None:
 
 def test_a_clock_that_goes_back_a_little_takes_away_what_was_taken_in() -> None:
     live, recent, now = counted()
-    live(ended())
+    count(live, ended())
     now[0] += 1
     recent.advance(now[0])
     now[0] -= 3
-    live(ended(attempt("a", "server_error"), attempt("b")))
+    count(live, ended(attempt("a", "server_error"), attempt("b")))
     now[0] += 4
     recent.advance(now[0])
     assert (recent.answers, recent.failures, recent.stood_in) == ({A: 1}, {}, {})
@@ -163,7 +163,7 @@ def test_clients_that_left_explain_as_much_and_are_nobodys_failure() -> None:
 @pytest.mark.parametrize("failure", sorted(NOBODYS))
 def test_what_is_nobodys_failure_is_cut_short(failure: str) -> None:
     live, recent, now = counted()
-    live(ended(attempt("a", "server_error"), attempt("b", failure), status=499, failure=failure))
+    count(live, ended(attempt("a", "server_error"), attempt("b", failure), status=499, failure=failure))
     now[0] += 1
     assert recent.advance(now[0]) == {A, B}
     assert (recent.answers, recent.failures, recent.cut) == ({}, {A: 1}, {B: 1})
