@@ -145,18 +145,6 @@ class Door:
                 await asyncio.wait_for(self.cutting.wait(), _POLL)
 
 
-async def open_door(options: Options, listen: Listen) -> Door:
-    """Start the gateway and listen.
-
-    Raises:
-        CannotListenError: the address is taken or not ours.
-
-    """
-    door = Door(options)
-    await door.open(listen)
-    return door
-
-
 async def serve(
     options: Options, listen: Listen, opened: Callable[[Door], Awaitable[None]], *, outlives_terminal: bool = True
 ) -> None:

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, settings
 from pytest_aiohttp import AiohttpServer
 
 from gateway.execution.upstream import TRANSPORTS
-from gateway.lifecycle import Door, Listen, open_door
+from gateway.lifecycle import Door, Listen
 from gateway.server import Options
 from gateway.simulator import Box, create_simulator
 from tests.fakes.connection import arrived
-from tests.running import Config
+from tests.running import Config, open_door
 
 MakeBox = Callable[[Box], Awaitable[str]]
 OpenDoor = Callable[[Options], Awaitable[Door]]

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import gateway
+from gateway.lifecycle import Door, Listen
+from gateway.server import Options
 from tests.fakes.connection import PATIENCE
 
 START_PATIENCE: Final = 60.0
@@ -85,6 +87,13 @@ def split(urls: list[str], *models: str) -> list[dict[str, object]]:
 def _mapping(given: object) -> Mapping[str, object]:
     assert isinstance(given, Mapping)
     return given
+
+
+async def open_door(options: Options, listen: Listen) -> Door:
+    """Start a gateway in this process, and listen."""
+    door = Door(options)
+    await door.open(listen)
+    return door
 
 
 async def until(holds: Callable[[], Awaitable[object] | object], patience: float = PATIENCE) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.capacity import Bounds, Capacity, bounds, open_files, shortfall
-from gateway.lifecycle import Door, Listen, open_door
+from gateway.lifecycle import Door, Listen
 from gateway.server import Options
 from tests.fakes.client import Answer, RawClient, get, post
 from tests.fakes.upstream import Pause, ScriptedUpstream, Send, chunk, json_answer, last_chunk, sse, sse_head
-from tests.running import Config, until
+from tests.running import Config, open_door, until
 
 ASK = post("/v1/chat/completions", {"model": "m"})
 ASK_STREAM = post("/v1/chat/completions", {"model": "m", "stream": True})

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen, open_door
+from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen
 from gateway.server import Options
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
@@ -15,7 +15,7 @@ from tests.execution.support import ROOM, cramp
 from tests.fakes.client import RawClient, get, post
 from tests.fakes.connection import PATIENCE
 from tests.fakes.upstream import ScriptedUpstream, Send, json_answer
-from tests.running import Config, until
+from tests.running import Config, open_door, until
 
 
 class Unread(NamedTuple):

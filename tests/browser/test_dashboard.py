@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.lifecycle import Door, Listen, open_door
+from gateway.lifecycle import Door, Listen
 from gateway.server import Options
 from gateway.simulator import Box
 from tests.browser.conftest import Blank, Complaints, Look, Theme
@@ -15,7 +15,7 @@ from tests.conftest import MakeBox, OpenDoor
 from tests.execution.support import ask
 from tests.fakes.client import RawClient
 from tests.fakes.upstream import Hang, Pause, ScriptedUpstream, Send, chunk, json_answer, sse_head
-from tests.running import Config, split, until
+from tests.running import Config, open_door, split, until
 
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 from playwright.async_api import Locator, Page, expect

@@ -18,14 +18,14 @@ from gateway.adapters.openai_compatible import Address, authorization
 from gateway.api.openai import Limits
 from gateway.execution.outcome import Outcome
 from gateway.execution.upstream import Transport
-from gateway.lifecycle import Door, Listen, open_door
+from gateway.lifecycle import Door, Listen
 from gateway.routing.snapshot import Deployment, Endpoint
 from gateway.server import Gateway, Options
 from tests.fakes.client import Answer, RawClient, post
 from tests.fakes.connection import PATIENCE, Cut
 from tests.fakes.leaping import leaping
 from tests.fakes.upstream import sse
-from tests.running import Config, until
+from tests.running import Config, open_door, until
 
 CHAT = "/v1/chat/completions"
 CONTENT = sse('{"choices":[{"delta":{"content":"hi"},"finish_reason":null}]}')

@@ -19,13 +19,13 @@ from gateway.execution.fields import Fields
 from gateway.execution.outcome import Outcome
 from gateway.execution.refusal import Refusal
 from gateway.execution.upstream import AttemptFailedError, Call
-from gateway.lifecycle import Listen, open_door
+from gateway.lifecycle import Listen
 from gateway.server import Options
 from tests.execution.support import CHAT, Running
 from tests.fakes.client import get, post
 from tests.fakes.connection import PATIENCE, Cut
 from tests.fakes.upstream import ScriptedUpstream, refused_url
-from tests.running import Config, until
+from tests.running import Config, open_door, until
 from tests.wire.keyed import (
     CLIENTS,
     ENVIRON,
