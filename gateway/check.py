@@ -9,7 +9,7 @@ import msgspec
 from gateway.api.plan import PATH, InForce
 from gateway.asking import UnreachableError, ask, printable
 from gateway.routing.diff import Change, Diff
-from gateway.routing.manager import Plan
+from gateway.routing.plan import Plan
 
 _TIMEOUT: Final = 5.0
 _LARGEST: Final = 256 << 20

@@ -32,7 +32,7 @@ from gateway.listener import reachable
 from gateway.observe.sink import LogSink
 from gateway.observe.target import STREAMS, has_room
 from gateway.routing.diff import diff
-from gateway.routing.manager import Plan
+from gateway.routing.plan import Plan
 from gateway.routing.snapshot import Deployment
 from gateway.server import Options, build
 from gateway.stats import fetch, table

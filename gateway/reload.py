@@ -41,7 +41,7 @@ from typing import Generic, TypeAlias, TypeVar
 from msgspec import Struct
 
 from gateway.config.faults import ConfigError, Fault
-from gateway.config.load import ConfigFiles, Sources, read
+from gateway.config.sources import ConfigFiles, Sources, read
 from gateway.threads import DaemonThreads
 from gateway.watch import Identities, Watch, identities, own_mount_points, pinned
 

@@ -51,7 +51,8 @@ from gateway.observe.tracing import Tracing
 from gateway.observe.traffic import Traffic
 from gateway.reload import Reloader
 from gateway.routing.health import ProbeResult
-from gateway.routing.manager import BreakerChange, Change, HealthChange, Plan, RoutingManager, plan
+from gateway.routing.manager import BreakerChange, Change, HealthChange, RoutingManager
+from gateway.routing.plan import Plan, plan
 from gateway.routing.selector import Selector
 from gateway.routing.succession import Succession
 

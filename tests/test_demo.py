@@ -22,7 +22,8 @@ from pytest_aiohttp.plugin import AiohttpServer
 import gateway
 from gateway.api.openai import Limits
 from gateway.cli import main
-from gateway.config.load import ConfigFiles, parse, read
+from gateway.config.load import parse
+from gateway.config.sources import ConfigFiles, read
 from gateway.demo import CHAOS, CHAOS_BOXES, Chaos, chaos_told, demo, write_config
 from gateway.lifecycle import CannotListenError, CannotServeError, Listen
 from gateway.server import Options

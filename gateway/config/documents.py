@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from gateway.config.fields import (
-    KINDS,
     Attempts,
     BaseUrl,
     Count,
@@ -32,28 +31,10 @@ from gateway.config.fields import (
     Text,
     Texts,
     Timeout,
-    Unset,
     Weight,
     is_nothing,
     no_parameters,
 )
-
-__all__ = [
-    "KINDS",
-    "BreakerEntry",
-    "HealthCheck",
-    "Kind",
-    "LedgerEntry",
-    "Logging",
-    "ModelEntry",
-    "ModelsDocument",
-    "Retries",
-    "RouteEntry",
-    "RoutingDocument",
-    "SplitEntry",
-    "Timeouts",
-    "Unset",
-]
 
 
 class Document(BaseModel):

@@ -1,6 +1,6 @@
 """Both files at once: what was read becomes frozen documents, or every fault.
 
-The one way in: `read` does the I/O, `parse` is pure and raises for nothing that stands in a file.
+The one way in: `sources.read` does the I/O, `parse` is pure and raises for nothing that stands in a file.
 """
 
 import json
@@ -25,12 +25,9 @@ from gateway.config.messages import explain
 from gateway.config.names import Names
 from gateway.config.prices import dear_prices, uncounted_prices, unreadable_prices
 from gateway.config.relations import odd_checks, unrelated
-from gateway.config.schema import schema
 from gateway.config.shown import Path
-from gateway.config.sources import ConfigFiles, Sources, is_legacy, misnamed, read
+from gateway.config.sources import ConfigFiles, Sources, is_legacy, misnamed
 from gateway.config.strict_yaml import Broken, Tree, read_yaml
-
-__all__ = ["ConfigFiles", "Loaded", "Sources", "parse", "read", "schema"]
 
 AnyDocument = TypeVar("AnyDocument", bound=Document)
 

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from pydantic import SecretStr
 
 from gateway.adapters.openai_compatible import Address
-from gateway.config.documents import ModelEntry, ModelsDocument, RouteEntry, RoutingDocument, SplitEntry, Unset
+from gateway.config.documents import ModelEntry, ModelsDocument, RouteEntry, RoutingDocument, SplitEntry
+from gateway.config.fields import Unset
 from gateway.config.shown import Path
 from gateway.routing.pricing import FREE, Prices
 from gateway.routing.snapshot import Group

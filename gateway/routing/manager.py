@@ -21,13 +21,11 @@ from gateway.routing.failures import TABLE, Cause, Failure
 from gateway.routing.health import LOADING_INTERVAL, UNKNOWN, Health, ProbeResult, observe
 from gateway.routing.itinerary import RetryBudget
 from gateway.routing.outline import Outline
-from gateway.routing.plan import Plan, plan
+from gateway.routing.plan import Plan
 from gateway.routing.snapshot import Catalogue, Deployment, Identity, Route, Settings, Snapshot
 from gateway.routing.strategies import Problem, StrategyError
 from gateway.routing.succession import Succession
 from gateway.routing.weighing import Standing, Weighing
-
-__all__ = ["BreakerChange", "Change", "HealthChange", "Plan", "RoutingManager", "plan"]
 
 
 class HealthChange(Struct, frozen=True):

@@ -11,8 +11,9 @@ from msgspec import Struct
 from pydantic import SecretStr
 
 from gateway.adapters.openai_compatible import Address, authorization
-from gateway.config.documents import ModelEntry, ModelsDocument, RouteEntry, RoutingDocument, Unset
+from gateway.config.documents import ModelEntry, ModelsDocument, RouteEntry, RoutingDocument
 from gateway.config.faults import Fault
+from gateway.config.fields import Unset
 from gateway.config.load import Loaded
 from gateway.config.shown import dotted
 from gateway.routing.drafts import Claims, Draft, Place, claims_of, drafts_of, inherits_key

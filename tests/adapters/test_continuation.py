@@ -7,7 +7,7 @@ import pytest
 
 from gateway.adapters.continuation import UnreadableRequestError, continued, decoded, is_repeatable
 from gateway.adapters.openai_compatible import Operation
-from gateway.config.documents import KINDS
+from gateway.config.fields import KINDS
 
 CHAT, COMPLETIONS = "chat/completions", "completions"
 ASKED = [{"role": "user", "content": "tell"}]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.config.load import ConfigFiles, Loaded, Sources, parse
+from gateway.config.load import Loaded, parse
+from gateway.config.sources import ConfigFiles, Sources
 
 MODELS = """\
 models:

@@ -6,7 +6,6 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from gateway.config.documents import (
-    KINDS,
     BreakerEntry,
     HealthCheck,
     Logging,
@@ -15,8 +14,8 @@ from gateway.config.documents import (
     RoutingDocument,
     SplitEntry,
     Timeouts,
-    Unset,
 )
+from gateway.config.fields import KINDS, Unset
 from tests.config.loading import faults, load, models, split
 
 

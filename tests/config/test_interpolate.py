@@ -4,9 +4,11 @@ from types import MappingProxyType
 import pytest
 from pydantic import SecretStr
 
-from gateway.config.documents import RoutingDocument, Unset
+from gateway.config.documents import RoutingDocument
 from gateway.config.environment import Interpolated
-from gateway.config.load import ConfigFiles, Sources, parse
+from gateway.config.fields import Unset
+from gateway.config.load import parse
+from gateway.config.sources import ConfigFiles, Sources
 from tests.config.loading import MODELS, faults, load, models, split
 
 

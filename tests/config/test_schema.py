@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from gateway.config.documents import KINDS, ModelEntry, RouteEntry, RoutingDocument, SplitEntry
-from gateway.config.load import schema
+from gateway.config.documents import ModelEntry, RouteEntry, RoutingDocument, SplitEntry
+from gateway.config.fields import KINDS
+from gateway.config.schema import schema
 from gateway.config.strict_yaml import read_yaml
 from tests.config.loading import load
 

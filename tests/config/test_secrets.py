@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.load import ConfigFiles, _read_env, _Variables
+from gateway.config.load import _read_env, _Variables
+from gateway.config.sources import ConfigFiles
 from tests.config.loading import load, models, split
 
 CANARY = "sk-canary"

@@ -1,8 +1,9 @@
 import os
 from pathlib import Path
 
-from gateway.config.documents import Unset
-from gateway.config.load import ConfigFiles, Loaded, parse, read
+from gateway.config.fields import Unset
+from gateway.config.load import Loaded, parse
+from gateway.config.sources import ConfigFiles, read
 
 CONFIG = Path(__file__).parents[2] / "config"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.faults import ConfigError
-from gateway.config.load import ConfigFiles, Sources, read
+from gateway.config.sources import ConfigFiles, Sources, read
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from gateway.observe.models import Models
 from gateway.observe.traffic import Traffic
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.health import ProbeResult
-from gateway.routing.manager import RoutingManager, plan
+from gateway.routing.manager import RoutingManager
+from gateway.routing.plan import plan
 from tests.config.loading import load
 from tests.observe.outcomes import attempt, count, ended
 

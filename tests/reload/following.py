@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.faults import ConfigError, Fault
-from gateway.config.load import ConfigFiles, Sources
+from gateway.config.sources import ConfigFiles, Sources
 from gateway.reload import Pace, Reloader
 
 PATIENCE: Final = 20.0

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.config.faults import ConfigError, Fault
-from gateway.config.load import Sources
+from gateway.config.sources import Sources
 from gateway.reload import Comparison, Pace, Reading, Verdict
 
 REST, SETTLE, BUILD = Verdict.REST, Verdict.SETTLE, Verdict.BUILD

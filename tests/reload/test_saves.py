@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import watchfiles
 
-from gateway.config.load import ConfigFiles
+from gateway.config.sources import ConfigFiles
 from gateway.reload import Pace
 from tests.reload.following import EVENTS, TICKS, follow, save
 

@@ -13,7 +13,7 @@ import pytest
 import watchfiles
 
 import gateway
-from gateway.config.load import ConfigFiles, Sources
+from gateway.config.sources import ConfigFiles, Sources
 from gateway.watch import own_mount_points
 from tests.reload.following import PATIENCE, TICKS, follow, refuse_bad, save
 from tests.running import until

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from gateway.config.faults import ConfigError
-from gateway.config.load import ConfigFiles, Loaded, Sources, parse
+from gateway.config.load import Loaded, parse
+from gateway.config.sources import ConfigFiles, Sources
 from gateway.routing.health import ProbeResult
-from gateway.routing.manager import HealthChange, Plan, RoutingManager, plan
+from gateway.routing.manager import HealthChange, RoutingManager
+from gateway.routing.plan import Plan, plan
 from gateway.routing.snapshot import Deployment, Route, Snapshot
 
 FILES = ConfigFiles(Path("models.yaml"), Path("routing.yaml"), Path(".env"))

@@ -9,8 +9,10 @@ import pytest
 
 from gateway.cli import main
 from gateway.config.faults import ConfigError
-from gateway.config.load import ConfigFiles, Sources, parse
-from gateway.routing.manager import Plan, RoutingManager, plan
+from gateway.config.load import parse
+from gateway.config.sources import ConfigFiles, Sources
+from gateway.routing.manager import RoutingManager
+from gateway.routing.plan import Plan, plan
 from tests.routing.planning import DEAD, snapshot, weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")

@@ -1,8 +1,9 @@
 import pytest
 
 from gateway.config.faults import ConfigError, Fault
-from gateway.config.load import Sources, parse
-from gateway.routing.manager import plan
+from gateway.config.load import parse
+from gateway.config.sources import Sources
+from gateway.routing.plan import plan
 from gateway.routing.weighing import Standing
 from tests.routing.planning import BOXES, DEAD, FILES, SPLIT, deployments, faults, make, probe, serve, snapshot
 

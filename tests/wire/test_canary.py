@@ -13,7 +13,7 @@ import pytest
 
 from gateway.api.openai import Limits
 from gateway.cli import main
-from gateway.config.load import read
+from gateway.config.sources import read
 from gateway.execution.executor import Ask
 from gateway.execution.fields import Fields
 from gateway.execution.outcome import Outcome
