@@ -244,7 +244,7 @@ class Reloader(Generic[T]):
             return error.with_traceback(None)  # which holds all that was read
         except BaseException as error:  # noqa: BLE001 - a strategy of the user's own may raise anything, SystemExit too
             message = f"cannot be built: {_described(error)}"
-            return ConfigError([Fault(str(self._files.models), 0, 0, "", message)])
+            return ConfigError([Fault.whole(self._files.models, message)])
 
     def _see(self) -> _Sight:
         """Read the files and their folders, in the thread."""

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -21,6 +22,11 @@ class Fault(Struct, frozen=True):
     column: int
     path: str
     message: str
+
+    @classmethod
+    def whole(cls, file: Path | str, message: str) -> "Fault":
+        """Make a fault of a file as a whole."""
+        return cls(str(file), 0, 0, "", message)
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

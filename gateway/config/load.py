@@ -114,7 +114,7 @@ class _File(Struct, Generic[AnyDocument], frozen=True):
 def _read_env(content: bytes | None, files: ConfigFiles) -> _Env:
     file = str(files.env)
     if content is None:
-        missing = Fault(file, 0, 0, "", "not found, though --env-file or GATEWAY_ENV_FILE names it")
+        missing = Fault.whole(file, "not found, though --env-file or GATEWAY_ENV_FILE names it")
         return _Env({}, notices=(missing,) if files.is_env_named else ())
     try:
         values, bad = read_env(decode(content))
@@ -128,7 +128,7 @@ def _models(sources: Sources, files: ConfigFiles, variables: _Variables) -> _Fil
     file = str(files.models)
     if sources.models is None:
         told = _misnamed(sources, files.models) or "not found, expected the list of models there"
-        fault = Fault(file, 0, 0, "", f"{told}: see docs/configuration.md")
+        fault = Fault.whole(file, f"{told}: see docs/configuration.md")
         return _File(Tree(file, Broken()), None, (fault,))
     found = _tree(sources.models, file, variables, "empty, expected models: and a list of at least one model")
     return _validated(ModelsDocument, *found)
@@ -149,11 +149,11 @@ def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names:
 def _without_routing(sources: Sources, files: ConfigFiles, variables: _Variables, names: Names) -> Iterator[Fault]:
     named = variables.environ.get("ROUTING_CONFIG")
     if sources.legacy:
-        yield Fault(str(files.routing.parent / sources.legacy), 0, 0, "", _deprecated(names))
+        yield Fault.whole(files.routing.parent / sources.legacy, _deprecated(names))
     elif named and FilePath(named) == files.routing:
-        yield Fault(str(files.routing), 0, 0, "", "not found, though ROUTING_CONFIG names it")
+        yield Fault.whole(files.routing, "not found, though ROUTING_CONFIG names it")
     elif told := _misnamed(sources, files.routing):
-        yield Fault(str(files.routing), 0, 0, "", told)
+        yield Fault.whole(files.routing, told)
 
 
 def _misnamed(sources: Sources, path: FilePath) -> str | None:
@@ -171,7 +171,7 @@ def _tree(
     tree, faults = read_yaml(content, file)
     if tree.data is None or (tree.data == {} and not faults):
         tree.data = Broken()
-        return tree, (*faults, Fault(file, 0, 0, "", if_empty)), ()
+        return tree, (*faults, Fault.whole(file, if_empty)), ()
     more, notices = interpolate(tree, variables.values, variables.suggested)
     return tree, (*faults, *more), notices
 
@@ -213,8 +213,8 @@ def _about_prices(tree: Tree) -> Iterator[Fault]:
 
 def _notices(sources: Sources, files: ConfigFiles) -> Iterator[Fault]:
     if sources.legacy and sources.routing is not None:
-        file = str(files.routing.parent / sources.legacy)
-        yield Fault(file, 0, 0, "", f"not read, {files.routing.name} is: its format is deprecated (see {_MIGRATION})")
+        file = files.routing.parent / sources.legacy
+        yield Fault.whole(file, f"not read, {files.routing.name} is: its format is deprecated (see {_MIGRATION})")
 
 
 def _in_order(faults: Iterable[Fault]) -> list[Fault]:

@@ -100,7 +100,7 @@ def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] 
         return None
     except OSError as error:
         reason = f"cannot be read: {(error.strerror or type(error).__name__).lower()}"
-    faults.append(Fault(str(path), 0, 0, "", reason))
+    faults.append(Fault.whole(path, reason))
     return None
 
 
