@@ -23,7 +23,7 @@ from gateway.config.faults import Fault
 from gateway.config.interpolate import interpolate
 from gateway.config.messages import explain
 from gateway.config.names import Names
-from gateway.config.prices import dear_prices, uncounted_prices, unreadable_prices
+from gateway.config.prices import odd_prices, unreadable_prices
 from gateway.config.relations import odd_checks, unrelated
 from gateway.config.shown import Path
 from gateway.config.sources import ConfigFiles, Sources, is_legacy, misnamed
@@ -81,8 +81,8 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
         notices=(
             *env.notices,
             *_notices(sources, files),
-            *_in_order((*models.notices, *_about_prices(models.tree))),
-            *_in_order((*routing.notices, *odd_checks(routing.tree), *_about_prices(routing.tree))),
+            *_in_order((*models.notices, *odd_prices(models.tree))),
+            *_in_order((*routing.notices, *odd_checks(routing.tree), *odd_prices(routing.tree))),
         ),
         _trees={"models": models.tree, "routing": routing.tree},
     )
@@ -204,11 +204,6 @@ def _deprecated(names: Names) -> str:
     model = json.dumps(names.example or "llama-3.3-70b-instruct", ensure_ascii=False).replace("$", "$$")
     smallest = f'local_deployment: [{{endpoint: "http://localhost:8000", models: [{model}]}}]'
     return f"found the deprecated deployment format, expected a routing.yaml such as {smallest} (see {_MIGRATION})"
-
-
-def _about_prices(tree: Tree) -> Iterator[Fault]:
-    yield from dear_prices(tree)
-    yield from uncounted_prices(tree)
 
 
 def _notices(sources: Sources, files: ConfigFiles) -> Iterator[Fault]:

@@ -35,16 +35,14 @@ def unreadable_prices(tree: Tree) -> Iterator[Fault]:
                 yield tree.fault(at, f"found {shown(value, at)}, expected at most {HIGHEST} US dollars")
 
 
-def uncounted_prices(tree: Tree) -> Iterator[Fault]:
-    """Give notices about pricings that no cost comes of: `input` and `output` are what others call prices."""
+def odd_prices(tree: Tree) -> Iterator[Fault]:
+    """Give notices about pricings that no cost comes of, and about prices that look like those of a million tokens.
+
+    `input` and `output` are what others call prices.
+    """
     for path, pricing in _pricings(tree):
         if pricing and COUNTED.isdisjoint(pricing):
             yield tree.fault(path, f"no cost comes of these prices, expected one of {', '.join(sorted(COUNTED))}")
-
-
-def dear_prices(tree: Tree) -> Iterator[Fault]:
-    """Give notices about prices of a token that look like those of a million tokens."""
-    for path, pricing in _pricings(tree):
         for name, value in pricing.items():
             dollars = _number(value) if name in COUNTED - {"request"} and not is_nothing(value) else 0.0
             if _DEAR < dollars <= HIGHEST:
