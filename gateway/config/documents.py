@@ -33,7 +33,6 @@ from gateway.config.fields import (
     Timeout,
     Weight,
     is_nothing,
-    no_parameters,
 )
 
 
@@ -229,7 +228,7 @@ class RoutingDocument(Document):
 
     routing_strategy: Text = Field("fixed", description="fixed, round_robin, or package.module:ClassName.")
     routing_parameter: Parameters = Field(
-        default_factory=no_parameters,
+        default_factory=lambda: MappingProxyType({}),
         description="The strategy's own parameters. fixed: local_fraction (0 to 1), selection (random or smooth).",
     )
     timeout: Timeout = Field(

@@ -219,8 +219,3 @@ _Price = Annotated[
 ]
 Pricing = Annotated[Mapping[str, _Price], AfterValidator(freeze)]
 Parameters = Annotated[Mapping[str, object], AfterValidator(freeze)]
-
-
-def no_parameters() -> Mapping[str, object]:
-    """Give the empty frozen mapping."""
-    return MappingProxyType({})
