@@ -106,30 +106,23 @@ class Pattern(Struct, frozen=True):
         )
 
 
-class Weighing:
+class Weighing(Struct):
     """Weighs models of one plan as things stand.
 
     `configured` are the weights, `healthy` the routes with everything healthy, both by model id; `split` are the models
     that routing.yaml lists, `shapes` numbers for the shapes of those that may be weighed like others.
 
-    Mutable: the patterns so far, by number (or the model, which has none) and by what part of its weight each
+    Mutable: the `patterns` so far, by number (or the model, which has none) and by what part of its weight each
     deployment has.
     """
 
-    def __init__(
-        self,
-        *,
-        strategy: ResolvedStrategy,
-        configured: Mapping[str, Weights],
-        healthy: Mapping[str, Route],
-        split: frozenset[str],
-        shapes: Mapping[str, int],
-        standing: Standing,
-    ) -> None:
-        """Weigh as things stand."""
-        self._strategy, self._configured, self._healthy = strategy, configured, healthy
-        self._split, self._shapes, self._standing = split, shapes, standing
-        self._patterns: dict[tuple[int | str, tuple[_Part, ...]], Pattern] = {}
+    strategy: ResolvedStrategy
+    configured: Mapping[str, Weights]
+    healthy: Mapping[str, Route]
+    split: frozenset[str]
+    shapes: Mapping[str, int]
+    standing: Standing
+    patterns: dict[tuple[int | str, tuple[_Part, ...]], Pattern] = {}
 
     def route(self, model: str) -> Route:
         """Give a model's route; with none of its deployments usable, it is as with all of them.
@@ -138,25 +131,25 @@ class Weighing:
             StrategyError: the strategy fails for the deployments that are left.
 
         """
-        healthy = self._healthy[model]
-        members = tuple(self._configured[model])
-        parts = tuple(map(self._standing.part, members))
+        healthy = self.healthy[model]
+        members = tuple(self.configured[model])
+        parts = tuple(map(self.standing.part, members))
         if not any(parts) or parts.count(_WHOLE) == len(parts):
             return healthy
-        key = self._shapes.get(model, model), parts
-        pattern = self._patterns.get(key)
+        key = self.shapes.get(model, model), parts
+        pattern = self.patterns.get(key)
         if pattern is None:
-            pattern = self._patterns[key] = self._weighed(model, dict(zip(members, parts, strict=True)))
+            pattern = self.patterns[key] = self._weighed(model, dict(zip(members, parts, strict=True)))
         return pattern.route(model, members, healthy.clocks, healthy.fallbacks, healthy.rescue)
 
     def _weighed(self, model: str, parts: Mapping[Deployment, _Part]) -> Pattern:
-        configured = self._configured[model]
+        configured = self.configured[model]
         usable = tuple(deployment for deployment, part in parts.items() if part)
         all_of_them = len(usable) == len(configured)
-        shares = configured if all_of_them else shared(self._strategy, usable, split=model in self._split)
+        shares = configured if all_of_them else shared(self.strategy, usable, split=model in self.split)
         effective = filled(_scaled(shares, parts), configured, usable)
         out = [place for place, part in enumerate(parts.values()) if not part]
-        return Pattern.of(self._strategy.selection, configured, effective, out)
+        return Pattern.of(self.strategy.selection, configured, effective, out)
 
 
 def numbered(
