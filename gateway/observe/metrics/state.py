@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Final
 
+from msgspec import Struct
+
 from gateway import __version__
 from gateway.observe.cost import Cost
 from gateway.observe.metrics.families import (
@@ -42,40 +44,27 @@ _BREAKER_STATES: Final = ("closed", "open", "half_open")
 _ENDPOINT_STATES: Final = ("unknown", "up", "down", "loading")
 
 
-class State:
+class State(Struct, frozen=True, kw_only=True):
     """Reads the gateway. What can be called is asked each time; `costs` are by deployment and group."""
 
-    def __init__(
-        self,
-        *,
-        manager: RoutingManager,
-        traffic: Traffic,
-        reloads: ReloadState,
-        in_flight: Mapping[Identity, int],
-        log_dropped: Callable[[], int],
-        connections: Callable[[], int],
-        ledger_dropped: Callable[[], int],
-        costs: Callable[[], Mapping[Key, Cost]],
-    ) -> None:
-        """Read these."""
-        self._manager = manager
-        self._traffic = traffic
-        self._reloads = reloads
-        self._in_flight = in_flight
-        self._log_dropped = log_dropped
-        self._ledger_dropped = ledger_dropped
-        self._costs = costs
-        self._connections = connections
+    manager: RoutingManager
+    traffic: Traffic
+    reloads: ReloadState
+    in_flight: Mapping[Identity, int]
+    log_dropped: Callable[[], int]
+    connections: Callable[[], int]
+    ledger_dropped: Callable[[], int]
+    costs: Callable[[], Mapping[Key, Cost]]
 
     def told(self, tracked: Mapping[Key, str]) -> Iterator[Told]:
         """Tell everything; `tracked` are the deployments, removed ones too, with their labels, those of today last."""
-        snapshot = self._manager.snapshot
+        snapshot = self.manager.snapshot
         today = {key[:2]: labels for key, labels in tracked.items()}
         yield (
             IN_FLIGHT,
-            (line(IN_FLIGHT, labels, self._in_flight.get(identity, 0)) for identity, labels in today.items()),
+            (line(IN_FLIGHT, labels, self.in_flight.get(identity, 0)) for identity, labels in today.items()),
         )
-        costs = [(tracked[key], cost) for key, cost in self._costs().items() if key in tracked]
+        costs = [(tracked[key], cost) for key, cost in self.costs().items() if key in tracked]
         yield COST, [line(COST, labels, cost.spent / NANO) for labels, cost in costs]
         yield AVOIDED, [line(AVOIDED, labels, cost.avoided / NANO) for labels, cost in costs]
         if snapshot is not None:
@@ -94,30 +83,30 @@ class State:
         yield ENDPOINT_STATE, (self._endpoint(each) for each in endpoints)
 
     def _delivered(self, route: Route) -> str:
-        served = self._traffic.served(route.model, tuple(each.name for each in route.chain))
+        served = self.traffic.served(route.model, tuple(each.name for each in route.chain))
         shares = [(each, served[each.name].share) for each in route.chain]
         return "".join(line(DELIVERED, _labels(each), share) for each, share in shares if share is not None)
 
     def _breaker(self, deployment: Deployment) -> str:
-        return _states(BREAKER, _labels(deployment), _BREAKER_STATES, self._manager.breaker(deployment).state)
+        return _states(BREAKER, _labels(deployment), _BREAKER_STATES, self.manager.breaker(deployment).state)
 
     def _is_up(self, endpoint: str) -> str:
-        return line(ENDPOINT_UP, labelled(("endpoint",), (endpoint,)), int(self._manager.health(endpoint).usable))
+        return line(ENDPOINT_UP, labelled(("endpoint",), (endpoint,)), int(self.manager.health(endpoint).usable))
 
     def _endpoint(self, endpoint: str) -> str:
         labels = labelled(("endpoint",), (endpoint,))
-        return _states(ENDPOINT_STATE, labels, _ENDPOINT_STATES, self._manager.health(endpoint).state)
+        return _states(ENDPOINT_STATE, labels, _ENDPOINT_STATES, self.manager.health(endpoint).state)
 
     def _numbers(self, snapshot: Snapshot | None) -> Iterator[Told]:
-        reloads = self._reloads
+        reloads = self.reloads
         numbers: tuple[tuple[Family, float | None], ...] = (
             (GENERATION, snapshot.generation if snapshot else 0),
             (RELOADED_AT, reloads.last),
             (ACCEPTED_AT, reloads.accepted),
             (RELOAD_GOOD, int(reloads.rejected is None)),
-            (LOG_DROPPED, self._log_dropped()),
-            (LEDGER_DROPPED, self._ledger_dropped()),
-            (CONNECTIONS, self._connections()),
+            (LOG_DROPPED, self.log_dropped()),
+            (LEDGER_DROPPED, self.ledger_dropped()),
+            (CONNECTIONS, self.connections()),
         )
         for family, number in numbers:
             yield family, [] if number is None else [line(family, "", number)]
