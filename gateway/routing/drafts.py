@@ -111,11 +111,11 @@ class Draft(Struct, frozen=True):
         return (self.key.variable, self.key_place) if isinstance(self.key, Unset) else None
 
 
-def claims_of(models: ModelsDocument, routing: RoutingDocument | None) -> Claims:
+def claims_of(models: ModelsDocument, routing: RoutingDocument) -> Claims:
     """Collect what routing.yaml claims, local entries first."""
     found: defaultdict[str, defaultdict[str, list[Claim]]] = defaultdict(lambda: defaultdict(list))
     ids = {name: model.id for model in models.models for name in (model.id, *model.aliases)}
-    for claim, name in _claims(routing) if routing else ():
+    for claim, name in _claims(routing):
         found[ids[name]][claim.target.identity].append(claim)
     return found
 

@@ -38,7 +38,7 @@ class Matched(Struct, frozen=True):
     notices: tuple[Fault, ...]
 
 
-def match(loaded: Loaded, models: ModelsDocument, routing: RoutingDocument | None) -> Matched:
+def match(loaded: Loaded, models: ModelsDocument, routing: RoutingDocument) -> Matched:
     """Match the documents; `loaded` places the faults and notices in their files."""
     claims = claims_of(models, routing)
     entries = [(model, Place("models", ("models", position))) for position, model in enumerate(models.models)]
@@ -47,9 +47,8 @@ def match(loaded: Loaded, models: ModelsDocument, routing: RoutingDocument | Non
     split = frozenset(claims)
     faults = [*_unplaced(entries, drafts), *_claimed_twice(claims), *_clashes(drafts), *_health_conflicts(flat)]
     notices = [*_unused_keys(entries), *_waiting(drafts), *_unlisted(flat, split)]
-    health_path = routing.health_check.path if routing else None
     return Matched(
-        members=MappingProxyType({} if faults else _members(drafts, health_path)),
+        members=MappingProxyType({} if faults else _members(drafts, routing.health_check.path)),
         split=split,
         inactive=tuple(
             Inactive(draft.model, draft.group, draft.waits_for[0], draft.called) for draft in flat if draft.waits_for

@@ -89,7 +89,8 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     strategy = _strategy(loaded, faults)
     if loaded.models is None or loaded.faults:
         raise ConfigError(_in_order(faults))
-    matched = match(loaded, loaded.models, loaded.routing)
+    routing = loaded.routing or RoutingDocument()  # none is as one that says nothing
+    matched = match(loaded, loaded.models, routing)
     faults += matched.faults
     if strategy is None or faults:
         raise ConfigError(_in_order(faults))
@@ -97,9 +98,9 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     configured = _configured(strategy, matched, shapes, loaded, faults)
     if faults:
         raise ConfigError(_in_order(faults))
-    settings = _settings(loaded.routing)
+    settings = _settings(routing, split=loaded.routing is not None)
     models = tuple(Model(entry.id, entry.aliases, entry.metadata()) for entry in loaded.models.models)
-    routes = _healthy(loaded.models, loaded.routing, strategy, configured, shapes)
+    routes = _healthy(loaded.models, routing, strategy, configured, shapes)
     catalogue = Catalogue.of(models, routes)
     return Plan(
         documents=(loaded.models, loaded.routing),
@@ -186,7 +187,7 @@ def _without_weight(loaded: Loaded, strategy: str | None, model: str, position: 
 
 def _healthy(
     models: ModelsDocument,
-    routing: RoutingDocument | None,
+    routing: RoutingDocument,
     strategy: ResolvedStrategy,
     configured: Mapping[str, Weights],
     shapes: Mapping[str, int],
@@ -218,9 +219,7 @@ def _fallbacks(models: ModelsDocument) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-def _clocks(routing: RoutingDocument | None) -> Clocks:
-    if routing is None:
-        return Clocks()
+def _clocks(routing: RoutingDocument) -> Clocks:
     connect = routing.timeout if routing.timeouts.connect is None else routing.timeouts.connect
     return _with(Clocks(connect=connect), routing.timeouts)
 
@@ -230,14 +229,12 @@ def _with(clocks: Clocks, timeouts: Timeouts) -> Clocks:
     return structs.replace(clocks, **timeouts.model_dump(exclude_none=True)) if timeouts.model_fields_set else clocks
 
 
-def _settings(routing: RoutingDocument | None) -> Settings:
-    if routing is None:
-        return Settings()
+def _settings(routing: RoutingDocument, *, split: bool) -> Settings:
     parameters = {name: _shown(value, (name,)) for name, value in routing.routing_parameter.items()}
     return Settings(
         strategy=routing.routing_strategy,
         parameters=MappingProxyType(parameters),
-        split=True,
+        split=split,
         clocks=_clocks(routing),
         bounds=Bounds(routing.retries.attempts, routing.retries.retry_after_max),
         retry_ratio=routing.retries.ratio,
