@@ -201,7 +201,7 @@ def _is_misspelt(key: str, known: Iterable[str]) -> bool:
 
 def _deprecated(names: Names) -> str:
     """Show the smallest file of today, on one line: YAML's flow style is JSON with fewer quotes."""
-    model = json.dumps(names.example or "llama-3.3-70b-instruct", ensure_ascii=False).replace("$", "$$")
+    model = json.dumps(next(names.written(), "llama-3.3-70b-instruct"), ensure_ascii=False).replace("$", "$$")
     smallest = f'local_deployment: [{{endpoint: "http://localhost:8000", models: [{model}]}}]'
     return f"found the deprecated deployment format, expected a routing.yaml such as {smallest} (see {_MIGRATION})"
 

@@ -38,11 +38,6 @@ class Names(Struct, frozen=True):
         models = {name: int(path[1]) for name, path in places.items()}
         return cls(tree.file, models, tuple(faults), isinstance(member(tree.data, "models"), list))
 
-    @property
-    def example(self) -> str | None:
-        """The first name that is written out in the file."""
-        return next(self.written(), None)
-
     def check(self, routing: Tree) -> Iterator[Fault]:
         """Give the faults of the models that a routing.yaml lists."""
         known = Suggestions(self.written())
