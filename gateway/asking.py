@@ -16,12 +16,20 @@ class UnreachableError(Exception):
 
 
 def default_url(environ: Mapping[str, str]) -> str:
-    """Give the address that `gateway serve` would be reached at from here, with the same environment."""
+    """Give the address that `gateway serve` would be reached at from here, with the same environment.
+
+    Raises:
+        UnreachableError: it is none.
+
+    """
     host = environ.get("GATEWAY_HOST", "")
     host = _REACHED_AT.get(host, host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     port = environ.get("GATEWAY_PORT") or environ.get("PORT") or ""
-    return f"http://{host}:{port if port.isdecimal() else 8080}"
+    url = f"http://{host}:{port if port.isdecimal() else 8080}"
+    if not is_url(url):
+        raise UnreachableError(f"cannot ask {url}, which the environment gives: say where the gateway is with --url")
+    return url
 
 
 def is_url(text: str) -> bool:

@@ -282,7 +282,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _stats(arguments: argparse.Namespace) -> int:
     question = {name: getattr(arguments, name) for name in ("hours", "model", "deployment")}
-    answer = fetch(arguments.url or _default_url(os.environ), question)
+    answer = fetch(arguments.url or default_url(os.environ), question)
     print(json.dumps(answer, indent=2) if arguments.json else table(answer))
     return 0
 
@@ -302,17 +302,10 @@ def _check(arguments: argparse.Namespace) -> int:
         _print_faults(error.faults, notices, as_data=arguments.json)
         return 1
     if arguments.diff:
-        print(_compared(built, arguments.url or _default_url(environ), as_data=arguments.json))
+        print(_compared(built, arguments.url or default_url(environ), as_data=arguments.json))
     else:
         print(json.dumps(_plan(built), indent=2) if arguments.json else _table(built))
     return 0
-
-
-def _default_url(environ: Mapping[str, str]) -> str:
-    found = default_url(environ)
-    if not is_url(found):
-        raise UnreachableError(f"cannot ask {found}, which the environment gives: say where the gateway is with --url")
-    return found
 
 
 def _compared(built: Plan, address: str, *, as_data: bool) -> str:
