@@ -69,7 +69,7 @@ def resolve(text: str) -> Scalar:
     if _OCTAL.fullmatch(text) or _HEXADECIMAL.fullmatch(text):
         return int(text, 0)
     if _FLOAT.fullmatch(text) or _INFINITY.fullmatch(text):
-        return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf"))
+        return float(text.lower().replace(".inf", "inf"))
     return math.nan if text in _NAN else text
 
 
