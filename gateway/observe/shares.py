@@ -91,7 +91,7 @@ class Recent:
             if second.at < now:
                 yield second
 
-    def _add(self, second: "_Taken", sign: int) -> set[Identity]:
+    def _add(self, second: _Taken, sign: int) -> set[Identity]:
         for counts, more in (
             (self.answers, second.answers),
             (self.failures, second.failures),
