@@ -196,7 +196,11 @@ class Gateway:
     async def start(self) -> None:
         """Read the configuration, follow it, probe, and log."""
         self._release_stdlib = capture_stdlib(self.log)
-        await self.reloader.load()
+        try:
+            await self.reloader.load()
+        except BaseException:
+            self._release_stdlib()  # nobody closes what has not started
+            raise
         self.sink.start()
         self.metrics.lag.start()
         self.tracing.start(self.log)

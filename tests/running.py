@@ -58,7 +58,8 @@ class Config:
         fifo = self.path.parent / "awaited"
         os.mkfifo(fifo)
         source = (
-            f"open({str(fifo)!r}).read()\nclass Waiting:\n def assign(self, local, remote): return {{local[0]: 1}}\n"
+            f"with open({str(fifo)!r}) as awaited: awaited.read()\n"
+            "class Waiting:\n def assign(self, local, remote): return {local[0]: 1}\n"
         )
         (self.path.parent / "waiting.py").write_text(source, encoding="utf-8")
         return fifo

@@ -1,7 +1,10 @@
 """The application as others embed it: real configuration files, simulated boxes, pytest-aiohttp's own clients."""
 
 import asyncio
+import logging
+import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +24,7 @@ from gateway.server import GATEWAY, Options, _Epoch, create_app
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
 from tests.fakes.connection import PATIENCE
-from tests.running import Config, becomes, split, until
+from tests.running import Config, becomes, hold, split, until
 
 Client = TestClient[web.Request, web.Application]
 Serve = Callable[[], Awaitable[Client]]
@@ -45,6 +48,26 @@ def test_a_clock_that_is_set_is_followed_and_its_jitter_is_not() -> None:
     assert epoch() == pytest.approx(4_550.001)
     wall[0] -= 7_200
     assert epoch() == pytest.approx(-2_649.999)
+
+
+async def test_a_start_that_is_cancelled_gives_the_programs_logging_back(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handler used to stay, in front of a log that nobody wrote."""
+    fifo = config.waiting_strategy()
+    monkeypatch.syspath_prepend(fifo.parent)
+    config.models(m={"box": "http://localhost:9"})
+    config.routing(routing_strategy="waiting:Waiting")
+    handlers = [*logging.getLogger().handlers]
+    starting = asyncio.create_task(create_app(Options(config.path, environ={}))[GATEWAY].start())
+    file = await hold(fifo)
+    assert logging.getLogger().handlers != handlers
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert logging.getLogger().handlers == handlers
+    os.close(file)
+    await until(lambda: hasattr(sys.modules.get("waiting"), "Waiting"))
 
 
 @pytest.fixture
