@@ -95,6 +95,10 @@ class AnswerProtocol(ResponseHandler):
             or transport.is_closing()
         )
 
+    def is_connected(self) -> bool:
+        """Tell the pool whether it may give this connection away: one that it keeps may speak without being asked."""
+        return self.is_usable
+
     def waits(self) -> None:
         """Wait for the next request: what comes by then is asked by nobody, and no parser swallows a part of it."""
         self.flow = self._parser = None

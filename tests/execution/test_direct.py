@@ -314,6 +314,33 @@ async def test_a_connection_that_the_session_used_before_may_be_stale(transport:
         await upstream.close()
 
 
+@pytest.mark.parametrize("small", [0, 1])
+async def test_who_speaks_without_being_asked_is_not_asked_again_by_the_session(small: int) -> None:
+    """What it had said was given to whoever asked next, if both requests were large."""
+    said, done = asyncio.Event(), asyncio.Event()
+
+    class Says(Step):
+        async def run(self, connection: Connection) -> None:
+            await connection.write(json_answer({"evil": 1}))
+            done.set()
+
+    def script(number: int, _: Request) -> list[Step]:
+        return [Send(json_answer({"good": 2}))] if number else [Send(json_answer({"good": 1})), Pause(said), Says()]
+
+    large = replaced(CALL, body=b" " * LARGEST + b"{}")
+    async with ScriptedUpstream(script) as a, ScriptedUpstream([Send(json_answer({}))]) as b:
+        upstream = Upstream(lambda: 0.0)
+        first = await upstream.open(deployment(a.url), large, connect_timeout=5)
+        assert await first.read(99) == b'{"good": 1}'
+        said.set()
+        await done.wait()
+        await open_and_read(upstream, b.url)  # it has arrived by then
+        second = await upstream.open(deployment(a.url), CALL if small else large, connect_timeout=5)
+        assert await second.read(99) == b'{"good": 2}'
+        assert a.connections == 2
+        await upstream.close()
+
+
 async def test_places_beyond_what_is_kept_are_closed() -> None:
     async with (
         ScriptedUpstream([Send(json_answer({}))]) as a,
