@@ -2,7 +2,8 @@
 
 Its answer to a malformed request quotes the bytes, which may hold a key; this one does not. Its parser, when it fails
 inside a body, tells the next request's handler and not the body's reader; this one tells both. Who gives up waiting for
-a client to read spoils it for who waits next; here each waits anew.
+a client to read spoils it for who waits next; here each waits anew. It closes as if an answer that is cut had ended,
+which in HTTP/1.0 it then has; this one resets.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from aiohttp.web_protocol import _ErrInfo
 from gateway.api.context import request_id_of
 from gateway.api.errors import error_response
 from gateway.capacity import Capacity
-from gateway.execution.client import SERVER
+from gateway.execution.client import SERVER, close
 from gateway.server import HANDLER_ARGS
 
 ARGUMENTS: Final = {name: value for name, value in HANDLER_ARGS.items() if name != "handler_cancellation"}
@@ -65,6 +66,14 @@ class Connection(web.RequestHandler):
             elif not self._body.is_eof():
                 broken = web.RequestPayloadError("the body is not well framed")
                 self._loop.call_soon(self._body.set_exception, broken)
+
+    def force_close(self) -> None:
+        """Close; with an RST inside an answer in HTTP/1.0, which a FIN might end well (RFC 9112 8)."""
+        request, transport = self._current_request, self.transport
+        is_old = request is not None and request.version < HttpVersion11
+        if is_old and transport is not None and not transport.is_closing():
+            close(transport, reset=True)
+        super().force_close()
 
     async def _drain_helper(self) -> None:
         """Wait until the client has room; who gave up waiting has cancelled the future that the next one would get."""

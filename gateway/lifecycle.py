@@ -26,6 +26,7 @@ from aiohttp import http_parser, web
 
 from gateway.capacity import Capacity, bounds, open_files
 from gateway.connection import Connection
+from gateway.execution.client import close
 from gateway.heap import settle
 from gateway.listener import Listener
 from gateway.server import GATEWAY, Options, create_app
@@ -124,7 +125,7 @@ class Door:
             await self.runner.server.shutdown(_LAST_WORDS)
         await self._wait(lambda: not self.capacity.connections, max(deadline, loop.time() + _LAST_WORDS))
         for transport in list(self.capacity.connections.values()):
-            transport.abort()  # type: ignore[attr-defined] # a TCP connection's has it
+            close(transport, reset=True)  # type: ignore[arg-type] # a TCP connection's is one
         await self.runner.cleanup()
 
     def _protocol(self) -> Connection:

@@ -11,11 +11,13 @@ from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen
 from gateway.server import Options
 from gateway.simulator import Box
 from tests.conftest import MakeBox, OpenDoor
-from tests.execution.support import ROOM, cramp
+from tests.execution.support import ROOM, ask, cramp
 from tests.fakes.client import RawClient, get, post
 from tests.fakes.connection import PATIENCE
-from tests.fakes.upstream import ScriptedUpstream, Send, json_answer
+from tests.fakes.upstream import ScriptedUpstream, Send, json_answer, sse_answer
 from tests.running import Config, open_door, until
+
+WHOLE = json_answer({"text": "x" * 1_000_000})
 
 
 class Unread(NamedTuple):
@@ -28,9 +30,14 @@ class Unread(NamedTuple):
 
 
 @asynccontextmanager
-async def unread(door: OpenDoor, config: Config, write_buffer: int | None = None) -> AsyncIterator[Unread]:
+async def unread(
+    door: OpenDoor,
+    config: Config,
+    write_buffer: int | None = None,
+    answer: bytes = WHOLE,
+    request: bytes = post("/v1/chat/completions", {"model": "m"}),
+) -> AsyncIterator[Unread]:
     """Ask for a megabyte, and read nothing of it; so many bytes may wait for a client before it is waited for."""
-    answer = json_answer({"text": "x" * 1_000_000})
     async with ScriptedUpstream([Send(answer)]) as upstream:
         config.models(m={"box": upstream.url})
         config.routing()
@@ -40,7 +47,7 @@ async def unread(door: OpenDoor, config: Config, write_buffer: int | None = None
             if write_buffer is not None:
                 transport.set_write_buffer_limits(high=write_buffer)
             client.pause_reading()
-            await client.send(post("/v1/chat/completions", {"model": "m"}))
+            await client.send(request)
             yield Unread(opened, client, transport, answer)
 
 
@@ -66,6 +73,20 @@ async def test_an_unread_answer_holds_the_door_until_the_deadline(door: OpenDoor
         client.resume_reading()
         await client.read_to_end()
         assert len(client.raw) < len(answer)
+
+
+async def test_an_unread_answer_in_http_1_0_is_cut_visibly(door: OpenDoor, config: Config) -> None:
+    """It ended with a FIN, as what is whole does."""
+    answer = sse_answer('{"choices": [{"delta": {"content": "%s"}}]}' % ("x" * 1_000_000), "[DONE]")
+    request = ask(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with unread(door, config, 4_000_000, answer, request) as (opened, client, transport, _):
+        await until(transport.get_write_buffer_size)
+        await until(lambda: not opened.gateway.active)
+        await opened.close(0.1)
+        client.resume_reading()
+        await client.read_to_end()
+        assert len(client.raw) < len(answer)
+        assert client.ended == "reset"
 
 
 async def test_a_taken_address_is_refused_before_anything_is_done(door: OpenDoor, config: Config) -> None:

@@ -161,7 +161,7 @@ class WebClient:
         heard = await _is_heard(self, b"" if self._ended else last_words)
         transport = self._request.transport
         if transport is not None:
-            _close(transport, reset=self._request.version < HttpVersion11 or not heard)
+            close(transport, reset=self._request.version < HttpVersion11 or not heard)
 
     async def room(self) -> None:
         """Wait until the client has room for more."""
@@ -344,7 +344,7 @@ class WireClient:
         heard = await _is_heard(self, b"" if self._ended else last_words)
         transport = self._line.transport
         if transport is not None:
-            _close(transport, reset=not heard)
+            close(transport, reset=not heard)
 
     def flush(self) -> None:
         """Send the head, if it waits for bytes to go with."""
@@ -382,7 +382,7 @@ async def _is_heard(client: Client, last_words: bytes) -> bool:
     return True
 
 
-def _close(transport: asyncio.Transport, *, reset: bool) -> None:
+def close(transport: asyncio.Transport, *, reset: bool) -> None:
     """Close; with an RST where `abort` alone would send a FIN, which ends a body without a length well (RFC 9112 8)."""
     if not reset:
         transport.close()

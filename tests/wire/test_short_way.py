@@ -371,6 +371,21 @@ async def test_answers_are_whole_whose_connections_are_to_end(config: Config) ->
             assert await client.read_to_end() == b""
 
 
+async def test_what_is_cut_in_http_1_0_is_no_whole_answer(config: Config, transport: Transport) -> None:
+    """It ended with a FIN, as what is whole does."""
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Hang()]) as a,
+        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        await client.read_head()
+        assert await client.read_exactly(len(CONTENT)) == CONTENT
+        await gate.door.close(0)
+        await client.read_to_end()
+        assert client.ended == "reset"
+
+
 async def test_a_request_whose_body_is_awaited_is_cut_at_the_end(config: Config, transport: Transport) -> None:
     """Its client was said to have left."""
     async with (
