@@ -86,8 +86,8 @@ class _Whole(web.StreamResponse):
 class WebClient:
     """The client's side on aiohttp's server.
 
-    Mutable: the response and its writer, once it has begun; whether its end has been written; and the configuration's
-    `generation`, once it is known.
+    Mutable: the response and its writer, once it has begun; whether its end has been written, or the last words; and
+    the configuration's `generation`, once it is known.
     """
 
     def __init__(self, request: web.Request) -> None:
@@ -158,7 +158,8 @@ class WebClient:
 
     async def break_off(self, last_words: bytes) -> None:
         """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
-        heard = await _is_heard(self, b"" if self._ended else last_words)
+        words, self._ended = b"" if self._ended else last_words, True
+        heard = await _is_heard(self, words)
         transport = self._request.transport
         if transport is not None:
             close(transport, reset=self._request.version < HttpVersion11 or not heard)
@@ -216,8 +217,8 @@ class WireClient:
     """The client's side of one answer in HTTP/1.1 (RFC 9112), on its connection. The head goes with the first bytes.
 
     Mutable: the head, until it is out; whether it has `begun`, whether it is chunked or without a body, whether its end
-    has been written, whether it `closes` the connection; the configuration's `generation`, which is the one in force
-    until the request is routed; and the `pourer`, which is told when the client is full.
+    has been written, or the last words, whether it `closes` the connection; the configuration's `generation`, which is
+    the one in force until the request is routed; and the `pourer`, which is told when the client is full.
     """
 
     __slots__ = (
@@ -341,7 +342,8 @@ class WireClient:
         self.closes = True
         with suppress(ClientLeftError):
             self.flush()
-        heard = await _is_heard(self, b"" if self._ended else last_words)
+        words, self._ended = b"" if self._ended else last_words, True
+        heard = await _is_heard(self, words)
         transport = self._line.transport
         if transport is not None:
             close(transport, reset=not heard)

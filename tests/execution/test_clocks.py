@@ -262,6 +262,25 @@ async def test_the_whole_clock_cuts_a_client_that_does_not_read(
         await until(lambda: not gate.door.capacity.connections)
 
 
+async def test_the_last_words_are_said_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who did not read them at once was told of two breaks, if the whole clock ran out meanwhile."""
+    monkeypatch.setattr("gateway.execution.client._LAST_WORDS", 2 * RUNS_OUT)
+    event = sse('{"choices":[{"delta":{"content":"%s"}}]}' % ("x" * 200_000))
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(event + sse('{"error":{}}'))), Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"total": RUNS_OUT}, transport="direct") as gate,
+        gate.client(room=ROOM) as client,
+    ):
+        await gate.cramped()
+        client.pause_reading()
+        await client.send(ask(stream=True))
+        await a.closed_by_peer()
+        leap(RUNS_OUT)
+        client.resume_reading()
+        assert (await client.read_to_end()).count(BROKEN) == 1
+        assert client.ended == "fin"
+
+
 @pytest.mark.parametrize(("sent", "added"), [(FINISH, DONE), (FINISH + DONE, b""), (DONE, b""), (FINISH[:-1], None)])
 async def test_a_complete_stream_that_is_kept_open_ends_well(
     config: Config, monkeypatch: pytest.MonkeyPatch, sent: bytes, added: bytes | None
