@@ -62,11 +62,16 @@ class _Rest(msgspec.Struct, gc=False):
     usage: _Usage
 
 
+class _AnyRest(msgspec.Struct, gc=False):
+    usage: _AnyUsage
+
+
 counts_of: Final = msgspec.json.Decoder(_Usage).decode
 """Reads a `usage`, and raises for counts that cannot be."""
 any_counts_of: Final = msgspec.json.Decoder(_AnyUsage).decode
 """Reads any `usage`; counts that cannot be are as none."""
 _rest: Final = msgspec.json.Decoder(_Rest)
+_any_rest: Final = msgspec.json.Decoder(_AnyRest)
 _NAME: Final = b'"usage"'
 _BACKSLASH: Final = 92  # as a number: that is found faster
 _USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
@@ -94,7 +99,7 @@ def usage_in(tail: bytes) -> Usage | None:
 def usage_of(body: bytes) -> Usage | None:
     """Read the `usage` of a whole JSON body, wherever in it that stands. It takes one pass, whatever the body holds."""
     try:
-        return _rest.decode(body).usage.told()
+        return _any_rest.decode(body).usage.told()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
