@@ -36,7 +36,7 @@ from gateway.routing.failures import Cause, Failure, most_telling, status_for_cl
 from gateway.routing.itinerary import Itinerary, Step
 from gateway.routing.manager import Change, RoutingManager
 from gateway.routing.selector import Selector
-from gateway.routing.snapshot import Clocks, Deployment, Endpoint, Identity, Route, Snapshot
+from gateway.routing.snapshot import Deployment, Endpoint, Identity, Route, Snapshot
 
 __all__ = ["Ask", "Executor", "Refusal", "Unanswered"]
 
@@ -213,7 +213,7 @@ class Executor:
         if record.ask.model != deployment.served_model:
             call = self._named(deployment, call)
         began, trace = self._clock(), record.ask.trace
-        clocks = record.route.clocks if deployment.model == record.route.model else _clocks(record, deployment)
+        clocks = record.snapshot.routes[deployment.model].clocks
         this = Try(deployment, clocks, began, how, began - record.began)
         if trace is not None:
             this.span_id = new_span_id()
@@ -369,10 +369,6 @@ async def _refuse(record: Record, deployment: Deployment, refusal: Refusal, clie
 async def _break_off(record: Record, client: Client, failure: Failure) -> None:
     record.failure = failure.cause.value
     await client.break_off(record.passing.last_words(_BROKEN_EVENT) if record.passing else b"")
-
-
-def _clocks(record: Record, deployment: Deployment) -> Clocks:
-    return record.snapshot.routes[deployment.model].clocks
 
 
 def _fields(record: Record, deployment: Deployment, answer: Answer) -> Fields:
