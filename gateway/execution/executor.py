@@ -263,13 +263,8 @@ class Executor:
         if record.is_said and not client.full:
             self._manager.ended(this.deployment)
         else:
-            this.failure = self._why_ended(record)
+            this.failure = Cause.TOTAL_TIMEOUT.value if record.out_of_time else self.unheard()[1]
             self._manager.left(this.deployment, self._clock(), this.began)
-
-    def _why_ended(self, record: Record) -> str:
-        if record.out_of_time:
-            return Cause.TOTAL_TIMEOUT.value
-        return self.unheard()[1]
 
     async def _answer(self, record: Record, this: Try, call: Call, client: Client) -> None:
         if record.ask.adds_usage or this.rescue is not None:
