@@ -67,14 +67,11 @@ class Deadline:
         """The loop in whose time it is."""
         return self._watch.loop
 
-    def at(self, when: float | None) -> None:
+    def at(self, when: float) -> None:
         """Set the deadline; it counts inside the block only."""
-        if when is None:
-            self.when = inf
-        else:
-            self.when = when
-            if when < self._watch.due:
-                self._watch.set(when)
+        self.when = when
+        if when < self._watch.due:
+            self._watch.set(when)
 
     def __enter__(self) -> Self:
         """Begin the block."""

@@ -6,6 +6,7 @@ content. Once the first byte of a JSON body is there, what follows is only slow:
 
 from collections.abc import Awaitable
 from dataclasses import replace
+from math import inf
 from typing import Final
 
 from gateway.execution.deadline import ExpiredError
@@ -79,13 +80,11 @@ class Opening:
             self._record.passing = None
 
     def _sent(self) -> None:
-        seconds = self._try.clocks.first_token
-        self._clock.at(self._now() + seconds if seconds else None)
+        self._clock.at(self._now() + (self._try.clocks.first_token or inf))
 
     def _came(self) -> None:
         self._came_some = True
-        seconds = self._try.clocks.idle
-        self._clock.at(self._now() + seconds if seconds else None)
+        self._clock.at(self._now() + (self._try.clocks.idle or inf))
 
     def _silence(self) -> Failure:
         clocks = self._try.clocks

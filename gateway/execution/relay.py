@@ -222,7 +222,8 @@ async def _pass_on(answer: Answer, first: bytes, client: Client, course: "_Cours
 class _Course:
     """How long the upstream may be silent now.
 
-    Mutable: until when; when a complete stream is over; and since when the clock rests.
+    Mutable: until when, infinite while that is not known; when a complete stream is over; and since when the clock
+    rests.
     """
 
     __slots__ = ("_ends", "_rested", "clock", "deadline", "idle", "now", "passing")
@@ -232,7 +233,7 @@ class _Course:
         self.idle = idle or inf
         self.clock = clock
         self.now = clock.loop.time
-        self.deadline: float | None = None
+        self.deadline = inf
         self._ends: float | None = None
         self._rested: float | None = None
 
@@ -245,14 +246,14 @@ class _Course:
             elif self._rested is not None:
                 self._ends += now - self._rested
             self.deadline, self._rested = self._ends, None if runs else now
-        elif content or self.deadline is None:
+        elif content or self.deadline == inf:
             self.deadline = self.now() + self.idle
-        self.clock.at(self.deadline if runs else None)
+        self.clock.at(self.deadline if runs else inf)
 
     def rests(self) -> None:
         """Stop the clock: it is the client that is slow."""
         self._rested = self.now()
-        self.clock.at(None)
+        self.clock.at(inf)
 
 
 async def _pass_each(answer: Answer, first: bytes, client: Client, course: _Course, *, is_fed: bool) -> None:

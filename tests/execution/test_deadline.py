@@ -1,6 +1,7 @@
 """A clock that is set anew at every chunk."""
 
 import asyncio
+from math import inf
 
 import pytest
 
@@ -56,7 +57,7 @@ async def test_without_a_deadline_nothing_ends(again: bool) -> None:  # noqa: FB
     deadline = Deadline(Watch(loop))
     with deadline:
         deadline.at(loop.time() + 0.01)
-        deadline.at(None)
+        deadline.at(inf)
         await asyncio.wait([loop.create_future()], timeout=0.05)
         assert not deadline.expired
         if again:
