@@ -10,7 +10,7 @@ from gateway.execution.deadline import Deadline
 from gateway.execution.outcome import Attempt, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.refusal import Refusal
-from gateway.execution.relay import Body, Whole
+from gateway.execution.relay import Passing, Whole
 from gateway.execution.rescue import BrokenStream
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import Trace
@@ -104,7 +104,7 @@ class Record(msgspec.Struct):
     status: int = CLIENT_LEFT
     size: int = 0
     failure: str | None = None
-    passing: Passage | Body | Whole | None = None
+    passing: Passing | Whole | None = None
     broken: BrokenStream | None = None
     total: asyncio.Timeout | None = None
 

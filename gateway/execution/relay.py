@@ -8,7 +8,7 @@ itself, so there the connection is reset.
 
 from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, WireClient
@@ -17,74 +17,12 @@ from gateway.execution.flow import Flow, Straight
 from gateway.execution.framing import BEGINNINGS
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
-from gateway.execution.template import Known
+from gateway.execution.passage import Passage
 from gateway.execution.usage import usage_in, usage_of
 from gateway.routing.failures import Cause, Failure
 
 _TAIL: Final = 4096
 _AFTERMATH: Final = 1.0
-
-
-class Passing(Protocol):
-    """What an answer's bytes go through on their way to the client."""
-
-    size: int
-    first_content: float | None
-
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens that the answer told of."""
-        ...
-
-    @property
-    def lost(self) -> Usage | None:
-        """The tokens that broken streams took beyond that."""
-        ...
-
-    @property
-    def malformed(self) -> int:
-        """How many events were left out."""
-        ...
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of the answer that counts has come, whatever may follow."""
-        ...
-
-    @property
-    def failed(self) -> bool:
-        """Whether the answer tells of an error."""
-        ...
-
-    @property
-    def truncated(self) -> bool:
-        """Whether an end here would hide a loss."""
-        ...
-
-    def feed(self, chunk: bytes) -> tuple[bytes, bool]:
-        """Take the next bytes; give what may go to the client, and whether content came."""
-        ...
-
-    @property
-    def known(self) -> Known | None:
-        """How an event looks that may pass without being read; None while each is to be looked at."""
-        ...
-
-    def took(self, events: int, size: int) -> None:
-        """Note that so many known events have passed, of so many bytes; their texts have been added to what is kept."""
-        ...
-
-    def repeated(self, chunks: bytes) -> int:
-        """Take the known events that these chunks of HTTP's (RFC 9112, 7.1) begin with; tell how many bytes of them."""
-        ...
-
-    def end(self) -> bytes:
-        """Note that the answer is over, and give what may still pass."""
-        ...
-
-    def last_words(self, event: bytes) -> bytes:
-        """Give what may be said when the answer ends here."""
-        ...
 
 
 class Body:
@@ -120,13 +58,13 @@ class Body:
 
     @property
     def known(self) -> None:
-        """Nothing may pass: there is something to be told of all."""
+        """There is nothing that may pass without being read."""
 
     def took(self, events: int, size: int) -> None:
-        """Nothing of it does."""
+        """Note what has passed without being read: nothing does."""
 
     def repeated(self, _: bytes) -> int:
-        """Leave all chunks."""
+        """Take no chunk without reading it."""
         return 0
 
     @property
@@ -170,6 +108,10 @@ class Whole:
     def last_words(self, _: bytes) -> bytes:
         """Say nothing: it would be taken for a part of the body."""
         return b""
+
+
+Passing = Passage | Body
+"""What an answer's bytes go through on their way to the client."""
 
 
 async def relay(  # noqa: PLR0917 - once a request: names would cost
