@@ -11,9 +11,10 @@ leans on aiohttp's inside is `protocol`.
 import asyncio
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import aiohttp
+import msgspec
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
@@ -63,29 +64,11 @@ class DirectResponse:
             connection.close()
 
 
-class Exchange(Protocol):
-    """A request on its way: `sent` is called when it has been sent, `reused` set if its connection was used before."""
+class Exchange(msgspec.Struct):
+    """A request on its way: `sent` is called when a part of it is sent, `reused` set where its connection was used."""
 
-    reused: bool
-
-    @property
-    def sent(self) -> Callable[[], None]:
-        """What is called when the request has been sent."""
-        ...
-
-
-class Asked(Protocol):
-    """What is asked for: the header fields that are the request's own, and its id."""
-
-    @property
-    def fields(self) -> Fields:
-        """The header fields."""
-        ...
-
-    @property
-    def request_id(self) -> str:
-        """Its id."""
-        ...
+    sent: Callable[[], None]
+    reused: bool = False
 
 
 class Origin:
@@ -185,15 +168,17 @@ class Way:
         self._begins = place.lines + Fields(deployment.headers.items()).text
         self._last = place.last
 
-    async def post(self, asked: Asked, body: bytes, *, connect_timeout: float, exchange: Exchange) -> DirectResponse:
-        """Send a request and wait for the head of its answer, as `Upstream.open` says.
+    async def post(
+        self, fields: Fields, request_id: str, body: bytes, *, connect_timeout: float, exchange: Exchange
+    ) -> DirectResponse:
+        """Send a request with these header fields beside the deployment's, and wait for the head of its answer.
 
         Raises:
             aiohttp.ClientError, OSError: no head came.
 
         """
         head = (
-            f"{self._begins}{asked.fields.text}x-request-id: {asked.request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"{self._begins}{fields.text}x-request-id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode()
         connection = self._origin.kept()
         is_kept = connection is not None

@@ -24,7 +24,7 @@ from gateway import __version__
 from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
 from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, unquoting
-from gateway.execution.direct import KEEPALIVE, LARGEST, Direct
+from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import Connector, is_tested
@@ -64,13 +64,6 @@ class Call(msgspec.Struct, frozen=True):
 
 def _nothing() -> None:
     pass
-
-
-class _Trace(msgspec.Struct):
-    """Filled by aiohttp while a request is made: whether its connection came out of the pool; `sent` is called on."""
-
-    sent: Callable[[], None] = _nothing
-    reused: bool = False
 
 
 class _Era(msgspec.Struct, eq=False):
@@ -133,16 +126,18 @@ class Upstream:
         """
         era = self._era(fresh=fresh)
         era.open += 1
-        trace = _Trace(sent)
+        exchange = Exchange(sent)
         try:
             way = None if fresh or era.direct is None else era.direct.way(deployment, call.operation)
             if way is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
-                response: Head = await way.post(call, call.body, connect_timeout=connect_timeout, exchange=trace)
+                response: Head = await way.post(
+                    call.fields, call.request_id, call.body, connect_timeout=connect_timeout, exchange=exchange
+                )
             else:
-                response = await _asked(era.session, deployment, call, connect_timeout, trace)
+                response = await _asked(era.session, deployment, call, connect_timeout, exchange)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             self._left(era)
-            raise AttemptFailedError(failure_of(error, reused=trace.reused)) from unquoting(error)
+            raise AttemptFailedError(failure_of(error, reused=exchange.reused)) from unquoting(error)
         except BaseException:
             self._left(era)
             raise
@@ -220,13 +215,13 @@ async def _got(era: _Era, url: str) -> Head:
     if era.direct is not None and (direct := await era.direct.get(url)) is not None:
         return direct
     response: Response = await era.session.get(  # type: ignore[assignment] # the session's response_class
-        url, allow_redirects=False, trace_request_ctx=_Trace()
+        url, allow_redirects=False, trace_request_ctx=Exchange(_nothing)
     )
     return response
 
 
 async def _asked(
-    session: aiohttp.ClientSession, deployment: Deployment, call: Call, connect: float, trace: _Trace
+    session: aiohttp.ClientSession, deployment: Deployment, call: Call, connect: float, exchange: Exchange
 ) -> Response:
     body = call.body
     response: Response = await session.post(  # type: ignore[assignment] # the session's response_class
@@ -240,7 +235,7 @@ async def _asked(
         },
         timeout=aiohttp.ClientTimeout(total=None, connect=connect),
         allow_redirects=False,
-        trace_request_ctx=trace,
+        trace_request_ctx=exchange,
     )
     return response
 

@@ -10,7 +10,7 @@ import uvloop
 from msgspec.structs import replace as replaced
 
 from gateway.execution.answer import AttemptFailedError
-from gateway.execution.direct import KEEPALIVE, LARGEST, Direct
+from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange
 from gateway.execution.fields import Fields
 from gateway.execution.flow import Straight
 from gateway.execution.outbox import Outbox
@@ -349,18 +349,11 @@ async def test_places_beyond_what_is_kept_are_closed() -> None:
         direct = Direct(session)
         way = direct.way(deployment(a.url), CALL.operation)
         assert way is not None
-        response = await way.post(CALL, b"{}", connect_timeout=5, exchange=_Exchange())
+        response = await way.post(CALL.fields, "id", b"{}", connect_timeout=5, exchange=Exchange(lambda: None))
         response.release()
         for number in range(4096):
             direct.way(deployment(f"http://box/{number}"), CALL.operation)
         await a.closed_by_peer()
-
-
-class _Exchange:
-    reused = False
-
-    def sent(self) -> None:
-        """Note nothing."""
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
