@@ -205,8 +205,8 @@ class Way:
 class Direct:
     """Sends requests over a session's connections.
 
-    Mutable: where the URLs lead that were asked for, those with a POST and those with a GET, and their origins; and the
-    ways to deployments, by operation and identity.
+    Mutable: where requests lead, by method and URL, and their origins; and the ways to deployments, by operation and
+    identity.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -215,8 +215,7 @@ class Direct:
         self._session = session
         self._connector = session.connector
         self._fields = dict(session.headers)
-        self._places: dict[str, Place | None] = {}
-        self._asked: dict[str, Place | None] = {}
+        self._places: dict[tuple[str, str], Place | None] = {}
         self._origins: dict[Hashable, Origin] = {}
         self._ways: dict[Operation, dict[Identity, Way]] = {operation: {} for operation in OPERATIONS}
 
@@ -231,7 +230,7 @@ class Direct:
         return way if way is not None and way.deployment is deployment else self._way(deployment, operation)
 
     def _way(self, deployment: Deployment, operation: Operation) -> Way | None:
-        place, ways = self._place(deployment.urls[operation]), self._ways[operation]
+        place, ways = self._place("POST", deployment.urls[operation]), self._ways[operation]
         if place is None:
             return None
         if len(ways) >= _KNOWN:
@@ -239,13 +238,13 @@ class Direct:
         way = ways[deployment.identity] = Way(place, deployment)
         return way
 
-    def _place(self, url: str) -> Place | None:
+    def _place(self, method: str, url: str) -> Place | None:
         try:
-            return self._places[url]
+            return self._places[method, url]
         except KeyError:
             if len(self._places) >= _KNOWN:
                 self.close()
-            place = self._places[url] = self._found(url, "POST")
+            place = self._places[method, url] = self._found(method, url)
             return place
 
     async def get(self, url: str) -> DirectResponse | None:
@@ -255,10 +254,7 @@ class Direct:
             aiohttp.ClientError, OSError: no head came.
 
         """
-        try:
-            place = self._asked[url]
-        except KeyError:
-            place = self._asked[url] = self._found(url, "GET")
+        place = self._place("GET", url)
         if place is None:
             return None
         connection = await place.origin.connected(None)
@@ -283,11 +279,10 @@ class Direct:
             origin.close()
         self._origins.clear()
         self._places.clear()
-        self._asked.clear()
         for ways in self._ways.values():
             ways.clear()
 
-    def _found(self, text: str, method: str) -> Place | None:
+    def _found(self, method: str, text: str) -> Place | None:
         try:
             url = URL(text)
         except ValueError:
