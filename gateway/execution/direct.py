@@ -10,7 +10,6 @@ leans on aiohttp's inside is `protocol`.
 
 import asyncio
 from collections.abc import Callable, Hashable
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -94,7 +93,8 @@ class Origin:
             aiohttp.ClientError, OSError: there is no connection.
 
         """
-        return await self._connector.connect(self._request, traces=[], timeout=_within(seconds))
+        timeout = aiohttp.ClientTimeout(total=None, connect=seconds)
+        return await self._connector.connect(self._request, traces=[], timeout=timeout)
 
     def keep(self, connection: Connection) -> None:
         """Let a connection wait for the next request, if it can be used again."""
@@ -298,8 +298,3 @@ class Direct:
         if origin is None:
             origin = self._origins[key] = Origin(self._connector, request)
         return Place(origin, line + fields, LastHeads())
-
-
-@lru_cache(maxsize=64)
-def _within(connect: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=connect)
