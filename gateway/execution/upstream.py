@@ -73,7 +73,6 @@ class _Era(msgspec.Struct, eq=False):
     direct: Direct | None
     since: float
     open: int = 0
-    retired: bool = False
 
     async def close(self) -> None:
         """Close every connection."""
@@ -189,7 +188,6 @@ class Upstream:
         session = _session(self._connector(fresh=fresh))
         new = _Era(session, Direct(session) if self.transport == "direct" else None, now)
         if era is not None:
-            era.retired = True
             self._retired.add(era)
             self._left(era, leaving=0)
         if fresh:
@@ -204,7 +202,7 @@ class Upstream:
 
     def _left(self, era: _Era, *, leaving: int = 1) -> None:
         era.open -= leaving
-        if era.retired and not era.open and era in self._retired:
+        if not era.open and era in self._retired:
             self._retired.discard(era)
             closing = asyncio.create_task(era.close())
             self._closing.add(closing)
