@@ -56,7 +56,8 @@ class Opening:
                 except AttemptFailedError as error:
                     if verdict(error.failure) is not Verdict.RETRY_HERE:
                         raise
-                    answer = await self._opened_again(call)
+                    self._try.detail = "reconnected: the pooled connection was closed"
+                    answer = await self._open(call, fresh=True)
                 self._try.status = status = answer.status
                 if status < _REDIRECTION:
                     try:
@@ -97,11 +98,6 @@ class Opening:
         return self._upstream.open(
             this.deployment, call, connect_timeout=this.clocks.connect, fresh=fresh, sent=self._sent
         )
-
-    async def _opened_again(self, call: Call) -> Answer:
-        """Open the upstream on a second connection: the pooled one turned out to be closed."""
-        self._try.detail = "reconnected: the pooled connection was closed"
-        return await self._open(call, fresh=True)
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
         """Keep an error that came in an answer's place and is the client's, for what it may be told."""
