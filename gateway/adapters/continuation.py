@@ -23,7 +23,7 @@ from gateway.adapters.openai_compatible import Operation
 
 _FINAL: Final = {"continue_final_message": True, "add_generation_prompt": False}
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
-_FORMS: Final = ("response_format", "structured_outputs", "grammar", "json_schema", "regex", "ebnf", "structural_tag")
+_FORMS: Final = ("structured_outputs", "grammar", "json_schema", "regex", "ebnf", "structural_tag")
 _GUIDED: Final = "guided_"
 _PROBABILITIES: Final = ("logprobs", "top_logprobs", "prompt_logprobs")
 
@@ -67,7 +67,7 @@ def continued(
 
 def _has_form(request: Mapping[str, Any]) -> bool:
     plain = request.get("response_format") in (None, {"type": "text"})
-    named = any(request.get(name) for name in _FORMS[1:])
+    named = any(request.get(name) for name in _FORMS)
     return not plain or named or any(name.startswith(_GUIDED) and value for name, value in request.items())
 
 
@@ -81,7 +81,7 @@ def _less(request: Mapping[str, Any], spent: int) -> dict[str, int]:
 
 def _completion(request: Mapping[str, Any], text: str) -> dict[str, Any] | None:
     prompt = request.get("prompt")
-    if not isinstance(prompt, str) or request.get("suffix") or request.get("echo"):
+    if not isinstance(prompt, str) or request.get("suffix"):
         return None
     return {"prompt": prompt + text}
 
