@@ -8,7 +8,6 @@ import msgspec
 from gateway.execution.outcome import Usage
 
 _KEPT: Final = ("id", "created")
-_OPENING: Final = ("role",)
 _CALL_OPENING: Final = ("id", "type")
 
 
@@ -46,8 +45,7 @@ def _say(choice: dict[str, Any], new: Iterator[str]) -> None:
     if choice.get("text"):
         choice["text"] = next(new)
     delta = choice.get("delta") or {}
-    for name in _OPENING:
-        delta.pop(name, None)
+    delta.pop("role", None)
     reasoning = [name for name in ("reasoning_content", "reasoning") if delta.get(name)]
     if reasoning:
         text = next(new)
