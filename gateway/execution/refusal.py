@@ -68,7 +68,7 @@ def _json_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]
 
 def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:
     """Give an answer's header fields but for those that echo our key."""
-    spellings = _spellings(deployment.key) if deployment.key is not None else ()
+    spellings = _spellings(deployment.key)
     if not spellings:
         return answer.facts.headers
     return [(name, value) for name, value in answer.facts.headers if not any(form in value for form in spellings)]
