@@ -224,8 +224,7 @@ class ShortWay(Connection):
         if not self._messages or waiter is None or waiter.done():
             return
         message, body = self._messages[0]
-        operation = None if isinstance(message, _ErrInfo) else self._short_way(message)
-        if operation is None or isinstance(message, _ErrInfo):
+        if isinstance(message, _ErrInfo) or (operation := self._short_way(message)) is None:
             waiter.set_result(None)
             return
         del self._messages[0]
