@@ -175,7 +175,8 @@ class ShortWay(Connection):
         self._parked, self._waiter = waiter, None
         self._ends = False
         request_id = request_id_of(usual.request_id)
-        self._begin(Asked(usual.operation, request_id, usual.headers, content, JSON, body, length, usual.fields))
+        asked = Asked(usual.operation, request_id, usual.headers, content, JSON, body, length, usual.fields)
+        self._short = self._loop.create_task(self._answered(asked))
         return True
 
     def _fill(self, body: StreamReader, data: bytes) -> bytes:
@@ -235,12 +236,8 @@ class ShortWay(Connection):
             self._resume_reading_if_drained()
         self._ends = message.should_close
         headers = message.headers
-        length = int(headers.get(CONTENT_LENGTH, 0))
-        self._begin(
-            Asked(operation, request_id_of(headers.get(_REQUEST_ID)), headers, body, JSON, _whole(body), length)
-        )
-
-    def _begin(self, asked: Asked) -> None:
+        length, request_id = int(headers.get(CONTENT_LENGTH, 0)), request_id_of(headers.get(_REQUEST_ID))
+        asked = Asked(operation, request_id, headers, body, JSON, _whole(body), length)
         self._short = self._loop.create_task(self._answered(asked))
 
     def _short_way(self, message: RawRequestMessage) -> Operation | None:
