@@ -211,9 +211,7 @@ class OpenAI:
                 _check_head(asked.headers, asked.kind, asked.length, self._limits.body)
                 body = await read_body(asked.content, self._limits, asked.length)
             peek = peek_body(body)
-            snapshot = self._current()
-            if snapshot is None:
-                raise _no_configuration()
+            snapshot = self._snapshot()
             asked.generation = client.generation = snapshot.generation
             route = snapshot.routes.get(peek.model)
             if route is None:
@@ -249,7 +247,7 @@ class OpenAI:
     def _snapshot(self) -> Snapshot:
         snapshot = self._current()
         if snapshot is None:
-            raise _no_configuration()
+            raise RequestError(503, "the gateway has no valid configuration yet", code="no_configuration")
         return snapshot
 
     async def list_models(self, request: web.Request) -> web.Response:
@@ -279,10 +277,6 @@ class OpenAI:
 
 def _trace(sampling: Sampling, headers: CIMultiDictProxy[str]) -> Trace:
     return sampling.begin(*(headers.getall(name, ()) for name in _TRACE))
-
-
-def _no_configuration() -> RequestError:
-    return RequestError(503, "the gateway has no valid configuration yet", code="no_configuration")
 
 
 def _refused(  # noqa: PLR0917 - what is known of it
