@@ -41,16 +41,15 @@ class Prober:
         self._dice = dice
         self._sleep = sleep
         self._tasks: dict[_Watched, asyncio.Task[None]] = {}
-        self._followed: tuple[Mapping[str, Endpoint] | float, ...] = ({},)
+        self._followed: tuple[Mapping[str, Endpoint], float, float] = ({}, 0.0, 0.0)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Watch this snapshot's endpoints and no others; those that did not change keep their rhythm."""
         settings = snapshot.settings
-        before, *pace_before = self._followed
-        pace = [settings.health_interval, settings.probe_timeout]
-        if snapshot.endpoints is before and pace == pace_before:
+        followed = (snapshot.endpoints, settings.health_interval, settings.probe_timeout)
+        if followed == self._followed:
             return
-        self._followed = (snapshot.endpoints, *pace)
+        self._followed = followed
         endpoints = snapshot.endpoints.values() if settings.health_interval else ()
         wanted = {(endpoint, settings.health_interval, settings.probe_timeout) for endpoint in endpoints}
         for watched in self._tasks.keys() - wanted:
