@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.config.faults import nearest
-from gateway.execution.executor import Unanswered
+from gateway.execution.record import Unanswered
 
 _TYPES: Final = {
     500: "internal_error",

@@ -23,9 +23,10 @@ from gateway.api.context import GENERATION, REQUEST_ID, check_framing
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.api.turns import Turns
 from gateway.execution.client import Client, ClientLeftError, WebClient
-from gateway.execution.executor import Ask, Executor
+from gateway.execution.executor import Executor
 from gateway.execution.fields import Fields, media_type
 from gateway.execution.outcome import Outcome
+from gateway.execution.record import Ask
 from gateway.execution.trace import Sampling, Trace
 from gateway.execution.upstream import Call
 from gateway.routing.snapshot import Model, Snapshot

@@ -19,6 +19,7 @@ import msgspec
 
 from gateway.adapters.edited import asking_usage, named
 from gateway.adapters.openai_compatible import UnreplaceableModelError
+from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, ClientLeftError
 from gateway.execution.deadline import Deadline, Watch
 from gateway.execution.fields import NONE, Fields
@@ -31,14 +32,12 @@ from gateway.execution.relay import Body, Whole, relay
 from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import new_span_id
-from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstream
+from gateway.execution.upstream import Call, Upstream
 from gateway.routing.failures import Cause, Failure, most_telling, status_for_client
 from gateway.routing.itinerary import Itinerary, Step
 from gateway.routing.manager import Change, RoutingManager
 from gateway.routing.selector import Selector
 from gateway.routing.snapshot import Deployment, Endpoint, Identity, Route, Snapshot
-
-__all__ = ["Ask", "Executor", "Refusal", "Unanswered"]
 
 _STOPPING: Final = 503
 _log: Final = logging.getLogger(__name__)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from math import inf
 from typing import Final
 
+from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.deadline import ExpiredError
 from gateway.execution.hold import ErrorAnswerError, hold
 from gateway.execution.record import Record, Try
 from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_refusal
-from gateway.execution.upstream import Answer, AttemptFailedError, Call, Upstream
+from gateway.execution.upstream import Call, Upstream
 from gateway.routing.failures import Cause, Failure, Verdict, status_failure, verdict
 
 _REFUSAL_SECONDS: Final = 10.0

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from gateway.execution.upstream import AttemptFailedError, Upstream
+from gateway.execution.answer import AttemptFailedError
+from gateway.execution.upstream import Upstream
 from gateway.routing.failures import Cause
 from gateway.routing.health import LOADING_INTERVAL, ProbeResult
 from gateway.routing.snapshot import Endpoint, Snapshot

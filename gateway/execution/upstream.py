@@ -31,8 +31,6 @@ from gateway.execution.protocol import Connector, is_tested
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 
-__all__ = ["USER_AGENT", "Answer", "AttemptFailedError", "Call", "Upstream", "failure_of"]
-
 Transport = Literal["direct", "session"]
 """How requests pass: on connections, by the gateway itself; or by aiohttp's handlers and sessions."""
 TRANSPORTS: Final[tuple[Transport, ...]] = ("direct", "session")

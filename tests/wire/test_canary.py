@@ -14,11 +14,12 @@ import pytest
 from gateway.api.openai import Limits
 from gateway.cli import main
 from gateway.config.sources import read
-from gateway.execution.executor import Ask
+from gateway.execution.answer import AttemptFailedError
 from gateway.execution.fields import Fields
 from gateway.execution.outcome import Outcome
+from gateway.execution.record import Ask
 from gateway.execution.refusal import Refusal
-from gateway.execution.upstream import AttemptFailedError, Call
+from gateway.execution.upstream import Call
 from gateway.lifecycle import Listen
 from gateway.server import Options
 from tests.execution.support import CHAT, Running
