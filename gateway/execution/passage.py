@@ -280,7 +280,7 @@ class Passage:
         self._template = None
         raw = self._scanner.rest().raw
         part = raw.rstrip(b"\r\n")
-        self._scanner.feed(raw[len(part) :])  # that may be the beginning of the empty line
+        self._scanner.cut(raw[len(part) :])  # that may be the beginning of the empty line
         return part
 
     def _repeats_each(self, chunk: bytes, template: Template) -> bool:

@@ -40,14 +40,11 @@ class EventScanner:
         self._part = bytearray()
         self._begun = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        """Take the next bytes, give the events that they complete; the work is linear in the bytes."""
-        return [Event(raw, self.data(raw)) for raw in self.cut(chunk)]
-
     def cut(self, chunk: bytes) -> list[bytes]:
-        """Do as `feed`, and give the events' bytes alone. Of the first `data` must be asked for, of others it may be.
+        """Take the next bytes, give those of the events that they complete; the work is linear in the bytes.
 
-        The chunk itself is given only if it is one event of one line, whose data is `after_field`.
+        Of the first event `data` must be asked for, of others it may be. The chunk itself is given only if it is one
+        event of one line, whose data is `after_field`.
         """
         if not self.waiting and chunk[-2:] == _PLAIN_END and _CR not in chunk:
             if self._begun and is_one_line(chunk):

@@ -67,18 +67,19 @@ def feed(passage: Passage, *chunks: bytes) -> bytes:
 
 def events(stream: bytes) -> list[Any]:
     """Give what a client reads; `[DONE]` is text."""
-    found = EventScanner().feed(stream)
-    assert b"".join(event.raw for event in found) == stream
+    scanner = EventScanner()
+    found = scanner.cut(stream)
+    assert b"".join(found) == stream
     return [
-        "[DONE]" if event.data == b"[DONE]" else json.loads(event.data) for event in found if event.data is not None
+        "[DONE]" if data == b"[DONE]" else json.loads(data) for data in map(scanner.data, found) if data is not None
     ]
 
 
 def answer(stream: bytes) -> Runs:
     """Join what a stream's events say."""
-    transcript = Transcript()
-    for event in EventScanner().feed(stream):
-        said = read(event.data) if event.data and event.data != b"[DONE]" else None
+    scanner, transcript = EventScanner(), Transcript()
+    for data in map(scanner.data, scanner.cut(stream)):
+        said = read(data) if data and data != b"[DONE]" else None
         for piece in (said.pieces() if said else None) or ():
             transcript.add(*piece)
     return transcript.runs()

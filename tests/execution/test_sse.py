@@ -29,9 +29,13 @@ def streams(draw: st.DrawFn) -> bytes:
     return b"".join(itertools.chain.from_iterable(lines)) + draw(LINES)
 
 
+def fed(scanner: EventScanner, chunk: bytes) -> list[Event]:
+    return [Event(raw, scanner.data(raw)) for raw in scanner.cut(chunk)]
+
+
 def scan(*chunks: bytes) -> list[bytes]:
     scanner = EventScanner()
-    return [event.data for chunk in chunks for event in scanner.feed(chunk) if event.data is not None]
+    return [event.data for chunk in chunks for event in fed(scanner, chunk) if event.data is not None]
 
 
 def one_by_one(stream: bytes) -> list[bytes]:
@@ -77,7 +81,7 @@ def test_the_bytes_out_are_the_bytes_in(stream: bytes, data: st.DataObject) -> N
     raw = [
         event.raw
         for start, end in itertools.pairwise([0, *cuts, len(stream)])
-        for event in scanner.feed(stream[start:end])
+        for event in fed(scanner, stream[start:end])
     ]
     waiting = scanner.waiting
     rest = scanner.rest().raw
@@ -86,20 +90,20 @@ def test_the_bytes_out_are_the_bytes_in(stream: bytes, data: st.DataObject) -> N
 
 def test_what_has_not_ended_is_read_as_if_it_had() -> None:
     scanner = EventScanner()
-    assert scanner.feed(b"\xef\xbb\xbfdata: a\ndata: b") == []
+    assert fed(scanner, b"\xef\xbb\xbfdata: a\ndata: b") == []
     assert scanner.rest() == (b"\xef\xbb\xbfdata: a\ndata: b", b"a\nb")
     assert scanner.rest() == (b"", None)
 
 
 def test_an_event_of_one_line_is_the_same_alone_and_among_others() -> None:
     alone = EventScanner()
-    alone.feed(b"data: a\n\n")
-    assert alone.feed(b"data:  b\n\n") == [Event(b"data:  b\n\n", b" b")]
-    assert alone.feed(b"data: \n\n") == [Event(b"data: \n\n", b"")]
-    assert alone.feed(b"data: a\nid: 7\n\n") == [Event(b"data: a\nid: 7\n\n", b"a")]
-    assert alone.feed(b"data: a\rb\n\n") == [Event(b"data: a\rb\n\n", b"a")]
+    fed(alone, b"data: a\n\n")
+    assert fed(alone, b"data:  b\n\n") == [Event(b"data:  b\n\n", b" b")]
+    assert fed(alone, b"data: \n\n") == [Event(b"data: \n\n", b"")]
+    assert fed(alone, b"data: a\nid: 7\n\n") == [Event(b"data: a\nid: 7\n\n", b"a")]
+    assert fed(alone, b"data: a\rb\n\n") == [Event(b"data: a\rb\n\n", b"a")]
     together = EventScanner()
-    assert together.feed(b"data: a\n\ndata:  b\n\ndata: \n\n")[1:] == [
+    assert fed(together, b"data: a\n\ndata:  b\n\ndata: \n\n")[1:] == [
         Event(b"data:  b\n\n", b" b"),
         Event(b"data: \n\n", b""),
     ]
