@@ -37,46 +37,6 @@ class ClientLeftError(Exception):
     """The client's connection is gone."""
 
 
-class Client(Protocol):
-    """The client's side of an answer. Mutable: the `generation` by which the request is routed, once it is known."""
-
-    generation: int | None
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything has gone out."""
-        ...
-
-    @property
-    def full(self) -> bool:
-        """Whether the client has more to read than it should."""
-        ...
-
-    async def begin(self, status: int, headers: Fields, length: int | None) -> None:
-        """Commit to an answer: send its head."""
-        ...
-
-    async def send(self, data: bytes) -> None:
-        """Send a part of the body; returns when the client has room for more."""
-        ...
-
-    async def room(self) -> None:
-        """Wait until the client has room for more."""
-        ...
-
-    async def finish(self, trailer: Fields = NONE) -> None:
-        """End the answer well; a trailer goes to those only who were told of one in the head (`Trailer`)."""
-        ...
-
-    async def answer(self, status: int, headers: Fields, body: bytes) -> None:
-        """Send a whole answer."""
-        ...
-
-    async def break_off(self, last_words: bytes) -> None:
-        """End the answer so that nobody takes it for whole, unless all of it is on its way."""
-        ...
-
-
 class _Whole(web.StreamResponse):
     """A body of known length; its head goes out with its first bytes."""
 
@@ -368,6 +328,10 @@ class WireClient:
                 await self._line.room()
             except ConnectionError as error:
                 raise ClientLeftError from error
+
+
+Client = WebClient | WireClient
+"""The client's side of an answer."""
 
 
 async def _is_heard(client: Client, last_words: bytes) -> bool:
