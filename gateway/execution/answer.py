@@ -40,26 +40,6 @@ class AttemptFailedError(Exception):
         self.failure = failure
 
 
-class Content(Protocol):
-    """What an Answer needs of a body."""
-
-    async def readany(self) -> bytes:
-        """Give what has come, `b""` at the end."""
-        ...
-
-    def read_nowait(self) -> bytes:
-        """Give what has come without waiting."""
-        ...
-
-    def at_eof(self) -> bool:
-        """Tell whether everything has been given."""
-        ...
-
-    def is_eof(self) -> bool:
-        """Tell whether everything has come."""
-        ...
-
-
 class Facts(msgspec.Struct):
     """What the head of an answer says, but for the length of the body.
 
@@ -118,7 +98,7 @@ class Head(Protocol):
         ...
 
     @property
-    def body(self) -> Content:
+    def body(self) -> Flow | aiohttp.StreamReader:
         """The body to come."""
         ...
 
