@@ -138,7 +138,7 @@ class Upstream:
         except BaseException:
             self._left(era)
             raise
-        answer = Answer(response, lambda: self._left(era))
+        answer = Answer(response, partial(self._left, era))
         if not answer.facts.framed:
             answer.close()
             raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", answer.status))
