@@ -65,7 +65,8 @@ class Flow:
         """Hand on what has come (`parts`), and the end if there is one: pour it, or wake who waits for it."""
         take = self._take
         if take is None:
-            self._wake()
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
             if sum(map(len, self.parts)) > _MOST_WAITING:
                 self.rest()
             return
@@ -79,10 +80,6 @@ class Flow:
                 self._finish(None)
         if self.over or self._error is not None:
             self._finish(self._error)
-
-    def ended(self) -> None:
-        """Note that the body is whole; `give` follows."""
-        self.over = True
 
     def broke(self, error: BaseException) -> None:
         """Note that no more will come of a body that is not whole; `give` follows."""
@@ -180,10 +177,6 @@ class Flow:
             return self.parts.pop()
         parts, self.parts = self.parts, []
         return b"".join(parts)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _finish(self, error: BaseException | None) -> None:
         self._take = None

@@ -170,7 +170,7 @@ class AnswerProtocol(ResponseHandler):
             flow.parts.append(data)
         self._due = due - len(data)
         if not self._due:
-            flow.ended()
+            flow.over = True
 
     def _read_on(self, flow: Flow, data: bytes) -> None:
         """Let aiohttp's parser read a part of a body. One that is `between` two chunks knows of none, nor begun one."""
@@ -270,7 +270,7 @@ class _Pouring(StreamReader):
     def feed_eof(self) -> None:
         """Note the end."""
         self._eof = True
-        self._protocol.ended()
+        self._protocol.over = True
 
     def set_exception(self, exc: BaseException, exc_cause: object = None) -> None:  # noqa: ARG002 - as above
         """Note that it broke off."""

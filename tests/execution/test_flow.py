@@ -59,7 +59,7 @@ class Body:
         """Let parts come in one read, and the end with them."""
         self.flow.parts += parts
         if ends:
-            self.flow.ended()
+            self.flow.over = True
         if breaks:
             self.flow.broke(breaks)
         self.flow.give()
