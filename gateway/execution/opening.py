@@ -30,7 +30,7 @@ _JSON_BEGINS: Final = b"{"
 class Opening:
     """One attempt before anything of its answer has gone out."""
 
-    __slots__ = ("_came_some", "_clock", "_now", "_passage", "_record", "_try", "_upstream")
+    __slots__ = ("_came_some", "_clock", "_passage", "_record", "_try", "_upstream")
 
     def __init__(self, upstream: Upstream, record: Record, this: Try) -> None:
         """Begin the attempt `this` of a request."""
@@ -38,7 +38,6 @@ class Opening:
         self._record = record
         self._try = this
         self._clock = record.deadline
-        self._now = record.deadline.loop.time
         self._passage = record.passes if this.rescue is None else None
         self._came_some = False
 
@@ -82,11 +81,11 @@ class Opening:
             self._record.passing = None
 
     def _sent(self) -> None:
-        self._clock.at(self._now() + (self._try.clocks.first_token or inf))
+        self._clock.at(self._clock.loop.time() + (self._try.clocks.first_token or inf))
 
     def _came(self) -> None:
         self._came_some = True
-        self._clock.at(self._now() + (self._try.clocks.idle or inf))
+        self._clock.at(self._clock.loop.time() + (self._try.clocks.idle or inf))
 
     def _silence(self) -> Failure:
         clocks = self._try.clocks
