@@ -250,7 +250,7 @@ class AnswerProtocol(ResponseHandler):
             flow.give()
 
 
-class _Pouring(StreamReader):
+class _FlowReader(StreamReader):
     """A body that the parser fills, turned into a flow: `_protocol` is that. It has no place for anything else."""
 
     __slots__ = ()
@@ -294,6 +294,6 @@ def _flow(protocol: AnswerProtocol, body: StreamReader) -> Flow:
     flow = Flow(transport, protocol, list(body._buffer), over=body.is_eof())  # noqa: SLF001 - what has come
     if not flow.over:
         protocol.flow = flow
-        body.__class__ = _Pouring
+        body.__class__ = _FlowReader
         body.becomes(flow)  # type: ignore[attr-defined] # it is one now
     return flow
