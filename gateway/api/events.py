@@ -44,7 +44,7 @@ class Board(Protocol):
 
 
 class Viewer:
-    """One stream. Mutable: what waits to be written, and whether something is on its way."""
+    """One stream. Mutable: what waits to be written, whether something is on its way, and whether it was greeted."""
 
     def __init__(self, request: web.Request) -> None:
         """Stream to this request."""
@@ -87,7 +87,10 @@ class Viewer:
 
 
 class Events:
-    """The handler of `/events`. Mutable: the viewers, the task that serves them, and whether it is all over."""
+    """The handler of `/events`.
+
+    Mutable: the viewers, the task that serves them, the number of the last event, and whether it is all over.
+    """
 
     def __init__(self, board: Board, *, interval: float = 1.0, limit: int = 100) -> None:
         """Show this board each `interval` seconds, to `limit` viewers at most."""

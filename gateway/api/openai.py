@@ -125,6 +125,7 @@ class OpenAI:
     """The handlers of `/v1/*`. `current` gives the snapshot in force, or None before there is one.
 
     With `sampling`, requests are traced; without, what clients say of traces passes to the upstreams as it is.
+    Mutable: the list of the models, and of which generation it is.
     """
 
     def __init__(

@@ -73,7 +73,8 @@ class Exchange(msgspec.Struct):
 class Origin:
     """A scheme, host and port (RFC 9110, 4.3.1): requests to its URLs share connections.
 
-    Mutable: the connections that wait for the next request, each since when, the newest last.
+    Mutable: the connections that wait for the next request, each since when, the newest last; and the timer that closes
+    those that have waited too long.
     """
 
     __slots__ = ("_connector", "_loop", "_request", "_sweeper", "_waiting")

@@ -28,7 +28,7 @@ _JSON_BEGINS: Final = b"{"
 
 
 class Opening:
-    """One attempt before anything of its answer has gone out."""
+    """One attempt before anything of its answer has gone out. Mutable: whether some of a JSON body has come."""
 
     __slots__ = ("_came_some", "_clock", "_passage", "_record", "_try", "_upstream")
 

@@ -27,9 +27,9 @@ class Event(NamedTuple):
 
 
 class EventScanner:
-    """Cuts a stream of bytes into events. Mutable: what has come of the event that has not ended.
+    """Cuts a stream of bytes into events.
 
-    `waiting` is how many bytes that are.
+    Mutable: what has come of the event that has not ended, `waiting` bytes; and whether the first one has been read.
     """
 
     __slots__ = ("_begun", "_part", "waiting")

@@ -21,7 +21,10 @@ class New(NamedTuple):
 
 
 class Takeover:
-    """Takes a second stream's events. Mutable: how far it is joined, and what is withheld until that is known."""
+    """Takes a second stream's events.
+
+    Mutable: how far it is joined, what is withheld until that is known, and the white space that may still be repeated.
+    """
 
     def __init__(self, how: Rescue, said: tuple[Piece, ...], frame: Frame, spent: int) -> None:
         """Follow on what has been `said`, which took `spent` tokens."""

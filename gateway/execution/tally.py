@@ -6,7 +6,8 @@ from gateway.execution.outcome import MOST_TOKENS, Usage
 class Tally:
     """Counts a passage's tokens. An upstream tells how many there are last, if at all: an event is taken for one.
 
-    `passed` is how many events the client got; of a first stream it gets all.
+    Mutable: all of it. `passed` is how many events the client got, of a first stream all; `told` is what the last
+    stream told of its usage, as it comes to for the whole.
     """
 
     __slots__ = ("_given", "_read", "_streams", "_withheld", "passed", "told")

@@ -80,7 +80,7 @@ class _Era(msgspec.Struct, eq=False):
 
 
 class Upstream:
-    """Opens answers. Its mutable things are the current sessions, pooled and not, and those that are retired."""
+    """Opens answers. Mutable: the current sessions, pooled and not, those that are retired, and those that close."""
 
     def __init__(
         self,
