@@ -427,42 +427,46 @@ def test_options_show_no_environment() -> None:
     assert "canary" not in repr(Options(environ={"KEY": "canary"}))
 
 
-async def test_memory_is_tidied_with_each_build_and_thoroughly_once_nobody_asks(
-    aiohttp_client: AiohttpClient, config: Config, boxes: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hasty(config: Config, boxes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> web.Application:
+    """An application that tidies memory as soon as nobody asks."""
     monkeypatch.setattr("gateway.server._QUIET_SECONDS", 0.0)
     share(config, boxes)
-    app = create_app(Options(config.path, environ={}))
+    return create_app(Options(config.path, environ={}))
+
+
+async def test_memory_is_tidied_with_each_build_and_thoroughly_once_nobody_asks(
+    hasty: web.Application, aiohttp_client: AiohttpClient, config: Config, boxes: dict[str, str]
+) -> None:
+    gateway = hasty[GATEWAY]
     tidied: list[tuple[bool, bool]] = []
     loop = threading.get_ident()
 
     def tidy(*, idle: bool) -> None:
         tidied.append((idle, threading.get_ident() == loop))
 
-    app[GATEWAY].tidy = tidy
-    app[GATEWAY].active = 1
-    client = await aiohttp_client(app)
+    gateway.tidy = tidy
+    gateway.active = 1
+    client = await aiohttp_client(hasty)
     await ask(client)
     share(config, boxes, fraction=0.8)
     await reaches(client, 2)
     assert tidied == [(False, False)] * 2
-    app[GATEWAY].active -= 1
+    gateway.active -= 1
     await until(lambda: len(tidied) > 2)
     assert tidied[2:] == [(True, True)]
 
 
 async def test_memory_is_tidied_while_somebody_watches_the_page(
-    aiohttp_client: AiohttpClient, config: Config, boxes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    hasty: web.Application, aiohttp_client: AiohttpClient, config: Config, boxes: dict[str, str]
 ) -> None:
     """A page that was left open used to put it off for as long."""
-    monkeypatch.setattr("gateway.server._QUIET_SECONDS", 0.0)
-    share(config, boxes)
-    app = create_app(Options(config.path, environ={}))
-    client = await aiohttp_client(app)
+    gateway = hasty[GATEWAY]
+    client = await aiohttp_client(hasty)
     async with client.get("/events"):
-        await until(lambda: app[GATEWAY].events.viewers)
+        await until(lambda: gateway.events.viewers)
         tidied: list[bool] = []
-        app[GATEWAY].tidy = lambda *, idle: tidied.append(idle)
+        gateway.tidy = lambda *, idle: tidied.append(idle)
         share(config, boxes, fraction=0.8)
         await reaches(client, 2)
         await until(lambda: True in tidied)
