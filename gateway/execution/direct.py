@@ -19,8 +19,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from gateway.adapters.openai_compatible import OPERATIONS, Operation
+from gateway.execution.answer import Facts
 from gateway.execution.fields import Fields
-from gateway.execution.protocol import AnswerProtocol, LastHeads, Said
+from gateway.execution.flow import Flow
+from gateway.execution.protocol import AnswerProtocol, LastHeads
 from gateway.routing.snapshot import Deployment, Identity
 
 LARGEST: Final = 1 << 16
@@ -30,19 +32,25 @@ _KNOWN: Final = 4096
 _SCHEMES: Final = frozenset({"http", "https"})
 
 
-class DirectResponse:
+class Link(msgspec.Struct, eq=False):
+    """A connection of the session's, its protocol, and since when it waits for the next request, in the loop's time."""
+
+    connection: Connection
+    protocol: AnswerProtocol
+    since: float = 0.0
+
+
+class DirectResponse(msgspec.Struct, eq=False):
     """An answer's head, and its body to come: as much of `ClientResponse` as an `Answer` needs.
 
-    Mutable: the connection, until it waits for the next request or is closed.
+    Mutable: the `link`, until it waits for the next request or is closed.
     """
 
-    __slots__ = ("_connection", "_origin", "body", "facts", "length")
-
-    def __init__(self, origin: "Origin", connection: Connection, said: Said) -> None:
-        """Take an answer whose head was read."""
-        self.facts, self.length, self.body = said
-        self._origin = origin
-        self._connection: Connection | None = connection
+    origin: "Origin"
+    link: Link | None
+    facts: Facts
+    length: int | None
+    body: Flow
 
     @property
     def was_reset(self) -> bool:
@@ -51,16 +59,16 @@ class DirectResponse:
 
     def release(self) -> None:
         """Keep the connection for the next request, if it can be used again."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        link, self.link = self.link, None
+        if link is not None:
             self.body.go_on()
-            self._origin.keep(connection)
+            self.origin.keep(link)
 
     def close(self) -> None:
         """Close the connection: the rest of the body is not wanted."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        link, self.link = self.link, None
+        if link is not None:
+            link.connection.close()
 
 
 class Exchange(msgspec.Struct):
@@ -73,8 +81,8 @@ class Exchange(msgspec.Struct):
 class Origin:
     """A scheme, host and port (RFC 9110, 4.3.1): requests to its URLs share connections.
 
-    Mutable: the connections that wait for the next request, each since when, the newest last; and the timer that closes
-    those that have waited too long.
+    Mutable: the connections that wait for the next request, the newest last; and the timer that closes those that have
+    waited too long.
     """
 
     __slots__ = ("_connector", "_loop", "_request", "_sweeper", "_waiting")
@@ -84,10 +92,10 @@ class Origin:
         self._connector = connector
         self._request = request
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Connection, float]] = []
+        self._waiting: list[Link] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def connected(self, seconds: float | None) -> Connection:
+    async def connected(self, seconds: float | None) -> Link:
         """Connect within so many seconds; None: without limit.
 
         Raises:
@@ -95,16 +103,19 @@ class Origin:
 
         """
         timeout = aiohttp.ClientTimeout(total=None, connect=seconds)
-        return await self._connector.connect(self._request, traces=[], timeout=timeout)
-
-    def keep(self, connection: Connection) -> None:
-        """Let a connection wait for the next request, if it can be used again."""
+        connection = await self._connector.connect(self._request, traces=[], timeout=timeout)
         protocol = connection.protocol
-        if not isinstance(protocol, AnswerProtocol) or not protocol.is_usable:
-            connection.close()
+        assert isinstance(protocol, AnswerProtocol)  # noqa: S101 - our connector makes no others
+        return Link(connection, protocol)
+
+    def keep(self, link: Link) -> None:
+        """Let a connection wait for the next request, if it can be used again."""
+        if not link.protocol.is_connected():
+            link.connection.close()
             return
-        protocol.waits()
-        self._waiting.append((connection, self._loop.time()))
+        link.protocol.waits()
+        link.since = self._loop.time()
+        self._waiting.append(link)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(KEEPALIVE, self._sweep)
 
@@ -113,31 +124,29 @@ class Origin:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        for connection, _ in self._waiting:
-            connection.close()
+        for link in self._waiting:
+            link.connection.close()
         self._waiting.clear()
 
-    def kept(self) -> Connection | None:
+    def kept(self) -> Link | None:
         """Take a connection that waits; one that said something meanwhile is no longer to be trusted."""
         while self._waiting:
-            connection, since = self._waiting.pop()
-            protocol = connection.protocol
-            assert isinstance(protocol, AnswerProtocol)  # noqa: S101 - it was kept
-            if protocol.is_usable and self._loop.time() - since <= KEEPALIVE:
-                return connection
-            connection.close()
+            link = self._waiting.pop()
+            if link.protocol.is_connected() and self._loop.time() - link.since <= KEEPALIVE:
+                return link
+            link.connection.close()
         return None
 
     def _sweep(self) -> None:
         """Close what has waited too long; look again when the next one will have."""
         now = self._loop.time()
-        old = sum(1 for _, since in self._waiting if now - since >= KEEPALIVE)
-        for connection, _ in self._waiting[:old]:
-            connection.close()
+        old = sum(1 for link in self._waiting if now - link.since >= KEEPALIVE)
+        for link in self._waiting[:old]:
+            link.connection.close()
         del self._waiting[:old]
         self._sweeper = None
         if self._waiting:
-            self._sweeper = self._loop.call_at(self._waiting[0][1] + KEEPALIVE, self._sweep)
+            self._sweeper = self._loop.call_at(self._waiting[0].since + KEEPALIVE, self._sweep)
 
 
 class Place(NamedTuple):
@@ -181,26 +190,25 @@ class Way:
         head = (
             f"{self._begins}{fields.text}x-request-id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode()
-        connection = self._origin.kept()
-        is_kept = connection is not None
-        if connection is None:
-            connection = await self._origin.connected(connect_timeout)
+        link = self._origin.kept()
+        is_kept = link is not None
+        if link is None:
+            link = await self._origin.connected(connect_timeout)
         try:
-            protocol = connection.protocol
-            assert isinstance(protocol, AnswerProtocol)  # noqa: S101 - our connector makes no others
-            exchange.reused = is_kept or protocol.was_used  # the session leaves some in the connector's pool
-            awaited = protocol.ask(head + body, self._last)
+            exchange.reused = is_kept or link.protocol.was_used  # the session leaves some in the connector's pool
+            awaited = link.protocol.ask(head + body, self._last)
             exchange.sent()
             try:
-                return DirectResponse(self._origin, connection, await awaited)
+                facts, length, flow = await awaited
             finally:
                 del awaited  # an error in it would hold this frame, which holds it
         except HttpProcessingError:
-            connection.close()
+            link.connection.close()
             raise aiohttp.ClientPayloadError from None  # it quotes the answer
         except BaseException:
-            connection.close()
+            link.connection.close()
             raise
+        return DirectResponse(self._origin, link, facts, length, flow)
 
 
 class Direct:
@@ -258,21 +266,20 @@ class Direct:
         place = self._place("GET", url)
         if place is None:
             return None
-        connection = await place.origin.connected(None)
+        link = await place.origin.connected(None)
         try:
-            protocol = connection.protocol
-            assert isinstance(protocol, AnswerProtocol)  # noqa: S101 - our connector makes no others
-            awaited = protocol.ask(f"{place.lines}Connection: close\r\n\r\n".encode(), place.last)
+            awaited = link.protocol.ask(f"{place.lines}Connection: close\r\n\r\n".encode(), place.last)
             try:
-                return DirectResponse(place.origin, connection, await awaited)
+                facts, length, flow = await awaited
             finally:
                 del awaited  # as above
         except HttpProcessingError:
-            connection.close()
+            link.connection.close()
             raise aiohttp.ClientPayloadError from None  # as above
         except BaseException:
-            connection.close()
+            link.connection.close()
             raise
+        return DirectResponse(place.origin, link, facts, length, flow)
 
     def close(self) -> None:
         """Forget the places, and close the connections that wait there."""

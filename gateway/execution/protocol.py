@@ -6,7 +6,7 @@ It leans on what aiohttp does not promise: `ResponseHandler`, its parser and `St
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -42,12 +42,8 @@ class LastHeads:
         self.chunked: LastHead[Facts] = LastHead(of_answer=True)
 
 
-class Said(NamedTuple):
-    """What the head of an answer says, how long the body is where that was told, and the body."""
-
-    facts: Facts
-    length: int | None
-    flow: Flow
+Said = tuple[Facts, int | None, Flow]
+"""What the head of an answer says, how long the body is where that was told, and the body."""
 
 
 class Connector(aiohttp.TCPConnector):
@@ -81,9 +77,11 @@ class AnswerProtocol(ResponseHandler):
         """Whether an answer has been read here: a parser is made for each."""
         return self._parser is not None
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether a next request may be sent: it is connected, said nothing unasked, and all went well."""
+    def is_connected(self) -> bool:
+        """Tell whether a next request may be sent: it is connected, said nothing unasked, and all went well.
+
+        The pool asks that before it gives a connection away: one that it keeps may speak without being asked.
+        """
         transport = self.transport
         return not (
             transport is None
@@ -94,10 +92,6 @@ class AnswerProtocol(ResponseHandler):
             or self._exception is not None
             or transport.is_closing()
         )
-
-    def is_connected(self) -> bool:
-        """Tell the pool whether it may give this connection away: one that it keeps may speak without being asked."""
-        return self.is_usable
 
     def waits(self) -> None:
         """Wait for the next request: what comes by then is asked by nobody, and no parser swallows a part of it."""
@@ -157,7 +151,7 @@ class AnswerProtocol(ResponseHandler):
         if not flow.over:
             self.flow = flow
         if not awaited.done():
-            awaited.set_result(Said(last.meaning, length, flow))
+            awaited.set_result((last.meaning, length, flow))
         return True
 
     def _fill(self, flow: Flow, data: bytes) -> None:
@@ -215,12 +209,12 @@ class AnswerProtocol(ResponseHandler):
             last = self._last.chunked if length is None else self._last.whole
             if is_first and length is None and last.repeated(data):
                 known = last.meaning
-            said = Said(known or facts(message.code, message.headers), length, _flow(self, body))
+            flow, said = _flow(self, body), known or facts(message.code, message.headers)
             if is_first and known is None:
-                last.learn(data, length, said.facts)
+                last.learn(data, length, said)
             self._awaited = None
             if not awaited.done():
-                awaited.set_result(said)
+                awaited.set_result((said, length, flow))
 
     def _broken(self, error: Exception) -> None:
         """Give up a connection whose answer is not HTTP."""

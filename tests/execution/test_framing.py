@@ -83,11 +83,11 @@ class Run:
     async def begin(self) -> "asyncio.Task[None]":
         awaited = self.protocol.ask(b"", LastHeads())
         self.protocol.data_received(HEAD)
-        said = await awaited
+        facts, _, flow = await awaited
         await self.client.begin(200, EVENTS, None)
         self.client.flush()
         self.line.recorded.writes.clear()
-        relaying = asyncio.create_task(self._relay(Answer(Head(said.facts, said.flow), lambda: None)))
+        relaying = asyncio.create_task(self._relay(Answer(Head(facts, flow), lambda: None)))
         await asyncio.sleep(0)
         return relaying
 
