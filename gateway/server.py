@@ -167,7 +167,7 @@ class Gateway:
             upstream=self.upstream,
             selector=self.selector,
             manager=self.manager,
-            observers=(self.request_log, self.feed, *self.tracing.observers),
+            observers=(self.request_log.record, self.feed.put, *self.tracing.observers),
             changed=self._changed,
             clock=time.monotonic,
             dice=random.random,

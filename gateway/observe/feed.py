@@ -45,7 +45,7 @@ class Feed:
         self._until = 0.0
         self._timed = False
 
-    def __call__(self, outcome: Outcome) -> None:
+    def put(self, outcome: Outcome) -> None:
         """Take a finished request in."""
         now = self._clock()
         if now >= self._until:

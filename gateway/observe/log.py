@@ -169,7 +169,7 @@ class RequestLog:
     def __init__(self, log: Log) -> None:
         self._recorder = log.recorder
 
-    def __call__(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> None:
         """Record `outcome`: at warning if the client got a 5xx or a broken answer, else at info."""
         failure = outcome.failure
         broken = failure is not None and failure != _UNWANTED and outcome.served_model is not None

@@ -136,7 +136,7 @@ class Traces:
         self._thread = threading.Thread(target=self._run, name="gateway-traces", daemon=True)
         self._told: Callable[[int], None] = lambda _: None
 
-    def __call__(self, outcome: Outcome) -> None:
+    def put(self, outcome: Outcome) -> None:
         """Take a finished request in, if it is recorded."""
         trace = outcome.trace
         if trace is None or not trace.sampled:

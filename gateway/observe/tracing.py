@@ -62,7 +62,7 @@ class Tracing:
     @property
     def observers(self) -> tuple[Observer, ...]:
         """Who is to be told of finished requests."""
-        return (self.traces,) if self.traces else ()
+        return (self.traces.put,) if self.traces else ()
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Learn the deployments of a new generation."""

@@ -89,7 +89,7 @@ class Measured:
         gateway.tidy = settle
         counters = {name: getattr(gateway, name).take for name in _COUNTERS}
         gateway.feed.takers = tuple(take for name, take in counters.items() if name in chosen)
-        told = ((gateway.request_log, "log" in chosen), (gateway.feed, bool(gateway.feed.takers)))
+        told = ((gateway.request_log.record, "log" in chosen), (gateway.feed.put, bool(gateway.feed.takers)))
         self._tell = Executor(
             upstream=gateway.upstream,
             selector=gateway.selector,

@@ -35,7 +35,7 @@ def request_record() -> dict[str, Any]:
         malformed_events=1,
         failure="broken",
     )
-    RequestLog(make_logger(sink, "info"))(outcome)
+    RequestLog(make_logger(sink, "info")).record(outcome)
     record = sink._queue.get()
     assert isinstance(record, Ended)
     read: dict[str, Any] = json.loads(render(record, Secrets()))

@@ -48,8 +48,8 @@ class Waiting:
 def test_what_waits_is_brought_by_whoever_asks() -> None:
     waiting = Waiting()
     waiting.feed.settle()
-    waiting.feed(ended())
-    waiting.feed(ended())
+    waiting.feed.put(ended())
+    waiting.feed.put(ended())
     assert waiting.batches == []
     waiting.feed.settle()
     waiting.feed.settle()
@@ -58,12 +58,12 @@ def test_what_waits_is_brought_by_whoever_asks() -> None:
 
 def test_what_waits_is_brought_by_one_timer() -> None:
     waiting = Waiting()
-    waiting.feed(ended())
+    waiting.feed.put(ended())
     waiting.feed.settle()
-    waiting.feed(ended())
+    waiting.feed.put(ended())
     waiting.fire()
     assert [len(batch) for batch in waiting.batches] == [1, 1]
-    waiting.feed(ended())
+    waiting.feed.put(ended())
     waiting.fire()
     assert len(waiting.batches) == 3
 
@@ -71,20 +71,20 @@ def test_what_waits_is_brought_by_one_timer() -> None:
 def test_no_more_than_so_many_wait() -> None:
     waiting = Waiting()
     for _ in range(2 * MOST + 1):
-        waiting.feed(ended())
+        waiting.feed.put(ended())
     assert [len(batch) for batch in waiting.batches] == [MOST, MOST]
 
 
 def test_a_batch_is_of_one_second_even_when_the_clock_goes_back() -> None:
     waiting = Waiting()
     for waiting.now in (1000.25, 1000.99, 1001.0, 950.0, 1001.5, 1002.0):
-        waiting.feed(ended())
+        waiting.feed.put(ended())
     assert waiting.batches == [[1000.25, 1000.99], [1001.0, 950.0, 1001.5]]
 
 
 async def test_the_timer_is_the_loops() -> None:
     feed = Feed()
-    feed(ended())
+    feed.put(ended())
     assert feed._timed
 
 
@@ -97,7 +97,7 @@ def test_a_taker_that_fails_costs_the_others_nothing(caplog: pytest.LogCaptureFi
 
     waiting.feed.takers = (fail, traffic.take)
     with caplog.at_level(logging.ERROR):
-        waiting.feed(ended())
+        waiting.feed.put(ended())
         waiting.feed.settle()
     assert traffic.served("m", ("a",))["a"].requests == 1
     assert [record.message for record in caplog.records] == ["an observer failed"]
@@ -105,10 +105,10 @@ def test_a_taker_that_fails_costs_the_others_nothing(caplog: pytest.LogCaptureFi
 
 def test_requests_that_cannot_be_sorted_cost_later_ones_nothing() -> None:
     waiting = Waiting()
-    waiting.feed(replace(ended(), attempts=None))
+    waiting.feed.put(replace(ended(), attempts=None))
     with pytest.raises(TypeError):
         waiting.feed.settle()
-    waiting.feed(ended())
+    waiting.feed.put(ended())
     waiting.feed.settle()
     assert [len(batch) for batch in waiting.batches] == [1]
 

@@ -288,7 +288,7 @@ def outcome(**changes: Any) -> Outcome:
 
 
 def test_a_plain_request_leaves_the_absent_out(book: Book, log: Log) -> None:
-    RequestLog(log)(outcome())
+    RequestLog(log).record(outcome())
     assert list(book.only().items()) == [
         ("level", "info"),
         ("event", "request"),
@@ -309,7 +309,7 @@ def test_a_plain_request_leaves_the_absent_out(book: Book, log: Log) -> None:
 def test_a_request_that_fell_back_tells_its_whole_story(book: Book, log: Log) -> None:
     refused = Attempt("llama", "box-a:8000", "local", 2.0, failure="refused", detail="connect to box-a: refused")
     answered = Attempt("llama-70b", "cloud", "remote", 900.04, status=200)
-    RequestLog(log)(
+    RequestLog(log).record(
         outcome(
             served_model="llama-70b",
             stream=True,
@@ -369,12 +369,12 @@ def test_a_request_that_fell_back_tells_its_whole_story(book: Book, log: Log) ->
 def test_the_level_tells_what_an_operator_should_look_at(
     book: Book, log: Log, changes: dict[str, Any], level: str
 ) -> None:
-    RequestLog(log)(outcome(**changes))
+    RequestLog(log).record(outcome(**changes))
     assert book.only()["level"] == level
 
 
 def test_requests_obey_the_live_level(book: Book, log: Log) -> None:
-    observe = RequestLog(log)
+    observe = RequestLog(log).record
     set_level(log, "warning")
     observe(outcome())
     observe(outcome(status=502))
@@ -390,12 +390,12 @@ def test_the_deployment_is_the_one_whose_answer_the_client_got(
 ) -> None:
     first = Attempt("llama", "box-a", "local", 1.0, failure="connect_refused")
     last = Attempt("llama", "box-b", "local", 1.0, failure=failure)
-    RequestLog(book.log)(outcome(served_model=served, failure=failure, attempts=(first, last)))
+    RequestLog(book.log).record(outcome(served_model=served, failure=failure, attempts=(first, last)))
     assert book.only().get("deployment") == deployment
 
 
 def test_a_request_without_attempts_names_no_deployment(book: Book, log: Log) -> None:
-    RequestLog(log)(outcome(status=404, served_model=None, attempts=()))
+    RequestLog(log).record(outcome(status=404, served_model=None, attempts=()))
     line = book.only()
     assert line["attempts"] == []
     assert "deployment" not in line
@@ -404,13 +404,13 @@ def test_a_request_without_attempts_names_no_deployment(book: Book, log: Log) ->
 @given(st.text(min_size=1))
 def test_a_model_name_of_any_length_makes_a_bounded_line(name: str) -> None:
     book = Book()
-    RequestLog(book.log)(outcome(model=name * 10_000))
+    RequestLog(book.log).record(outcome(model=name * 10_000))
     assert len(book.only()["model"]) <= 256
 
 
 def test_a_canary_appears_nowhere(book: Book, log: Log, library: logging.Logger) -> None:
     attempt = Attempt("llama", f"box-{CANARY}", "local", 1.0, failure="refused", detail=f"key {CANARY}")
-    RequestLog(log)(outcome(model=CANARY, request_id=CANARY, attempts=(attempt,), status=502, failure=CANARY))
+    RequestLog(log).record(outcome(model=CANARY, request_id=CANARY, attempts=(attempt,), status=502, failure=CANARY))
     event = "about." + CANARY
     log.info(event, header=f"Bearer {CANARY}", nested={CANARY: [CANARY]}, error=ValueError(CANARY))
     library.warning("key %s", CANARY)
@@ -427,7 +427,7 @@ def test_a_canary_appears_nowhere(book: Book, log: Log, library: logging.Logger)
 
 def test_a_batch_says_what_its_records_say_one_by_one(book: Book, log: Log) -> None:
     secrets = Secrets.of({CANARY})
-    observe = RequestLog(log)
+    observe = RequestLog(log).record
     kept = []
     for name in ("llama", "lama-\u00e9", "half \ud800", CANARY):
         for _ in range(2):
@@ -444,7 +444,7 @@ def test_a_batch_says_what_its_records_say_one_by_one(book: Book, log: Log) -> N
 
 
 def test_an_outcome_that_cannot_be_written_takes_no_other_along(book: Book, log: Log) -> None:
-    observe = RequestLog(log)
+    observe = RequestLog(log).record
     observe(outcome())
     observe(outcome(duration=float("inf")))
     good, bad = (json.decode(line) for line in render_all(book.recorded(), Secrets()).splitlines())

@@ -384,10 +384,10 @@ def test_a_full_queue_takes_no_more_and_says_so(held: Held) -> None:
     traces = Traces(held, capacity=300, delay=600)
     traces.start(dropped.append)
     for _ in range(257):
-        traces(outcome())
+        traces.put(outcome())
     assert held.entered.wait(20)
     for _ in range(302):
-        traces(outcome())
+        traces.put(outcome())
     held.let_go.set()
     traces.close(20)
     assert len(held.spans) + 2 * sum(dropped) == 2 * (257 + 302)
@@ -401,7 +401,7 @@ def test_an_exporter_that_raises_ends_nothing(held: Held, caplog: pytest.LogCapt
     held.let_go.set()
     traces = Traces(held, delay=600)
     traces.start(dropped.append)
-    traces(outcome())
+    traces.put(outcome())
     traces.close(20)
     assert (dropped, held.spans, held.is_shut) == ([1], [], True)
     assert "spans could not be exported" in caplog.text
@@ -416,10 +416,10 @@ def test_the_end_does_not_wait_for_a_collector_that_hangs(
     traces = Traces(held, capacity=600, delay=600)
     traces.start(dropped.append)
     for _ in range(257):
-        traces(outcome())
+        traces.put(outcome())
     assert held.entered.wait(20)
     for _ in range(700):
-        traces(outcome())
+        traces.put(outcome())
     traces.close(0)
     assert dropped == [257 + 700]
     traces._thread.join(20)
@@ -436,7 +436,7 @@ def test_the_last_generations_are_known(held: Held) -> None:
         traces.adopt(replace(first, generation=generation))
     assert list(traces._deployments) == [4, 5, 6, 7]
     traces.start(lambda _: None)
-    traces(outcome())
+    traces.put(outcome())
     traces.close(20)
     span = next(span for span in held.spans if span.name == "chat llama")
     assert span.attributes is not None
@@ -449,7 +449,7 @@ def test_nobody_is_blamed_for_a_client_that_left(held: Held, failure: str, code:
     held.let_go.set()
     traces = Traces(held, delay=600)
     traces.start(lambda _: None)
-    traces(outcome(failure=failure))
+    traces.put(outcome(failure=failure))
     traces.close(20)
     (attempt,) = [span for span in held.spans if span.name == "chat llama"]
     assert attempt.status.status_code.name == code

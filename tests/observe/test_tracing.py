@@ -42,7 +42,7 @@ def test_it_is_off_unless_it_is_asked_for(environ: dict[str, str]) -> None:
 def test_it_is_on_where_an_exporter_is_named(environ: dict[str, str]) -> None:
     tracing = Tracing.of(environ)
     assert tracing.traces is not None
-    assert tracing.observers == (tracing.traces,)
+    assert tracing.observers == (tracing.traces.put,)
     assert (tracing.sampling and tracing.sampling.parent_decides, tracing.problems) == (True, ())
 
 
