@@ -177,29 +177,31 @@ def _heed(ended: asyncio.Future[None]) -> None:
         ended.exception()
 
 
-class Answer:
-    """An upstream's answer, its head read and its body still to come. `length` is the body's, where that was told."""
+class Answer(msgspec.Struct, eq=False):
+    """An upstream's answer, its head read and its body still to come.
 
-    __slots__ = ("_body", "_done", "_response", "facts", "has_events", "is_json", "length", "status")
+    Mutable: `done`, which is called once, when nothing more will be read of it.
+    """
 
-    def __init__(self, response: Head, done: Callable[[], None]) -> None:
-        """Wrap a response; `done` is called once, when nothing more will be read of it."""
-        self._response = response
-        self._body = response.body
-        self._done: Callable[[], None] | None = done
-        self.length = response.length
-        self.facts = facts = response.facts
-        self.status, self.is_json, self.has_events = facts.status, facts.is_json, facts.has_events
+    response: Head
+    facts: Facts
+    status: int
+    body: Flow | aiohttp.StreamReader
+    done: Callable[[], None] | None
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more is to be waited for."""
-        return self._done is None or self._body.at_eof()
+    def length(self) -> int | None:
+        """How long the body is, in bytes, where that was told."""
+        return self.response.length
+
+    def is_over(self) -> bool:
+        """Tell whether nothing more is to be waited for."""
+        return self.done is None or self.body.at_eof()
 
     @property
     def flow(self) -> Flow | None:
         """The body as something that pours, where it can."""
-        return self._body if isinstance(self._body, Flow) else None
+        return self.body if isinstance(self.body, Flow) else None
 
     async def chunk(self) -> bytes:
         """Give the next bytes as they came, `b""` at the end and after it.
@@ -208,10 +210,10 @@ class Answer:
             AttemptFailedError: the answer broke off.
 
         """
-        if self._done is None:
+        if self.done is None:
             return b""
         try:
-            chunk = await self._body.readany()
+            chunk = await self.body.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise _cut_short() from unquoting(error)
         if not chunk:
@@ -225,9 +227,9 @@ class Answer:
             AttemptFailedError: the end that came was a reset.
 
         """
-        if self._done is None or not self._body.is_eof():
+        if self.done is None or not self.body.is_eof():
             return None
-        body = self._body.read_nowait()
+        body = self.body.read_nowait()
         if self.facts.to_the_end:
             self._end()
         return body
@@ -241,7 +243,7 @@ class Answer:
             AttemptFailedError: the answer broke off. What `take` raises is raised, too.
 
         """
-        if self._done is None:
+        if self.done is None:
             return
         try:
             await flow.pour(take, straight)
@@ -266,16 +268,16 @@ class Answer:
 
     def close(self) -> None:
         """Read no more of it. The connection goes back to the pool if the body has ended, and is closed otherwise."""
-        if self._done is not None:
-            done, self._done = self._done, None
-            if self._body.at_eof():
-                self._response.release()
+        if self.done is not None:
+            done, self.done = self.done, None
+            if self.body.at_eof():
+                self.response.release()
             else:
-                self._response.close()
+                self.response.close()
             done()
 
     def _end(self) -> None:
-        if self.facts.to_the_end and self._response.was_reset:
+        if self.facts.to_the_end and self.response.was_reset:
             raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the connection was reset inside the body"))
         self.close()
 

@@ -73,6 +73,10 @@ class Deadline:
         if when < self._watch.due:
             self._watch.set(when)
 
+    def after(self, seconds: float) -> None:
+        """Set the deadline so many seconds from now; 0: there is none."""
+        self.at(self._watch.loop.time() + seconds if seconds else inf)
+
     def __enter__(self) -> Self:
         """Begin the block."""
         self._cancelling = self._task.cancelling()

@@ -279,8 +279,8 @@ class Executor:
             told = self._manager.succeeded(this.deployment, this.content)
             if told is not None:
                 self._changed(told)
-            if answer.over and answer.is_json:
-                await _hand_over(record, this, answer, held, client)
+            if answer.facts.is_json and answer.is_over():
+                await _handed_over(record, this, answer, held, client)
             else:
                 await self._deliver(record, this, answer, held, client)
             self._manager.ended(this.deployment)
@@ -302,7 +302,7 @@ class Executor:
             answer, held = await Opening(self._upstream, record, this).begun(call)
             if not isinstance(held, Refusal):
                 self._untold[deployment.identity] = deployment.endpoint
-        if this.rescue is not None and (isinstance(held, Refusal) or not answer.has_events):
+        if this.rescue is not None and (isinstance(held, Refusal) or not answer.facts.has_events):
             answer.close()
             raise AttemptFailedError(Failure(Cause.RESCUE_REFUSED, f"status {answer.status}", answer.status))
         return answer, held
@@ -312,10 +312,10 @@ class Executor:
         if this.rescue is None:
             passing = record.passing
             if not isinstance(passing, Passage):
-                passing = record.passing = Body(self._clock, is_object=answer.is_json, length=answer.length)
+                passing = record.passing = Body(self._clock, is_object=answer.facts.is_json, length=answer.length)
             record.status, record.served = answer.status, deployment
             await client.begin(
-                answer.status, _fields(record, deployment, answer), None if answer.has_events else answer.length
+                answer.status, _fields(record, deployment, answer), None if answer.facts.has_events else answer.length
             )
         else:
             passing = record.passing
@@ -347,12 +347,12 @@ _PASSED_ON: Final = frozenset(
 )
 
 
-async def _hand_over(record: Record, this: Try, answer: Answer, body: bytes, client: Client) -> None:
+def _handed_over(record: Record, this: Try, answer: Answer, body: bytes, client: Client) -> Awaitable[None]:
     """Give the client an answer that is there already, and was looked at."""
     deployment = this.deployment
     record.status, record.served = answer.status, deployment
-    record.passing = Whole(body, this.content)
-    await client.answer(answer.status, _fields(record, deployment, answer), body)
+    record.passing = Whole(len(body), this.content, body)
+    return client.answer(answer.status, _fields(record, deployment, answer), body)
 
 
 async def _refuse(record: Record, deployment: Deployment, refusal: Refusal, client: Client) -> None:

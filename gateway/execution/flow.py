@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import Final, Protocol
 
+import msgspec
+
 _MOST_WAITING: Final = 1 << 18
 Straight = Generator[None, bytes, None]
 """Is sent what a connection receives, raises nothing, and never ends by itself."""
@@ -25,41 +27,25 @@ class Source(Protocol):
         ...
 
 
-class Flow:
-    """One body.
+class Flow(msgspec.Struct, eq=False):
+    """One body, which a `source` takes over its transport; that is told to rest when too much waits.
 
     Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and whether the
     connection was `reset`; who waits or takes; and whether the transport rests. Of a body in chunks (RFC 9112, 7.1)
     also whether what comes next is a chunk's beginning (`between`).
     """
 
-    __slots__ = (
-        "_error",
-        "_poured",
-        "_resting",
-        "_source",
-        "_take",
-        "_transport",
-        "_waiter",
-        "between",
-        "over",
-        "parts",
-        "reset",
-    )
-
-    def __init__(self, transport: asyncio.Transport, source: Source, parts: list[bytes], *, over: bool) -> None:
-        """Take what comes over this transport, which is told to rest when too much waits; `parts` have come."""
-        self.over = over
-        self.reset = False
-        self.between = False
-        self._transport = transport
-        self._source = source
-        self.parts = parts
-        self._error: BaseException | None = None
-        self._take: Callable[[bytes], bool] | None = None
-        self._poured: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._resting = False
+    transport: asyncio.Transport
+    source: Source
+    parts: list[bytes]
+    over: bool
+    reset: bool = False
+    between: bool = False
+    _error: BaseException | None = None
+    _take: Callable[[bytes], bool] | None = None
+    _poured: asyncio.Future[None] | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _resting: bool = False
 
     def give(self) -> None:
         """Hand on what has come (`parts`), and the end if there is one: pour it, or wake who waits for it."""
@@ -144,28 +130,28 @@ class Flow:
             return
         self._take = take
         self._poured = asyncio.get_running_loop().create_future()
-        taking = straight(self._source.data_received)
+        taking = straight(self.source.data_received)
         next(taking)
-        self._source.divert(taking.send)
+        self.source.divert(taking.send)
         try:
             await self._poured
         finally:
             self._take = self._poured = None
-            self._source.divert(None)
+            self.source.divert(None)
             taking.close()
 
     def rest(self) -> None:
         """Let nothing come for now."""
-        if not self._resting and not self._transport.is_closing():
+        if not self._resting and not self.transport.is_closing():
             self._resting = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def go_on(self) -> None:
         """Let it come again."""
         if self._resting:
             self._resting = False
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def _waiting(self) -> bytes:
         data = self._taken()

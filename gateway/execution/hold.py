@@ -44,6 +44,18 @@ class _Answer(msgspec.Struct):
 _answer: Final = msgspec.json.Decoder(_Answer)
 
 
+def at_once(answer: Answer) -> bytes | None:
+    """Give the body of a JSON answer, if all of it has come by now.
+
+    Raises:
+        ErrorAnswerError: it is an error.
+        AttemptFailedError: it is not an answer.
+
+    """
+    body = answer.whole() if answer.facts.is_json else None
+    return None if body is None else _looked_at(body)
+
+
 async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], Passage] | None = None) -> bytes:
     """Read an answer's beginning until it is worth committing to, and give it; nothing else has been read then.
 
@@ -56,15 +68,14 @@ async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], P
         AttemptFailedError: it is not an answer.
 
     """
-    if answer.is_json:
-        body = answer.whole()
-        held = await _gathered(answer, came) if body is None else body
-        return _looked_at(held) if answer.over else held
+    if answer.facts.is_json:
+        held = await _gathered(answer, came)
+        return _looked_at(held) if answer.is_over() else held
     if answer.status in BODILESS:
         return await answer.chunk()
     if answer.facts.encoded:
         return await _something(answer)
-    if answer.has_events:
+    if answer.facts.has_events:
         return await _first_content(answer, passage() if passage else None)
     raise AttemptFailedError(Failure(Cause.WRONG_TYPE, _named(answer.facts.content_type)))
 
@@ -125,9 +136,9 @@ async def _gathered(answer: Answer, came: Callable[[], None]) -> bytes:
     """Read until the end, or until it is more than is held back and there is more to come."""
     held = bytearray()
     while chunk := await answer.chunk():
-        if not answer.over:
+        if not answer.is_over():
             came()
         held += chunk
-        if len(held) > LARGEST and not answer.over:
+        if len(held) > LARGEST and not answer.is_over():
             break
     return bytes(held)

@@ -6,12 +6,13 @@ content. Once the first byte of a JSON body is there, what follows is only slow:
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from math import inf
 from typing import Final
+
+import msgspec
 
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.deadline import ExpiredError
-from gateway.execution.hold import ErrorAnswerError, hold
+from gateway.execution.hold import ErrorAnswerError, at_once, hold
 from gateway.execution.record import Record, Try
 from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_refusal
 from gateway.execution.upstream import Call, Upstream
@@ -27,19 +28,13 @@ _ABOUT_REQUESTS: Final = frozenset({Cause.CONTEXT_LENGTH, Cause.NOT_SERVED})
 _JSON_BEGINS: Final = b"{"
 
 
-class Opening:
+class Opening(msgspec.Struct):
     """One attempt before anything of its answer has gone out. Mutable: whether some of a JSON body has come."""
 
-    __slots__ = ("_came_some", "_clock", "_passage", "_record", "_try", "_upstream")
-
-    def __init__(self, upstream: Upstream, record: Record, this: Try) -> None:
-        """Begin the attempt `this` of a request."""
-        self._upstream = upstream
-        self._record = record
-        self._try = this
-        self._clock = record.deadline
-        self._passage = record.passes if this.rescue is None else None
-        self._came_some = False
+    upstream: Upstream
+    record: Record
+    this: Try
+    came_some: bool = False
 
     async def begun(self, call: Call) -> tuple[Answer, bytes | Refusal]:
         """Give an answer that is worth committing to, and its beginning, or a refusal that is the client's.
@@ -50,18 +45,19 @@ class Opening:
         """
         answer: Answer | None = None
         try:
-            with self._clock:
+            with self.record.deadline:
                 try:
                     answer = await self._open(call)
                 except AttemptFailedError as error:
                     if verdict(error.failure) is not Verdict.RETRY_HERE:
                         raise
-                    self._try.detail = "reconnected: the pooled connection was closed"
+                    self.this.detail = "reconnected: the pooled connection was closed"
                     answer = await self._open(call, fresh=True)
-                self._try.status = status = answer.status
+                self.this.status = status = answer.status
                 if status < _REDIRECTION:
                     try:
-                        return answer, await hold(answer, self._came, self._passage)
+                        body = at_once(answer)
+                        return answer, await self._held(answer) if body is None else body
                     except ErrorAnswerError as error:
                         self._keep(answer, error)
                         raise
@@ -73,29 +69,32 @@ class Opening:
             self._closed(answer)
             raise
 
+    def _held(self, answer: Answer) -> Awaitable[bytes]:
+        return hold(answer, self._came, self.record.passes if self.this.rescue is None else None)
+
     def _closed(self, answer: Answer | None) -> None:
         """Forget what has come: none of it has gone out."""
         if answer is not None:
             answer.close()
-        if self._passage is not None:
-            self._record.passing = None
+        if self.this.rescue is None:
+            self.record.passing = None
 
     def _sent(self) -> None:
-        self._clock.at(self._clock.loop.time() + (self._try.clocks.first_token or inf))
+        self.record.deadline.after(self.this.clocks.first_token)
 
     def _came(self) -> None:
-        self._came_some = True
-        self._clock.at(self._clock.loop.time() + (self._try.clocks.idle or inf))
+        self.came_some = True
+        self.record.deadline.after(self.this.clocks.idle)
 
     def _silence(self) -> Failure:
-        clocks = self._try.clocks
-        if self._came_some:
+        clocks = self.this.clocks
+        if self.came_some:
             return Failure(Cause.STALLED, f"nothing more of the body for {clocks.idle:g} s")
         return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {clocks.first_token:g} s")
 
     def _open(self, call: Call, *, fresh: bool = False) -> Awaitable[Answer]:
-        this = self._try
-        return self._upstream.open(
+        this = self.this
+        return self.upstream.open(
             this.deployment, call, connect_timeout=this.clocks.connect, fresh=fresh, sent=self._sent
         )
 
@@ -103,11 +102,11 @@ class Opening:
         """Keep an error that came in an answer's place and is the client's, for what it may be told."""
         failure = error.failure
         if failure.status is not None:
-            refusal = told_refusal(answer, self._try.deployment, failure.status, error.error)
-            self._record.refusals.setdefault(failure.cause, refusal)
+            refusal = told_refusal(answer, self.this.deployment, failure.status, error.error)
+            self.record.refusals.setdefault(failure.cause, refusal)
 
     async def _refused(self, answer: Answer) -> Refusal:
-        status, deployment = answer.status, self._try.deployment
+        status, deployment = answer.status, self.this.deployment
         known = status_failure(status)
         if known is not None and status < _CLIENT_ERROR:
             raise AttemptFailedError(known)
@@ -124,5 +123,5 @@ class Opening:
         if is_told and refusal.body.lstrip().startswith(_JSON_BEGINS):
             refusal = replace(refusal, status=_CLIENT_ERROR)
         if refusal.status < _SERVER_ERROR:
-            self._record.refusals.setdefault(failure.cause, refusal)
+            self.record.refusals.setdefault(failure.cause, refusal)
         raise AttemptFailedError(failure)

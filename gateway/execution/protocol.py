@@ -144,7 +144,7 @@ class AnswerProtocol(ResponseHandler):
             return False
         at, length = found
         self._awaited = None
-        flow = Flow(transport, self, [], over=not length)
+        flow = Flow(transport, self, [], not length)
         self._due = length
         if len(data) > at:
             self._fill(flow, data[at:])
@@ -285,7 +285,7 @@ def _flow(protocol: AnswerProtocol, body: StreamReader) -> Flow:
     assert transport is not None  # noqa: S101 - it has just brought the head
     if isinstance(body, EmptyStreamReader):
         return Flow(transport, protocol, [], over=True)
-    flow = Flow(transport, protocol, list(body._buffer), over=body.is_eof())  # noqa: SLF001 - what has come
+    flow = Flow(transport, protocol, list(body._buffer), body.is_eof())  # noqa: SLF001 - what has come
     if not flow.over:
         protocol.flow = flow
         body.__class__ = _FlowReader

@@ -8,7 +8,9 @@ itself, so there the connection is reset.
 
 from collections.abc import Callable
 from math import inf
-from typing import Final
+from typing import ClassVar, Final
+
+import msgspec
 
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, WireClient
@@ -86,24 +88,20 @@ class Body:
         return b""
 
 
-class Whole:
+class Whole(msgspec.Struct):
     """A whole body that was handed over at once: what an Outcome wants to know of it."""
 
-    lost: Final = None
-    malformed: Final = 0
+    lost: ClassVar[None] = None
+    malformed: ClassVar[int] = 0
 
-    __slots__ = ("_body", "first_content", "size")
-
-    def __init__(self, body: bytes, at: float | None) -> None:
-        """Tell of this body, which was there at that time."""
-        self.size = len(body)
-        self.first_content = at
-        self._body = body
+    size: int
+    first_content: float | None
+    body: bytes
 
     @property
     def usage(self) -> Usage | None:
         """The tokens that the answer told of, mostly in its tail; a long text may follow on them."""
-        return usage_in(self._body[-_TAIL:]) or usage_of(self._body)
+        return usage_in(self.body[-_TAIL:]) or usage_of(self.body)
 
     def last_words(self, _: bytes) -> bytes:
         """Say nothing: it would be taken for a part of the body."""
@@ -209,7 +207,7 @@ async def _pass_each(answer: Answer, first: bytes, client: Client, course: _Cour
             await client.send(data)
         if course.passing.failed:
             return
-        course.came(content, not answer.over)
+        course.came(content, not answer.is_over())
         chunk = await answer.chunk()
 
 

@@ -138,8 +138,9 @@ class Upstream:
         except BaseException:
             self._left(era)
             raise
-        answer = Answer(response, partial(self._left, era))
-        if not answer.facts.framed:
+        facts = response.facts
+        answer = Answer(response, facts, facts.status, response.body, partial(self._left, era))
+        if not facts.framed:
             answer.close()
             raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", answer.status))
         return answer

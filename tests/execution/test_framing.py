@@ -87,7 +87,7 @@ class Run:
         await self.client.begin(200, EVENTS, None)
         self.client.flush()
         self.line.recorded.writes.clear()
-        relaying = asyncio.create_task(self._relay(Answer(Head(facts, flow), lambda: None)))
+        relaying = asyncio.create_task(self._relay(Answer(Head(facts, flow), facts, 200, flow, lambda: None)))
         await asyncio.sleep(0)
         return relaying
 
