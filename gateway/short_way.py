@@ -32,7 +32,6 @@ from gateway.connection import Connection, failure
 from gateway.execution.client import ClientLeftError, WireClient
 from gateway.execution.fields import Fields
 from gateway.execution.heads import LastHead
-from gateway.execution.outbox import Outbox
 from gateway.server import Gateway
 
 _OPERATIONS: Final = {f"/v1/{operation}": operation for operation in OPERATIONS}
@@ -62,12 +61,25 @@ class ShortWay(Connection):
     known; and the body that is taken past the parser, and how much of it is still due.
     """
 
-    __slots__ = ("_ahead", "_client", "_due", "_ends", "_filling", "_gateway", "_last", "_parked", "_seen", "_short")
+    __slots__ = (
+        "_ahead",
+        "_client",
+        "_due",
+        "_ends",
+        "_filling",
+        "_gateway",
+        "_last",
+        "_parked",
+        "_seen",
+        "_short",
+        "outbox",
+    )
 
     def __init__(self, capacity: Capacity, server: web.Server, gateway: Gateway) -> None:
         """Make one for a connection to come."""
         super().__init__(capacity, server)
         self._gateway = gateway
+        self.outbox = gateway.outbox
         self._short: asyncio.Task[None] | None = None
         self._ends = False
         self._client: WireClient | None = None
@@ -83,15 +95,9 @@ class ShortWay(Connection):
         """Whether no request is being answered."""
         return super().idle and self._short is None
 
-    @property
-    def closing(self) -> bool:
-        """Whether the connection ends with the answer that goes the short way."""
+    def is_last(self) -> bool:
+        """Tell whether the connection ends with the answer that goes the short way."""
         return self._ends or self._gateway.draining
-
-    @property
-    def outbox(self) -> Outbox:
-        """What this turn of the loop has to send."""
-        return self._gateway.outbox
 
     async def room(self) -> None:
         """Wait until the client has room."""
@@ -262,7 +268,7 @@ class ShortWay(Connection):
         snapshot = gateway.manager.snapshot
         client = self._client = WireClient(self, asked.request_id, snapshot.generation if snapshot else 0)
         gateway.active += 1
-        gateway.outbox.requests += 1
+        self.outbox.requests += 1
         try:
             try:
                 response = await gateway.openai.answer(asked, client)
@@ -279,28 +285,29 @@ class ShortWay(Connection):
             await self._failed(client, error)
         finally:
             gateway.active -= 1
-            gateway.outbox.requests -= 1
+            self.outbox.requests -= 1
             self._client = None
-        if not asked.is_read:
-            await self._read_out(asked.content)
-        self._next(asked, client)
+        is_read = asked.is_read or await self._read_out(asked.content)
+        self._ends = client.closes or not is_read
+        self._next()
 
     async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
         """Answer with what was made ready; a client may take it as a reason not to send the rest of its body."""
         client.closes = not asked.is_read
         await client.respond(response)
 
-    async def _read_out(self, body: StreamReader) -> None:
+    async def _read_out(self, body: StreamReader) -> bool:
         """Read what is left of a body that nobody wanted: else closing would reset the connection, and the answer.
 
-        The answer has been given by now: the request is no longer active.
+        The answer has been given by now: the request is no longer active. Tells whether all of it has been read.
         """
         if self.transport is None or self.transport.is_closing():
-            return
+            return False
         with suppress(TimeoutError, web.RequestPayloadError):
             async with asyncio.timeout(self._lingering_time):
                 while not body.is_eof():
                     await body.readany()
+        return body.is_eof()
 
     async def _failed(self, client: WireClient, error: Exception) -> None:
         """Log as aiohttp does; say so, if nothing has been said, and close the connection."""
@@ -316,14 +323,14 @@ class ShortWay(Connection):
         if self.transport is not None:
             self.transport.close()
 
-    def _next(self, asked: Asked, client: WireClient) -> None:
+    def _next(self) -> None:
         """Close the connection, or wait for what comes next on it."""
         self._short = None
         self._waiter, self._parked = self._parked, None
         if self.transport is None or self.transport.is_closing():
             return
-        if client.closes or self._close or self._force_close or not asked.is_read:
-            self._gateway.outbox.flush()
+        if self._ends or self._close or self._force_close:
+            self.outbox.flush()
             self.transport.close()
             return
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

@@ -28,7 +28,7 @@ def request_id_of(offered: str | None) -> str:
     """Take the client's request id if it is sane (printable, short), make one otherwise."""
     if offered is not None and _SANE.fullmatch(offered):
         return offered
-    return f"{random.getrandbits(128):032x}"
+    return random.getrandbits(128).to_bytes(16).hex()
 
 
 def check_framing(request: web.BaseRequest) -> None:

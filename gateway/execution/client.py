@@ -30,7 +30,7 @@ _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 _TRAILER: Final = ("Trailer", "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts")
 _BODILESS: Final = frozenset({204, 205, 304})
 _RESET: Final = 205
-_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
 class ClientLeftError(Exception):
@@ -147,13 +147,12 @@ class Line(Protocol):
         ...
 
     @property
-    def closing(self) -> bool:
-        """Whether the connection ends with this answer."""
-        ...
-
-    @property
     def outbox(self) -> Outbox:
         """What this turn of the loop has to send."""
+        ...
+
+    def is_last(self) -> bool:
+        """Tell whether the connection ends with this answer."""
         ...
 
     def room(self) -> Awaitable[None]:
@@ -230,20 +229,20 @@ class WireClient:
         """Send a whole answer."""
         self._begin(status, headers, len(body))
         line = self._line
+        transport = line.transport
         if self.closes or self._mute or line.writing_paused or len(body) > _POSTED:
             self._write(b"" if self._mute else body)
-        elif line.transport is None or line.transport.is_closing():
+            self._ended = True
+            await self.room()
+        elif transport is None or transport.is_closing():
             raise ClientLeftError
         else:
-            line.outbox.post(line.transport, self._head + body)
-            self._head = b""
-        self._ended = True
-        if line.writing_paused:
-            await self.room()
+            line.outbox.post(transport, self._head + body)
+            self._head, self._ended = b"", True
 
     def _begin(self, status: int, headers: Fields, length: int | None) -> None:
         self.begun = True
-        self.closes = self.closes or self._line.closing
+        self.closes = self.closes or self._line.is_last()
         self._mute = status in _BODILESS
         self._chunked = length is None and not self._mute
         if self._mute:
@@ -252,9 +251,9 @@ class WireClient:
             framing = f"Content-Length: {length}\r\n"
         else:
             framing = _CHUNKED_STREAM if _are_of_a_stream(headers) else _CHUNKED
-        stamp = _Second.text if _Second.at == int(time.time()) else _stamp()
+        line = _LINES.get(status) or f"HTTP/1.1 {status} \r\n"
         head = (
-            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{headers.text}{framing}{stamp}"
+            f"{line}{headers.text}{framing}{_stamp.now()}"
             f"x-request-id: {self._request_id}\r\nx-gateway-generation: {self.generation}\r\n"
             f"{_CLOSES if self.closes else ''}\r\n"
         )
@@ -368,14 +367,19 @@ _EMPTY: Final = "Content-Length: 0\r\n"
 _CLOSES: Final = "Connection: close\r\n"
 
 
-class _Second:
+class _Stamp:
     """What every answer of this second says (RFC 9110 6.6.1, 10.2.4). Mutable: once a second."""
 
-    at = 0
-    text = ""
+    __slots__ = ("_at", "_text")
+
+    def __init__(self) -> None:
+        self._at, self._text = 0, ""
+
+    def now(self) -> str:
+        at = int(time.time())
+        if at != self._at:
+            self._at, self._text = at, f"Date: {formatdate(at, usegmt=True)}\r\nServer: {SERVER}\r\n"
+        return self._text
 
 
-def _stamp() -> str:
-    now = int(time.time())
-    _Second.at, _Second.text = now, f"Date: {formatdate(now, usegmt=True)}\r\nServer: {SERVER}\r\n"
-    return _Second.text
+_stamp: Final = _Stamp()

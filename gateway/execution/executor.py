@@ -11,7 +11,7 @@ Four clocks run: `connect` and `first_token` (`opening`), `idle` between content
 
 import asyncio
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
@@ -76,7 +76,7 @@ class Executor:
         self._clock = clock
         self._dice = dice
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-        self.in_flight: Counter[Identity] = Counter()
+        self.in_flight: defaultdict[Identity, int] = defaultdict(int)  # a Counter's entries are set by way of Python
         self.cutting = False
         self._untold: dict[Identity, Endpoint] = {}
         self._watch: Watch | None = None

@@ -35,10 +35,13 @@ class ErrorAnswerError(AttemptFailedError):
         self.error = error
 
 
+_NULL: Final = msgspec.Raw(b"null")
+
+
 class _Answer(msgspec.Struct):
     error: object = None
-    choices: object = None
-    data: object = None
+    choices: msgspec.Raw = _NULL
+    data: msgspec.Raw = _NULL
 
 
 _answer: Final = msgspec.json.Decoder(_Answer)
@@ -114,22 +117,25 @@ def _looked_at(held: bytes) -> bytes:
         raise AttemptFailedError(Failure(Cause.EMPTY_ANSWER, "the body is empty"))
     try:
         body = _answer.decode(held)
+        if not held.isascii():
+            held.decode()  # what is passed over may not be text
+        is_error = body.error is not None and body.choices == body.data == _NULL
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        body = _as_clients_do(held)
-    if body.error is not None and body.choices is None and body.data is None:
+        is_error = _is_error_to_clients(held)
+    if is_error:
         raise ErrorAnswerError(held)
     return held
 
 
-def _as_clients_do(held: bytes) -> _Answer:
-    """Decode what msgspec does not, and clients do read: NaN, half a surrogate, a number beyond all floats."""
+def _is_error_to_clients(held: bytes) -> bool:
+    """Look at what msgspec does not decode, and clients do: NaN, half a surrogate."""
     try:
         fields = json.loads(held)
     except (ValueError, RecursionError):
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is cut short or not JSON")) from None
     if not isinstance(fields, dict):
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is not a JSON object"))
-    return _Answer(fields.get("error"), fields.get("choices"), fields.get("data"))
+    return fields.get("error") is not None and fields.get("choices") is None and fields.get("data") is None
 
 
 async def _gathered(answer: Answer, came: Callable[[], None]) -> bytes:

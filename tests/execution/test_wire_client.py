@@ -48,6 +48,9 @@ class Line:
         self.outbox = Outbox()
         self.outbox.requests = CROWD
 
+    def is_last(self) -> bool:
+        return self.closing
+
     async def room(self) -> None:
         self.waited += 1
         if self.gone:
