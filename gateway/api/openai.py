@@ -6,7 +6,6 @@ The deadline grows with what has arrived, so that a slow upload passes and a sta
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -29,6 +28,7 @@ from gateway.execution.outcome import Outcome
 from gateway.execution.record import Ask
 from gateway.execution.trace import Sampling, Trace
 from gateway.execution.upstream import Call
+from gateway.routing.manager import RoutingManager
 from gateway.routing.snapshot import Model, Snapshot
 
 JSON: Final = "application/json"
@@ -122,7 +122,7 @@ class Asked:
 
 
 class OpenAI:
-    """The handlers of `/v1/*`. `current` gives the snapshot in force, or None before there is one.
+    """The handlers of `/v1/*`. The `manager` has the snapshot in force, or None before there is one.
 
     With `sampling`, requests are traced; without, what clients say of traces passes to the upstreams as it is.
     Mutable: the list of the models, and of which generation it is.
@@ -131,14 +131,14 @@ class OpenAI:
     def __init__(
         self,
         executor: Executor,
-        current: Callable[[], Snapshot | None],
+        manager: RoutingManager,
         limits: Limits,
         sampling: Sampling | None = None,
     ) -> None:
         """Serve with this executor."""
         self._sampling = sampling
         self._executor = executor
-        self._current = current
+        self._manager = manager
         self._limits = limits
         self._turns = Turns()
         self._created = int(time.time())
@@ -247,7 +247,7 @@ class OpenAI:
         return Fields(passing.items())
 
     def _snapshot(self) -> Snapshot:
-        snapshot = self._current()
+        snapshot = self._manager.snapshot
         if snapshot is None:
             raise RequestError(503, "the gateway has no valid configuration yet", code="no_configuration")
         return snapshot

@@ -370,15 +370,18 @@ _CLOSES: Final = "Connection: close\r\n"
 class _Stamp:
     """What every answer of this second says (RFC 9110 6.6.1, 10.2.4). Mutable: once a second."""
 
-    __slots__ = ("_at", "_text")
+    __slots__ = ("_from", "_text", "_until")
 
     def __init__(self) -> None:
-        self._at, self._text = 0, ""
+        self._from = self._until = 0.0
+        self._text = ""
 
     def now(self) -> str:
-        at = int(time.time())
-        if at != self._at:
-            self._at, self._text = at, f"Date: {formatdate(at, usegmt=True)}\r\nServer: {SERVER}\r\n"
+        now = time.time()
+        if not self._from <= now < self._until:
+            self._from = now // 1
+            self._until = self._from + 1
+            self._text = f"Date: {formatdate(now, usegmt=True)}\r\nServer: {SERVER}\r\n"
         return self._text
 
 

@@ -9,7 +9,6 @@ leans on aiohttp's inside is `protocol`.
 """
 
 import asyncio
-from collections.abc import Callable, Hashable
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -71,11 +70,13 @@ class DirectResponse(msgspec.Struct, eq=False):
             link.connection.close()
 
 
-class Exchange(msgspec.Struct):
-    """A request on its way: `sent` is called when a part of it is sent, `reused` set where its connection was used."""
+class Exchange(msgspec.Struct, kw_only=True):
+    """A request on its way. Mutable: `reused`, whether its connection had been used before."""
 
-    sent: Callable[[], None]
     reused: bool = False
+
+    def sent(self) -> None:
+        """Note that a part of it has been sent, the last one included."""
 
 
 class Origin:
@@ -179,7 +180,7 @@ class Way:
         self._last = place.last
 
     async def post(
-        self, fields: Fields, request_id: str, body: bytes, *, connect_timeout: float, exchange: Exchange
+        self, fields: Fields, request_id: str, body: bytes, connect_timeout: float, exchange: Exchange
     ) -> DirectResponse:
         """Send a request with these header fields beside the deployment's, and wait for the head of its answer.
 
@@ -225,7 +226,7 @@ class Direct:
         self._connector = session.connector
         self._fields = dict(session.headers)
         self._places: dict[tuple[str, str], Place | None] = {}
-        self._origins: dict[Hashable, Origin] = {}
+        self._origins: dict[object, Origin] = {}
         self._ways: dict[Operation, dict[Identity, Way]] = {operation: {} for operation in OPERATIONS}
 
     def way(self, deployment: Deployment, operation: Operation) -> Way | None:

@@ -8,10 +8,9 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.deadline import ExpiredError
+from gateway.execution.direct import Exchange
 from gateway.execution.hold import ErrorAnswerError, at_once, hold
 from gateway.execution.record import Record, Try
 from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_refusal
@@ -28,7 +27,7 @@ _ABOUT_REQUESTS: Final = frozenset({Cause.CONTEXT_LENGTH, Cause.NOT_SERVED})
 _JSON_BEGINS: Final = b"{"
 
 
-class Opening(msgspec.Struct):
+class Opening(Exchange):
     """One attempt before anything of its answer has gone out. Mutable: whether some of a JSON body has come."""
 
     upstream: Upstream
@@ -79,7 +78,8 @@ class Opening(msgspec.Struct):
         if self.this.rescue is None:
             self.record.passing = None
 
-    def _sent(self) -> None:
+    def sent(self) -> None:
+        """Begin to wait for the first content."""
         self.record.deadline.after(self.this.clocks.first_token)
 
     def _came(self) -> None:
@@ -94,9 +94,7 @@ class Opening(msgspec.Struct):
 
     def _open(self, call: Call, *, fresh: bool = False) -> Awaitable[Answer]:
         this = self.this
-        return self.upstream.open(
-            this.deployment, call, connect_timeout=this.clocks.connect, fresh=fresh, sent=self._sent
-        )
+        return self.upstream.open(this.deployment, call, this.clocks.connect, self, fresh=fresh)
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
         """Keep an error that came in an answer's place and is the client's, for what it may be told."""

@@ -144,12 +144,14 @@ class AnswerProtocol(ResponseHandler):
             return False
         at, length = found
         self._awaited = None
-        flow = Flow(transport, self, [], not length)
-        self._due = length
-        if len(data) > at:
+        if len(data) == at + length:
+            flow = Flow(transport, self, [data[at:]] if length else [], over=True)
+        else:
+            flow = Flow(transport, self, [], over=False)
+            self._due = length
             self._fill(flow, data[at:])
-        if not flow.over:
-            self.flow = flow
+            if not flow.over:
+                self.flow = flow
         if not awaited.done():
             awaited.set_result((last.meaning, length, flow))
         return True

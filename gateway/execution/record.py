@@ -125,8 +125,10 @@ class Record(msgspec.Struct):
 
     def starts(self, step: Step) -> None:
         """Note the next step."""
-        self.drawn = self.drawn or step.deployment
-        self.all_out = self.all_out or (step.anyway and not self.attempts)
+        if self.drawn is None:
+            self.drawn = step.deployment
+        if step.anyway and not self.attempts:
+            self.all_out = True
 
     def passes(self) -> Passage:
         """Begin with an event stream, which nobody has seen anything of."""
@@ -148,24 +150,26 @@ class Record(msgspec.Struct):
     def outcome(self, now: float) -> Outcome:
         """Give what the observers are told; `now` is monotonic, in seconds."""
         passing, served = self.passing, self.served
-        content = passing.first_content if passing else None
+        if passing is None:
+            passing = Whole(self.size, None, b"")
+        content = passing.first_content
         return Outcome(  # by position: by name it takes three times as long
             self.ask.request_id,
             self.ask.call.operation,
             self.ask.model,
-            served.model if served else None,
+            None if served is None else served.model,
             self.snapshot.generation,
             self.ask.stream,
             self.status,
             tuple(self.attempts),
             served is not None and served is not self.drawn,
             (now - self.began) * 1000,
-            passing.size if passing else self.size,
+            passing.size,
             None if content is None else (content - self.began) * 1000,
-            passing.usage if passing else None,
+            passing.usage,
             self.failure,
             self.route.model,
-            passing.lost if passing else None,
-            passing.malformed if passing else 0,
+            passing.lost,
+            passing.malformed,
             self.ask.trace,
         )

@@ -60,10 +60,6 @@ class Call(msgspec.Struct, frozen=True):
         return f"<{self.operation}, {len(self.body)} bytes>"
 
 
-def _nothing() -> None:
-    pass
-
-
 class _Era(msgspec.Struct, eq=False):
     """A session, the short way over its connections, when it was made, and how many answers are being read from it."""
 
@@ -107,15 +103,15 @@ class Upstream:
         self,
         deployment: Deployment,
         call: Call,
-        *,
         connect_timeout: float,
+        exchange: Exchange | None = None,
+        *,
         fresh: bool = False,
-        sent: Callable[[], None] = _nothing,
     ) -> Answer:
         """Send the call to a deployment and wait for the head of its answer; there is no limit on that wait.
 
-        `connect_timeout` (seconds) covers name, connection and TLS. `fresh` insists on a new connection. `sent` is
-        called whenever a part of the request has been sent, the last one included.
+        `connect_timeout` (seconds) covers name, connection and TLS. `fresh` insists on a new connection. The `exchange`
+        is told what becomes of the request.
 
         Raises:
             AttemptFailedError: no head came.
@@ -123,13 +119,13 @@ class Upstream:
         """
         era = self._era(fresh=fresh)
         era.open += 1
-        exchange = Exchange(sent)
+        if exchange is None:
+            exchange = Exchange()
+        exchange.reused = False
         try:
             way = None if fresh or era.direct is None else era.direct.way(deployment, call.operation)
             if way is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
-                response: Head = await way.post(
-                    call.fields, call.request_id, call.body, connect_timeout=connect_timeout, exchange=exchange
-                )
+                response: Head = await way.post(call.fields, call.request_id, call.body, connect_timeout, exchange)
             else:
                 response = await _asked(era.session, deployment, call, connect_timeout, exchange)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
@@ -212,7 +208,7 @@ async def _got(era: _Era, url: str) -> Head:
     if era.direct is not None and (direct := await era.direct.get(url)) is not None:
         return direct
     response: Response = await era.session.get(  # type: ignore[assignment] # the session's response_class
-        url, allow_redirects=False, trace_request_ctx=Exchange(_nothing)
+        url, allow_redirects=False, trace_request_ctx=Exchange()
     )
     return response
 

@@ -18,6 +18,7 @@ The walk is a generator: it yields steps and is sent the failure that each came 
 waits and tries.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, islice
 from typing import Final
@@ -56,10 +57,18 @@ class Step(msgspec.Struct, frozen=True):
     anyway: bool = False
 
 
+class _Second(msgspec.Struct):
+    """How many requests and second tries a second brought; when it `ends`, of the monotonic clock."""
+
+    ends: float
+    requests: int = 0
+    tries: int = 0
+
+
 class RetryBudget:
     """How many second tries a model's requests may make: a share of them, and a few in any case.
 
-    What the last ten seconds brought is kept by the second. Mutable: those counts.
+    What the last ten seconds brought is kept by the second. Mutable: those counts, the newest last.
     """
 
     WINDOW: Final = 10
@@ -67,25 +76,32 @@ class RetryBudget:
 
     def __init__(self) -> None:
         """Start with nothing asked."""
-        self._seconds = [(-1, 0, 0)] * self.WINDOW
+        self._seconds: deque[_Second] = deque([_Second(0.0)], maxlen=self.WINDOW)
 
     def requested(self, now: float) -> None:
         """Count a request; `now` is monotonic, in seconds."""
-        second = int(now)
-        at, requests, tries = self._seconds[second % self.WINDOW]
-        self._seconds[second % self.WINDOW] = (at, requests + 1, tries) if at == second else (second, 1, 0)
+        second = self._seconds[-1]
+        if now >= second.ends:
+            second = self._next(now)
+        second.requests += 1
 
     def allows(self, ratio: float, now: float) -> bool:
         """Tell whether there is room for one more try, and take it; a ratio of 0.2 allows one for five requests."""
-        oldest = int(now) - self.WINDOW
-        recent = [(requests, tries) for at, requests, tries in self._seconds if at > oldest]
-        requests, tries = sum(requests for requests, _ in recent), sum(tries for _, tries in recent)
+        second = self._seconds[-1]
+        if now >= second.ends:
+            second = self._next(now)
+        recent = [each for each in self._seconds if each.ends > second.ends - self.WINDOW]
+        requests, tries = sum(each.requests for each in recent), sum(each.tries for each in recent)
         if not ratio or tries >= max(self.FLOOR, ratio * requests):
             return False
-        second = int(now)
-        at, requests, tries = self._seconds[second % self.WINDOW]
-        self._seconds[second % self.WINDOW] = (at, requests, tries + 1) if at == second else (second, 0, 1)
+        second.tries += 1
         return True
+
+    def _next(self, now: float) -> "_Second":
+        """Begin the second of `now`."""
+        second = _Second(now // 1 + 1)
+        self._seconds.append(second)
+        return second
 
 
 def tiers_of(snapshot: Snapshot, route: Route, draw: Draw, first: Deployment | None = None) -> Iterator[Tier]:

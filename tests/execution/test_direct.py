@@ -39,14 +39,23 @@ TARGETS = ["/one/chat/completions", "/other/chat/completions", "/v1/chat/complet
 BOTH = pytest.mark.parametrize("transport", ["direct", "session"])
 
 
+class Noted(Exchange):
+    """Counts what is sent."""
+
+    parts: int = 0
+
+    def sent(self) -> None:
+        self.parts += 1
+
+
 @BOTH
 async def test_both_ways_send_the_same(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
         upstream = Upstream(lambda: 0.0, transport=transport)
-        sent: list[str] = []
-        answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5, sent=lambda: sent.append(""))
+        exchange = Noted()
+        answer = await upstream.open(deployment(a.url), CALL, 5, exchange)
         assert (answer.status, answer.facts.content_type, await answer.read(99)) == (200, "application/json", b"{}")
-        assert sent
+        assert exchange.parts
         assert a.requests[0].values("host") == [a.url.partition("//")[2].partition("/")[0]]
         assert a.requests[0].values("accept-encoding") == ["identity"]
         assert a.requests[0].values("accept") == ["*/*"]
@@ -349,7 +358,7 @@ async def test_places_beyond_what_is_kept_are_closed() -> None:
         direct = Direct(session)
         way = direct.way(deployment(a.url), CALL.operation)
         assert way is not None
-        response = await way.post(CALL.fields, "id", b"{}", connect_timeout=5, exchange=Exchange(lambda: None))
+        response = await way.post(CALL.fields, "id", b"{}", 5, Exchange())
         response.release()
         for number in range(4096):
             direct.way(deployment(f"http://box/{number}"), CALL.operation)
