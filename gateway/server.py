@@ -210,7 +210,7 @@ class Gateway:
         self.log.info(
             "gateway.started",
             version=__version__,
-            generation=snapshot.generation if snapshot else 0,
+            generation=self.manager.generation,
             models=len(snapshot.models) if snapshot else 0,
             deployments=len(snapshot.deployments) if snapshot else 0,
             config=str(self.options.config_dir),
@@ -305,12 +305,11 @@ class Gateway:
             yield Fault(str(self.files.routing), 0, 0, dotted(path), told)
 
     def _reject(self, error: ConfigError) -> None:
-        generation = self.manager.snapshot.generation if self.manager.snapshot else 0
-        if self.state.reject(time.time(), generation, error.faults):
+        if self.state.reject(time.time(), self.manager.generation, error.faults):
             self.metrics.rejected()
         self.log.error(
             "config.rejected",
-            generation=generation,
+            generation=self.manager.generation,
             faults=[fault.as_dict() for fault in error.faults],
         )
 

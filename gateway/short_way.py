@@ -267,8 +267,7 @@ class ShortWay(Connection):
     async def _answered(self, asked: Asked) -> None:
         """Answer a request the short way, and make ready for the next one."""
         gateway = self._gateway
-        snapshot = gateway.manager.snapshot
-        client = self._client = WireClient(self, asked.request_id, snapshot.generation if snapshot else 0)
+        client = self._client = WireClient(self, asked.request_id)
         gateway.active += 1
         self.outbox.requests += 1
         try:
@@ -296,7 +295,7 @@ class ShortWay(Connection):
     async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
         """Answer with what was made ready; a client may take it as a reason not to send the rest of its body."""
         client.closes = not asked.is_read
-        await client.respond(response)
+        await client.respond(response, self._gateway.manager.generation)
 
     async def _read_out(self, body: StreamReader) -> bool:
         """Read what is left of a body that nobody wanted: else closing would reset the connection, and the answer.
@@ -321,7 +320,7 @@ class ShortWay(Connection):
             if client.begun:
                 client.flush()
             else:
-                await client.respond(failure(500))
+                await client.respond(failure(500), self._gateway.manager.generation)
         if self.transport is not None:
             self.transport.close()
 

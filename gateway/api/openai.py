@@ -69,7 +69,7 @@ class Peek(msgspec.Struct):
 
     def adds_usage(self, operation: Operation) -> bool:
         """Tell whether the upstream is to be asked for the usage of a stream that the client does not ask for."""
-        return bool(self.stream) and not self.stream_options and operation != "embeddings"
+        return self.stream is True and not self.stream_options and operation != "embeddings"
 
 
 _SHOWN: Final = {
@@ -98,7 +98,7 @@ class Asked:
     Its `body` is there, too, and then its head was looked at; or it is still to be read. `fields` pass to an upstream,
     where they are known.
 
-    Mutable: the `generation`, once it is known; and what is forgotten once it has been read.
+    Mutable: what is forgotten once it has been read.
     """
 
     operation: Operation
@@ -109,7 +109,6 @@ class Asked:
     body: bytes | None = field(default=None, repr=False)
     length: int = 0
     fields: Fields | None = field(default=None, repr=False)
-    generation: int | None = None
 
     @property
     def is_read(self) -> bool:
@@ -188,8 +187,8 @@ class OpenAI:
         try:
             unanswered = await self.answer(asked, client)
         finally:
-            if asked.generation is not None:
-                request[GENERATION] = asked.generation
+            if client.generation is not None:
+                request[GENERATION] = client.generation
         if unanswered is not None:
             return unanswered
         assert client.response is not None  # noqa: S101 - an answer was begun
@@ -214,21 +213,23 @@ class OpenAI:
                 body = await read_body(asked.content, self._limits, asked.length)
             peek = peek_body(body)
             snapshot = self._snapshot()
-            asked.generation = client.generation = snapshot.generation
+            client.generation = snapshot.generation
             route = snapshot.routes.get(peek.model)
             if route is None:
                 raise unknown_model(peek.model, snapshot.routes)
         except RequestError as error:
-            self._executor.tell(_refused(asked, peek, began, trace, error.status, error.code or "invalid_request"))
+            why = error.status, error.code or "invalid_request"
+            self._executor.tell(_refused(asked, client, peek, began, trace, *why))
             raise
         except asyncio.CancelledError:
-            self._executor.tell(_refused(asked, peek, began, trace, *self._executor.unheard()))
+            self._executor.tell(_refused(asked, client, peek, began, trace, *self._executor.unheard()))
             raise
         call = Call(asked.operation, body, asked.fields or self.forwarded(asked.headers), asked.request_id)
         asked.forget()
         del body
-        adds_usage, choices = peek.adds_usage(asked.operation), peek.choices if peek.stream else 1
-        ask = Ask(asked.request_id, peek.model, bool(peek.stream), call, adds_usage, trace, choices)
+        is_stream = peek.stream is True
+        adds_usage, choices = (peek.adds_usage(asked.operation), peek.choices) if is_stream else (False, 1)
+        ask = Ask(asked.request_id, peek.model, is_stream, call, adds_usage, trace, choices)
         try:
             unanswered = await self._executor.run(ask, snapshot, route, client)
         except ClientLeftError:
@@ -282,14 +283,14 @@ def _trace(sampling: Sampling, headers: CIMultiDictProxy[str]) -> Trace:
 
 
 def _refused(  # noqa: PLR0917 - what is known of it
-    asked: Asked, peek: Peek | None, began: float, trace: Trace | None, status: int, failure: str
+    asked: Asked, client: Client, peek: Peek | None, began: float, trace: Trace | None, status: int, failure: str
 ) -> Outcome:
     return Outcome(
         request_id=asked.request_id,
         operation=asked.operation,
         model=peek.model if peek else "",
         served_model=None,
-        generation=asked.generation or 0,
+        generation=client.generation or 0,
         stream=bool(peek and peek.stream),
         status=status,
         attempts=(),

@@ -176,8 +176,8 @@ class WireClient:
     """The client's side of one answer in HTTP/1.1 (RFC 9112), on its connection. The head goes with the first bytes.
 
     Mutable: the head, until it is out; whether it has `begun`, whether it is chunked or without a body, whether its end
-    has been written, or the last words, whether it `closes` the connection; the configuration's `generation`, which is
-    the one in force until the request is routed; and the `pourer`, which is told when the client is full.
+    has been written, or the last words, whether it `closes` the connection; the configuration's `generation`, once the
+    request is routed; and the `pourer`, which is told when the client is full.
     """
 
     __slots__ = (
@@ -193,11 +193,11 @@ class WireClient:
         "pourer",
     )
 
-    def __init__(self, line: Line, request_id: str, generation: int) -> None:
+    def __init__(self, line: Line, request_id: str) -> None:
         """Answer on this connection."""
         self.begun = False
         self.closes = False
-        self.generation: int | None = generation
+        self.generation: int | None = None
         self.pourer: Pourer | None = None
         self._line = line
         self._request_id = request_id
@@ -289,8 +289,10 @@ class WireClient:
         self._ended = True
         await self.room()
 
-    async def respond(self, response: web.Response) -> None:
-        """Send a whole answer that was made ready."""
+    async def respond(self, response: web.Response, generation: int) -> None:
+        """Send a whole answer that was made ready; of a request that was not routed it tells this `generation`."""
+        if self.generation is None:
+            self.generation = generation
         body = response.body
         assert isinstance(body, bytes)  # noqa: S101 - they are small
         self.closes = self.closes or response.keep_alive is False

@@ -133,7 +133,7 @@ class Origin:
         """Take a connection that waits; one that said something meanwhile is no longer to be trusted."""
         while self._waiting:
             link = self._waiting.pop()
-            if link.protocol.is_connected() and self._loop.time() - link.since <= KEEPALIVE:
+            if link.protocol.is_quiet() and self._loop.time() - link.since <= KEEPALIVE:
                 return link
             link.connection.close()
         return None

@@ -97,6 +97,10 @@ class AnswerProtocol(ResponseHandler):
         """Wait for the next request: what comes by then is asked by nobody, and no parser swallows a part of it."""
         self.flow = self._parser = None
 
+    def is_quiet(self) -> bool:
+        """Tell whether a connection that was usable when it began to wait has neither ended nor said something."""
+        return self.transport is not None and not self._tail
+
     def ask(self, data: bytes, last: LastHeads) -> asyncio.Future[Said]:
         """Send a request; give what comes to what the head of its answer says."""
         transport = self.transport

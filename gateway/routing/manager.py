@@ -75,6 +75,11 @@ class RoutingManager:
         self._budgets: dict[str, RetryBudget] = {}
 
     @property
+    def generation(self) -> int:
+        """The generation in force, 0 before there is one."""
+        return self.snapshot.generation if self.snapshot else 0
+
+    @property
     def outline(self) -> Outline | None:
         """What the plan in force says, without its keys."""
         return self._plan.outline if self._plan else None

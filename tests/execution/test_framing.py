@@ -76,7 +76,7 @@ class Run:
     def __init__(self, passage: Passage) -> None:
         self.passage = passage
         self.line = Line()
-        self.client = WireClient(self.line, "id", 1)
+        self.client = WireClient(self.line, "id")
         self.protocol = AnswerProtocol(Outbox(), asyncio.get_running_loop())
         self.protocol.connection_made(Upstream())
 

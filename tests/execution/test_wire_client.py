@@ -64,7 +64,9 @@ def line() -> Line:
 
 @pytest.fixture
 def client(line: Line) -> WireClient:
-    return WireClient(line, "req-1", 7)
+    client = WireClient(line, "req-1")
+    client.generation = 7
+    return client
 
 
 def written(line: Line) -> tuple[dict[str, str], bytes, str]:
@@ -200,7 +202,7 @@ async def test_the_last_answer_says_that_it_is(line: Line, client: WireClient, h
     response = web.Response(status=400, body=b"{}", content_type="application/json")
     if how == "the answer's":
         response.force_close()
-    await client.respond(response)
+    await client.respond(response, 7)
     fields, body, start = written(line)
     assert (start, body, fields.get("connection")) == (
         "HTTP/1.1 400 Bad Request",
