@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.execution.outcome import Usage
-from gateway.execution.usage import any_counts_of, counts_of
+from gateway.execution.usage import usage_of
 
 _DONE: Final = b"[DONE]"
 _NULL: Final = b"null"
@@ -98,16 +98,7 @@ class Chunk(msgspec.Struct, gc=False):
     @property
     def told_usage(self) -> Usage | None:
         """The tokens that it tells of."""
-        if not self.usage or self.usage == _NULL:
-            return None
-        try:
-            return counts_of(self.usage).told()
-        except msgspec.ValidationError:
-            pass
-        try:
-            return any_counts_of(self.usage).told()
-        except msgspec.ValidationError:
-            return None
+        return None if self.usage == _NULL else usage_of(self.usage)
 
     def pieces(self) -> tuple[Piece, ...] | None:
         """Give what it says; None where that is not the text of one choice, so that it cannot be said again."""

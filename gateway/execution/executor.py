@@ -23,12 +23,13 @@ from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, ClientLeftError
 from gateway.execution.deadline import Deadline, Watch
 from gateway.execution.fields import NONE, Fields
+from gateway.execution.hold import Whole
 from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.record import CLIENT_LEFT, Ask, Record, Try, Unanswered
 from gateway.execution.refusal import Refusal, safe_fields
-from gateway.execution.relay import Body, Whole, relay
+from gateway.execution.relay import Body, relay
 from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import new_span_id
@@ -279,7 +280,8 @@ class Executor:
             told = self._manager.succeeded(this.deployment, this.content)
             if told is not None:
                 self._changed(told)
-            if answer.facts.is_json and answer.is_over():
+            if isinstance(held, Whole):
+                held.first_content = this.content
                 await _handed_over(record, this, answer, held, client)
             else:
                 await self._deliver(record, this, answer, held, client)
@@ -287,7 +289,7 @@ class Executor:
         finally:
             answer.close()
 
-    async def _begun(self, record: Record, this: Try, call: Call) -> tuple[Answer, bytes | Refusal]:
+    async def _begun(self, record: Record, this: Try, call: Call) -> tuple[Answer, bytes | Whole | Refusal]:
         """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on.
 
         One that refuses the request all the same may only have quoted it (vLLM does).
@@ -347,12 +349,12 @@ _PASSED_ON: Final = frozenset(
 )
 
 
-def _handed_over(record: Record, this: Try, answer: Answer, body: bytes, client: Client) -> Awaitable[None]:
+def _handed_over(record: Record, this: Try, answer: Answer, whole: Whole, client: Client) -> Awaitable[None]:
     """Give the client an answer that is there already, and was looked at."""
     deployment = this.deployment
     record.status, record.served = answer.status, deployment
-    record.passing = Whole(len(body), this.content, body)
-    return client.answer(answer.status, _fields(record, deployment, answer), body)
+    record.passing = whole
+    return client.answer(answer.status, _fields(record, deployment, answer), whole.body)
 
 
 async def _refuse(record: Record, deployment: Deployment, refusal: Refusal, client: Client) -> None:

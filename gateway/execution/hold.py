@@ -14,12 +14,14 @@ import json
 import re
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
 from gateway.execution.answer import BODILESS, Answer, AttemptFailedError
+from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
+from gateway.execution.usage import usage_in, usage_of
 from gateway.routing.failures import Cause, Failure, error_failure
 
 LARGEST: Final = 1 << 20
@@ -36,19 +38,46 @@ class ErrorAnswerError(AttemptFailedError):
 
 
 _NULL: Final = msgspec.Raw(b"null")
+_UNTOLD: Final = msgspec.Raw()
+_TAIL: Final = 4096
 
 
 class _Answer(msgspec.Struct):
     error: object = None
     choices: msgspec.Raw = _NULL
     data: msgspec.Raw = _NULL
+    usage: msgspec.Raw = _UNTOLD
+
+
+class Whole(msgspec.Struct):
+    """A whole JSON body, which was looked at: what an Outcome wants to know of it.
+
+    Mutable: `first_content`, when it was there.
+    """
+
+    lost: ClassVar[None] = None
+    malformed: ClassVar[int] = 0
+
+    body: bytes
+    size: int
+    counts: msgspec.Raw = _UNTOLD
+    first_content: float | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that the answer told of; where it is no member of the answer's own, it may be one in its tail."""
+        return usage_of(self.counts) or usage_in(self.body[-_TAIL:])
+
+    def last_words(self, _: bytes) -> bytes:
+        """Say nothing: it would be taken for a part of the body."""
+        return b""
 
 
 _answer: Final = msgspec.json.Decoder(_Answer)
 
 
-def at_once(answer: Answer) -> bytes | None:
-    """Give the body of a JSON answer, if all of it has come by now.
+def at_once(answer: Answer) -> Whole | None:
+    """Give a JSON answer, if all of it has come by now.
 
     Raises:
         ErrorAnswerError: it is an error.
@@ -59,7 +88,7 @@ def at_once(answer: Answer) -> bytes | None:
     return None if body is None else _looked_at(body)
 
 
-async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], Passage] | None = None) -> bytes:
+async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], Passage] | None = None) -> bytes | Whole:
     """Read an answer's beginning until it is worth committing to, and give it; nothing else has been read then.
 
     `came` is called with each part of a JSON body but the last: its first byte is its content, and what follows is only
@@ -111,24 +140,24 @@ async def _first_content(answer: Answer, passage: Passage | None) -> bytes:
     raise AttemptFailedError(Failure(cause, "the stream ended before its first content"))
 
 
-def _looked_at(held: bytes) -> bytes:
+def _looked_at(held: bytes) -> Whole:
     """Check a whole JSON body."""
-    if not held or held.isspace():
-        raise AttemptFailedError(Failure(Cause.EMPTY_ANSWER, "the body is empty"))
     try:
         body = _answer.decode(held)
         if not held.isascii():
             held.decode()  # what is passed over may not be text
-        is_error = body.error is not None and body.choices == body.data == _NULL
+        is_error, counts = body.error is not None and body.choices == body.data == _NULL, body.usage
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        is_error = _is_error_to_clients(held)
+        is_error, counts = _is_error_to_clients(held), _UNTOLD
     if is_error:
         raise ErrorAnswerError(held)
-    return held
+    return Whole(held, len(held), counts)
 
 
 def _is_error_to_clients(held: bytes) -> bool:
     """Look at what msgspec does not decode, and clients do: NaN, half a surrogate."""
+    if not held.strip():
+        raise AttemptFailedError(Failure(Cause.EMPTY_ANSWER, "the body is empty"))
     try:
         fields = json.loads(held)
     except (ValueError, RecursionError):

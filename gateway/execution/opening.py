@@ -11,7 +11,7 @@ from typing import Final
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.deadline import ExpiredError
 from gateway.execution.direct import Exchange
-from gateway.execution.hold import ErrorAnswerError, at_once, hold
+from gateway.execution.hold import ErrorAnswerError, Whole, at_once, hold
 from gateway.execution.record import Record, Try
 from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_refusal
 from gateway.execution.upstream import Call, Upstream
@@ -35,7 +35,7 @@ class Opening(Exchange):
     this: Try
     came_some: bool = False
 
-    async def begun(self, call: Call) -> tuple[Answer, bytes | Refusal]:
+    async def begun(self, call: Call) -> tuple[Answer, bytes | Whole | Refusal]:
         """Give an answer that is worth committing to, and its beginning, or a refusal that is the client's.
 
         Raises:
@@ -55,8 +55,8 @@ class Opening(Exchange):
                 self.this.status = status = answer.status
                 if status < _REDIRECTION:
                     try:
-                        body = at_once(answer)
-                        return answer, await self._held(answer) if body is None else body
+                        whole = at_once(answer)
+                        return answer, await self._held(answer) if whole is None else whole
                     except ErrorAnswerError as error:
                         self._keep(answer, error)
                         raise
@@ -68,7 +68,7 @@ class Opening(Exchange):
             self._closed(answer)
             raise
 
-    def _held(self, answer: Answer) -> Awaitable[bytes]:
+    def _held(self, answer: Answer) -> Awaitable[bytes | Whole]:
         return hold(answer, self._came, self.record.passes if self.this.rescue is None else None)
 
     def _closed(self, answer: Answer | None) -> None:

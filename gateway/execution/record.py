@@ -7,10 +7,11 @@ from typing import Final
 import msgspec
 
 from gateway.execution.deadline import Deadline
+from gateway.execution.hold import Whole
 from gateway.execution.outcome import Attempt, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.refusal import Refusal
-from gateway.execution.relay import Passing, Whole
+from gateway.execution.relay import Passing
 from gateway.execution.rescue import BrokenStream
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import Trace
@@ -151,7 +152,7 @@ class Record(msgspec.Struct):
         """Give what the observers are told; `now` is monotonic, in seconds."""
         passing, served = self.passing, self.served
         if passing is None:
-            passing = Whole(self.size, None, b"")
+            passing = Whole(b"", self.size)
         content = passing.first_content
         return Outcome(  # by position: by name it takes three times as long
             self.ask.request_id,

@@ -8,9 +8,7 @@ itself, so there the connection is reset.
 
 from collections.abc import Callable
 from math import inf
-from typing import ClassVar, Final
-
-import msgspec
+from typing import Final
 
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, WireClient
@@ -20,7 +18,7 @@ from gateway.execution.framing import BEGINNINGS
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
-from gateway.execution.usage import usage_in, usage_of
+from gateway.execution.usage import usage_in
 from gateway.routing.failures import Cause, Failure
 
 _TAIL: Final = 4096
@@ -82,26 +80,6 @@ class Body:
     def usage(self) -> Usage | None:
         """The tokens that the answer told of."""
         return usage_in(self._tail)
-
-    def last_words(self, _: bytes) -> bytes:
-        """Say nothing: it would be taken for a part of the body."""
-        return b""
-
-
-class Whole(msgspec.Struct):
-    """A whole body that was handed over at once: what an Outcome wants to know of it."""
-
-    lost: ClassVar[None] = None
-    malformed: ClassVar[int] = 0
-
-    size: int
-    first_content: float | None
-    body: bytes
-
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens that the answer told of, mostly in its tail; a long text may follow on them."""
-        return usage_in(self.body[-_TAIL:]) or usage_of(self.body)
 
     def last_words(self, _: bytes) -> bytes:
         """Say nothing: it would be taken for a part of the body."""

@@ -62,16 +62,9 @@ class _Rest(msgspec.Struct, gc=False):
     usage: _Usage
 
 
-class _AnyRest(msgspec.Struct, gc=False):
-    usage: _AnyUsage
-
-
-counts_of: Final = msgspec.json.Decoder(_Usage).decode
-"""Reads a `usage`, and raises for counts that cannot be."""
-any_counts_of: Final = msgspec.json.Decoder(_AnyUsage).decode
-"""Reads any `usage`; counts that cannot be are as none."""
+_counts: Final = msgspec.json.Decoder(_Usage)
+_any_counts: Final = msgspec.json.Decoder(_AnyUsage)
 _rest: Final = msgspec.json.Decoder(_Rest)
-_any_rest: Final = msgspec.json.Decoder(_AnyRest)
 _NAME: Final = b'"usage"'
 _BACKSLASH: Final = 92  # as a number: that is found faster
 _USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
@@ -96,11 +89,17 @@ def usage_in(tail: bytes) -> Usage | None:
     return _usage_anywhere(tail)
 
 
-def usage_of(body: bytes) -> Usage | None:
-    """Read the `usage` of a whole JSON body, wherever in it that stands. It takes one pass, whatever the body holds."""
+def usage_of(counts: msgspec.Raw) -> Usage | None:
+    """Read what `usage` names, if that is an object; a count that cannot be is as none."""
+    if not counts:
+        return None
     try:
-        return _any_rest.decode(body).usage.told()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _counts.decode(counts).told()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        return _any_counts.decode(counts).told()
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
