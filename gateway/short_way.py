@@ -14,8 +14,9 @@ This module leans on what aiohttp does not promise: the names inside `RequestHan
 
 import asyncio
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, METH_POST, ORIGIN, UPGRADE
 from aiohttp.http import RawRequestMessage
@@ -45,7 +46,7 @@ _TASK: Final = "short way"
 """What tasks are called: one without a name is given one, which takes as long as a tenth of making it."""
 
 
-class _Usual(NamedTuple):
+class _Usual(msgspec.Struct, frozen=True, gc=False):
     """What the head of a request says."""
 
     operation: Operation

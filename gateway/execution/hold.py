@@ -49,7 +49,7 @@ class _Answer(msgspec.Struct):
     usage: msgspec.Raw = _UNTOLD
 
 
-class Whole(msgspec.Struct):
+class Whole(msgspec.Struct, gc=False):
     """A whole JSON body, which was looked at: what an Outcome wants to know of it.
 
     Mutable: `first_content`, when it was there.

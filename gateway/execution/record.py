@@ -23,7 +23,7 @@ from gateway.routing.snapshot import Clocks, Deployment, Route, Snapshot
 CLIENT_LEFT: Final = 499
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a client asked for.
 
     `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for. `trace`: where
@@ -49,7 +49,7 @@ class Unanswered(msgspec.Struct, frozen=True):
     retry_after: int = 1
 
 
-class Try(msgspec.Struct):
+class Try(msgspec.Struct, gc=False):
     """An attempt under way: what its Attempt will say.
 
     `rescue`: it is to take over a broken stream. `offset` is in seconds since the request's arrival. `content` is when

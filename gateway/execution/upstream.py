@@ -48,7 +48,7 @@ _CONNECT_CAUSES: Final = {
 }
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """What a client asked for, ready to be sent: the body, the header fields that may pass, and the request's id."""
 
     operation: Operation

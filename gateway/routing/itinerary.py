@@ -44,7 +44,7 @@ class Tier(msgspec.Struct, frozen=True):
     anyway: bool = False
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """Try `deployment` once `delay` seconds have passed.
 
     `again`: this request has tried it before. `anyway`: it is out, and tried because nothing else is left; when a
@@ -57,7 +57,7 @@ class Step(msgspec.Struct, frozen=True):
     anyway: bool = False
 
 
-class _Second(msgspec.Struct):
+class _Second(msgspec.Struct, gc=False):
     """How many requests and second tries a second brought; when it `ends`, of the monotonic clock."""
 
     ends: float
