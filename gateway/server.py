@@ -162,7 +162,7 @@ class Gateway:
         self.tidy: Callable[..., None] = _leave
         self.selector = Selector(random.random)
         self.outbox = Outbox()
-        self.upstream = Upstream(time.monotonic, transport=options.transport, outbox=self.outbox)
+        self.upstream = Upstream(transport=options.transport, outbox=self.outbox)
         self.executor = Executor(
             upstream=self.upstream,
             selector=self.selector,

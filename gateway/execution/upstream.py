@@ -61,12 +61,21 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Era(msgspec.Struct, eq=False):
-    """A session, the short way over its connections, when it was made, and how many answers are being read from it."""
+    """A session, and the short way over its connections.
+
+    Mutable: how many answers are being read from it, and once it is `old`, what is called when none is left.
+    """
 
     session: aiohttp.ClientSession
     direct: Direct | None
-    since: float
     open: int = 0
+    old: Callable[[], None] | None = None
+
+    def left(self) -> None:
+        """Note that an answer is no longer read."""
+        self.open -= 1
+        if self.old is not None and not self.open:
+            self.old()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -76,26 +85,29 @@ class _Era(msgspec.Struct, eq=False):
 
 
 class Upstream:
-    """Opens answers. Mutable: the current sessions, pooled and not, those that are retired, and those that close."""
+    """Opens answers.
+
+    Mutable: the current sessions, pooled and not, each with the timer that retires it; those that are retired, and
+    those that close.
+    """
 
     def __init__(
         self,
-        clock: Callable[[], float],
         *,
         session_age: float = _SESSION_AGE,
         transport: Transport = "direct",
         outbox: Outbox | None = None,
     ) -> None:
-        """`clock` is monotonic, in seconds, as is `session_age`. Requests are posted in the `outbox`.
+        """`session_age` is in seconds. Requests are posted in the `outbox`.
 
         `transport` is what is wanted, and as an attribute what is in use: an untested aiohttp is asked as `session`.
         """
-        self._clock = clock
         self._age = session_age
         self._outbox = outbox or Outbox()
         self.transport: Transport = transport if is_tested(aiohttp.__version__) else "session"
         self._pooled: _Era | None = None
         self._fresh: _Era | None = None
+        self._timers: dict[_Era, asyncio.TimerHandle] = {}
         self._retired: set[_Era] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -117,7 +129,7 @@ class Upstream:
             AttemptFailedError: no head came.
 
         """
-        era = self._era(fresh=fresh)
+        era = (self._fresh if fresh else self._pooled) or self._begun(fresh=fresh)
         era.open += 1
         if exchange is None:
             exchange = Exchange()
@@ -129,13 +141,13 @@ class Upstream:
             else:
                 response = await _asked(era.session, deployment, call, connect_timeout, exchange)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            self._left(era)
+            era.left()
             raise AttemptFailedError(failure_of(error, reused=exchange.reused)) from unquoting(error)
         except BaseException:
-            self._left(era)
+            era.left()
             raise
         facts = response.facts
-        answer = Answer(response, facts, facts.status, response.body, partial(self._left, era))
+        answer = Answer(response, facts, facts.status, response.body, era.left)
         if not facts.framed:
             answer.close()
             raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", answer.status))
@@ -148,7 +160,7 @@ class Upstream:
             AttemptFailedError: no answer came within `timeout` seconds.
 
         """
-        era = self._era(fresh=True)
+        era = self._fresh or self._begun(fresh=True)
         era.open += 1
         try:
             async with asyncio.timeout(timeout):
@@ -160,44 +172,52 @@ class Upstream:
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             raise AttemptFailedError(failure_of(error, reused=False)) from unquoting(error)
         finally:
-            self._left(era)
+            era.left()
 
     @property
     def connections(self) -> int:
         """How many connections there are, those that wait in a pool included."""
-        eras = {era for era in (self._pooled, self._fresh) if era} | self._retired
-        return sum(_connections(era.session.connector) for era in eras)
+        return sum(_connections(era.session.connector) for era in {*self._timers, *self._retired})
 
     async def close(self) -> None:
         """Close every session."""
-        eras = [era for era in (self._pooled, self._fresh, *self._retired) if era]
+        eras = (*self._timers, *self._retired)
+        for timer in self._timers.values():
+            timer.cancel()
         self._pooled = self._fresh = None
+        self._timers.clear()
         self._retired.clear()
         await asyncio.gather(*(era.close() for era in eras), *self._closing)
 
-    def _era(self, *, fresh: bool) -> _Era:
-        era = self._fresh if fresh else self._pooled
-        now = self._clock()
-        if era is not None and now - era.since < self._age:
-            return era
+    def _begun(self, *, fresh: bool) -> _Era:
+        """Begin a session, which is retired when it is old."""
         session = _session(self._connector(fresh=fresh))
-        new = _Era(session, Direct(session) if self.transport == "direct" else None, now)
-        if era is not None:
-            self._retired.add(era)
-            self._left(era, leaving=0)
+        era = _Era(session, Direct(session) if self.transport == "direct" else None)
         if fresh:
-            self._fresh = new
+            self._fresh = era
         else:
-            self._pooled = new
-        return new
+            self._pooled = era
+        self._timers[era] = asyncio.get_running_loop().call_later(self._age, self._retire, era)
+        return era
 
     def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
         make = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
         return make(limit=0, force_close=True) if fresh else make(limit=0, keepalive_timeout=KEEPALIVE)
 
-    def _left(self, era: _Era, *, leaving: int = 1) -> None:
-        era.open -= leaving
-        if not era.open and era in self._retired:
+    def _retire(self, era: _Era) -> None:
+        """Open nothing more with a session: it closes after its last answer."""
+        del self._timers[era]
+        if era is self._fresh:
+            self._fresh = None
+        else:
+            self._pooled = None
+        self._retired.add(era)
+        era.old = partial(self._end, era)
+        if not era.open:
+            era.old()
+
+    def _end(self, era: _Era) -> None:
+        if era in self._retired:
             self._retired.discard(era)
             closing = asyncio.create_task(era.close())
             self._closing.add(closing)

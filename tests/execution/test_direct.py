@@ -51,7 +51,7 @@ class Noted(Exchange):
 @BOTH
 async def test_both_ways_send_the_same(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         exchange = Noted()
         answer = await upstream.open(deployment(a.url), CALL, 5, exchange)
         assert (answer.status, answer.facts.content_type, await answer.read(99)) == (200, "application/json", b"{}")
@@ -67,7 +67,7 @@ async def test_both_ways_send_the_same(transport: Transport) -> None:
 @BOTH
 async def test_what_is_asked_for_is_not_overruled(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         call = Call(CALL.operation, CALL.body, Fields([("Accept", "text/event-stream")]), "id")
         answer = await upstream.open(deployment(a.url), call, connect_timeout=5)
         await answer.read(99)
@@ -78,7 +78,7 @@ async def test_what_is_asked_for_is_not_overruled(transport: Transport) -> None:
 @BOTH
 async def test_a_header_field_cannot_smuggle_another(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         smuggling = replace(deployment(a.url), headers={"x-a": "a\r\nauthorization: b"})
         with pytest.raises(ValueError, match="header"):
             await upstream.open(smuggling, CALL, connect_timeout=5)
@@ -90,7 +90,7 @@ async def test_a_header_field_cannot_smuggle_another(transport: Transport) -> No
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n", b"nonsense\r\n\r\n"])
 async def test_an_answer_that_is_not_http_is_told_as_such(transport: Transport, head: bytes) -> None:
     async with ScriptedUpstream([Send(head)]) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         with pytest.raises(AttemptFailedError) as error:
             await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert error.value.failure.cause is Cause.MALFORMED_ANSWER
@@ -115,7 +115,7 @@ async def test_a_head_that_we_fail_to_read_is_not_waited_for(monkeypatch: pytest
 
     monkeypatch.setattr("gateway.execution.protocol.facts", failing)
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0, transport="direct")
+        upstream = Upstream(transport="direct")
         with pytest.raises(IndexError):
             await asyncio.wait_for(upstream.open(deployment(a.url), CALL, connect_timeout=5), 5)
         await upstream.close()
@@ -124,7 +124,7 @@ async def test_a_head_that_we_fail_to_read_is_not_waited_for(monkeypatch: pytest
 @BOTH
 async def test_urls_of_one_origin_share_connections(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         for url in (f"{a.url}/one", f"{a.url}/other/", a.url):
             assert await open_and_read(upstream, url) == b"{}"
         assert (a.connections, [each.target for each in a.requests]) == (1, TARGETS)
@@ -157,7 +157,7 @@ async def test_ways_to_one_place_are_kept_for_so_many() -> None:
 @BOTH
 async def test_deployments_at_one_place_are_asked_with_their_own_keys_for_what_is_wanted(transport: Transport) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         boxes = [replace(deployment(a.url), headers={"authorization": key}) for key in ("one", "other", "one")]
         for box in (*boxes, boxes[0]):
             await (await upstream.open(box, CALL, connect_timeout=5)).read(99)
@@ -176,13 +176,13 @@ async def test_deployments_at_one_place_are_asked_with_their_own_keys_for_what_i
 def test_other_aiohttps_are_asked_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_tested("3.14.5")
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
-    assert Upstream(lambda: 0.0).transport == "session"
+    assert Upstream().transport == "session"
 
 
 async def test_an_early_hint_is_passed_over() -> None:
     hint = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
     async with ScriptedUpstream([Send(hint + json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert (answer.status, await answer.read(99)) == (200, b"{}")
         await upstream.close()
@@ -195,7 +195,7 @@ async def open_and_read(upstream: Upstream, url: str) -> bytes | None:
 
 async def test_a_connection_is_used_again() -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         assert [await open_and_read(upstream, a.url) for _ in range(3)] == [b"{}"] * 3
         assert (a.connections, upstream.connections) == (1, 1)
         await upstream.close()
@@ -205,7 +205,7 @@ async def test_a_connection_is_used_again() -> None:
 
 async def test_a_connection_that_has_waited_too_long_is_closed() -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         await asyncio.gather(*(open_and_read(upstream, a.url) for _ in range(3)))
         assert upstream.connections == a.connections
         leap(KEEPALIVE)
@@ -218,7 +218,7 @@ async def test_a_connection_that_has_waited_too_long_is_closed() -> None:
 
 async def test_a_connection_that_was_used_since_is_kept_as_long_again() -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         await asyncio.gather(*(open_and_read(upstream, a.url) for _ in range(2)))
         leap(KEEPALIVE / 2)
         await open_and_read(upstream, a.url)
@@ -232,7 +232,7 @@ async def test_a_connection_that_was_used_since_is_kept_as_long_again() -> None:
 
 async def test_an_old_connection_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         await open_and_read(upstream, a.url)
         monkeypatch.setattr("gateway.execution.direct.KEEPALIVE", -1.0)
         await open_and_read(upstream, a.url)
@@ -269,7 +269,7 @@ async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes,
         return [Send(whole + unasked)] if when == "at once" else [Send(whole), Pause(said), Says()]
 
     async with ScriptedUpstream(script) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         assert [await open_and_read(upstream, a.url) for _ in range(before)] == [b'{"good": 1}'] * before
         if when == "later":
             said.set()
@@ -294,7 +294,7 @@ async def test_what_follows_on_a_stream_unasked_is_not_trusted(unasked: bytes) -
         ]
 
     async with ScriptedUpstream(script) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert await answer.chunk() == b"data: 1\n\n"
         more.set()
@@ -313,7 +313,7 @@ async def test_a_connection_that_the_session_used_before_may_be_stale(transport:
         return [Close()] if number else [Send(json_answer({}))]
 
     async with ScriptedUpstream(script) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         large = Call(CALL.operation, b" " * LARGEST + b"{}", CALL.fields, "id")
         await (await upstream.open(deployment(a.url), large, connect_timeout=5)).read(99)
         with pytest.raises(AttemptFailedError) as error:
@@ -338,7 +338,7 @@ async def test_who_speaks_without_being_asked_is_not_asked_again_by_the_session(
 
     large = replaced(CALL, body=b" " * LARGEST + b"{}")
     async with ScriptedUpstream(script) as a, ScriptedUpstream([Send(json_answer({}))]) as b:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         first = await upstream.open(deployment(a.url), large, connect_timeout=5)
         assert await first.read(99) == b'{"good": 1}'
         said.set()
@@ -373,7 +373,7 @@ def test_what_a_connection_receives_goes_another_way_while_it_pours(
         go_on = asyncio.Event()
         steps = [Send(sse_head() + chunk(b"a")), Pause(go_on), Send(chunk(b"b")), Pause(ends := asyncio.Event())]
         async with ScriptedUpstream([*steps, Send(last_chunk())]) as a:
-            upstream = Upstream(lambda: 0.0)
+            upstream = Upstream()
             answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
             received: list[bytes] = []
             poured: list[bytes] = []

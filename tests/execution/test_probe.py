@@ -40,7 +40,7 @@ class Watch:
     """A prober whose time stands still: each sleep waits for `turn`."""
 
     def __init__(self, transport: Transport) -> None:
-        self.upstream = Upstream(lambda: 0.0, transport=transport)
+        self.upstream = Upstream(transport=transport)
         self.prober = Prober(self.upstream, self._report, lambda: 0.5, self._sleep)
         self.found: list[tuple[str, ProbeResult]] = []
         self.slept: list[float] = []

@@ -11,6 +11,7 @@ from gateway.execution.fields import Fields
 from gateway.execution.upstream import Call, Upstream, failure_of
 from gateway.routing.failures import Cause
 from tests.execution.support import CONTENT, chain, deployment, error_of, no_descriptors, running
+from tests.fakes.leaping import leap
 from tests.fakes.upstream import (
     Hang,
     Reset,
@@ -54,18 +55,24 @@ async def test_a_fault_of_ours_blames_nobody_and_passes(config: Config, host: st
             assert all(request.target == "/health" for request in b.requests)
 
 
+async def _passes(seconds: float) -> None:
+    """Let time pass; what is due then is done."""
+    leap(seconds)
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+
 async def test_sessions_grow_old_and_close_after_their_last_answer() -> None:
-    now = 0.0
     steps = [Send(sse_head() + chunk(CONTENT)), Hang()]
     whole = [Send(json_answer({}))]
     async with ScriptedUpstream(lambda index, _: whole if index in {1, 3} else steps) as a:
-        upstream = Upstream(lambda: now, session_age=10)
+        upstream = Upstream(session_age=10)
         old = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert await old.chunk() == CONTENT
-        now = 9.9
+        await _passes(9)
         kept = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert await kept.read(99) == b"{}"
-        now = 10.0
+        await _passes(1.5)
         new = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert a.connections == 3
         await asyncio.sleep(0)
@@ -74,7 +81,7 @@ async def test_sessions_grow_old_and_close_after_their_last_answer() -> None:
         old.close()
         await a.until(lambda: a.open == 1)
         assert await new.chunk() == CONTENT
-        now = 20.0
+        await _passes(10)
         idle = await upstream.open(deployment(a.url), CALL, connect_timeout=5)
         assert await idle.read(99) == b"{}"
         new.close()
@@ -83,13 +90,12 @@ async def test_sessions_grow_old_and_close_after_their_last_answer() -> None:
 
 
 async def test_a_session_without_answers_closes_when_it_is_old() -> None:
-    now = 0.0
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: now, session_age=10)
+        upstream = Upstream(session_age=10)
         for fresh in (False, True, False, True):
             answer = await upstream.open(deployment(a.url), CALL, connect_timeout=5, fresh=fresh)
             assert await answer.read(99) == b"{}"
-            now += 6
+            await _passes(6)
         await a.closed_by_peer(1)
         assert a.connections == 4
         await upstream.close()
@@ -98,7 +104,7 @@ async def test_a_session_without_answers_closes_when_it_is_old() -> None:
 
 async def test_an_open_that_is_given_up_leaves_nothing() -> None:
     async with ScriptedUpstream([Hang()]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         opening = asyncio.create_task(upstream.open(deployment(a.url), CALL, connect_timeout=5))
         await a.arrived()
         opening.cancel()

@@ -302,7 +302,7 @@ async def test_an_answer_whose_head_repeats_may_break_off(transport: Transport, 
         return [Send(whole[:part]), end] if number == 3 else [Send(whole)]
 
     async with ScriptedUpstream(script) as a:
-        upstream = Upstream(lambda: 0.0, transport=transport)
+        upstream = Upstream(transport=transport)
         assert [await opened(upstream, a.url) for _ in range(3)] == [b'{"number": 1}'] * 3
         with pytest.raises(AttemptFailedError) as error:
             await opened(upstream, a.url)
@@ -320,7 +320,7 @@ async def test_what_follows_on_an_answer_whose_head_repeats_is_not_trusted(unask
         return [Send(json_answer({"number": 1}) + (unasked if number == 3 else b""))]
 
     async with ScriptedUpstream(script) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         assert [await opened(upstream, a.url) for _ in range(5)] == [b'{"number": 1}'] * 5
         assert a.connections == 2
         await upstream.close()
@@ -328,7 +328,7 @@ async def test_what_follows_on_an_answer_whose_head_repeats_is_not_trusted(unask
 
 async def test_an_answer_without_a_body_may_repeat() -> None:
     async with ScriptedUpstream([Send(json_answer({})[:-2].replace(b"length: 2", b"length: 0"))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         assert [await opened(upstream, a.url) for _ in range(3)] == [b""] * 3
         assert a.connections == 1
         await upstream.close()
@@ -338,7 +338,7 @@ async def test_an_answer_that_comes_as_its_request_is_given_up_is_no_fault() -> 
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with ScriptedUpstream([Send(json_answer({}))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         for turns in range(20):
             assert [await opened(upstream, a.url) for _ in range(2)] == [b"{}"] * 2
             asking = asyncio.create_task(opened(upstream, a.url))
@@ -352,7 +352,7 @@ async def test_an_answer_that_comes_as_its_request_is_given_up_is_no_fault() -> 
 
 async def test_an_answer_that_ends_its_connection_ends_it_each_time() -> None:
     async with ScriptedUpstream([Send(json_answer({}, headers=[("connection", "close")]))]) as a:
-        upstream = Upstream(lambda: 0.0)
+        upstream = Upstream()
         assert [await opened(upstream, a.url) for _ in range(4)] == [b"{}"] * 4
         assert a.connections == 4
         await upstream.close()
