@@ -17,7 +17,7 @@ _MOST_DIGITS: Final = 9
 _CREDIT: Final = 8
 _LONGEST: Final = 64
 _Meaning = TypeVar("_Meaning")
-_Rest = tuple[tuple[bool, bytes], ...]
+_Rest = tuple[tuple[bool, bytes, int], ...]
 
 
 class LastHead(Generic[_Meaning]):
@@ -43,19 +43,19 @@ class LastHead(Generic[_Meaning]):
 
         It is 0 where the head tells no length.
         """
-        begins = self._begins
-        if begins is None or not data.startswith(begins):
-            return None
         at, digits = self._start, b"0"
-        for is_length, known in self._rest:
+        if data[:at] != self._begins:  # `startswith` takes twice as long
+            return None
+        for is_length, known, size in self._rest:
             end = data.find(b"\r", at, at + _LONGEST)
-            if not data.startswith(known, end):
+            after = end + size
+            if data[end:after] != known:
                 return None
             if is_length:
                 digits = data[at:end]
             elif data[at:end].translate(None, _PRINTABLE):
                 return None
-            at = end + len(known)
+            at = after
         if not digits.isdigit() or len(digits) > _MOST_DIGITS:
             return None
         self._credit = _CREDIT
@@ -79,7 +79,10 @@ class LastHead(Generic[_Meaning]):
             return
         starts = [*(hole.start(2) for hole in holes), len(head)]
         begins, ends = head[: starts[0]], starts[1:]
-        rest = tuple((hole[1][:1] in b"cC", head[hole.end(2) : end]) for hole, end in zip(holes, ends, strict=True))
+        rest = tuple(
+            (hole[1][:1] in b"cC", head[hole.end(2) : end], end - hole.end(2))
+            for hole, end in zip(holes, ends, strict=True)
+        )
         self._begins, self._rest = _one(begins, rest) if self._holes is _ANSWER else (begins, rest)
         self._start = len(begins)
         self.meaning = meaning

@@ -171,8 +171,10 @@ class RequestLog:
 
     def record(self, outcome: Outcome) -> None:
         """Record `outcome`: at warning if the client got a 5xx or a broken answer, else at info."""
-        failure = outcome.failure
-        broken = failure is not None and failure != _UNWANTED and outcome.served_model is not None
-        level = "warning" if broken or outcome.status >= _SERVER_ERROR else "info"
-        if LEVELS[level] >= self._recorder.threshold:
-            self._recorder.write(Ended(time.time(), level, outcome))
+        level, failure, recorder = "info", outcome.failure, self._recorder
+        if outcome.status >= _SERVER_ERROR or (
+            failure is not None and failure != _UNWANTED and outcome.served_model is not None
+        ):
+            level = "warning"
+        if LEVELS[level] >= recorder.threshold:
+            recorder.write(Ended(time.time(), level, outcome))
