@@ -27,6 +27,7 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAB = "found a tab, expected spaces: YAML is indented with spaces"
 _BEHIND = "found text behind '|' or '>', expected it in the lines below, indented: or quote the value"
+_NESTED = f"found more than {DEEPEST} levels of nesting"
 _ADVICE = (
     ("tab character", False, _TAB),
     ("cannot start any token", False, "found a character that cannot start a value: quote the value"),
@@ -49,6 +50,7 @@ _ADVICE = (
     ),
     ("<block end>", False, "found wrong indentation, expected a key or '- ' that is indented like its siblings"),
     ("<document start>", False, "found text behind the end of a value, or wrong indentation"),
+    ("maximum nesting depth", False, _NESTED),  # of libyaml, which may look that far ahead
     ("alphabetic or numeric", False, "found '*' or '&' without a name: quote the value"),
     ("line break", False, _BEHIND),
     ("indentation indicator", False, _BEHIND),
@@ -187,7 +189,7 @@ class _Composer:
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         if depth > DEEPEST:
-            raise UnreadableError(_mark(event), f"found more than {DEEPEST} levels of nesting")
+            raise UnreadableError(_mark(event), _NESTED)
         if isinstance(event, yaml.AliasEvent):
             unknown = Bad(_mark(event), "found an alias without an anchor that ends before it")
             return self._anchors.get(str(event.anchor), unknown)

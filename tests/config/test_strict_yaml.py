@@ -62,7 +62,7 @@ def test_a_place_that_is_not_there_is_its_nearest_parent() -> None:
         ("a: >0.5", "f:1:5: found text behind '|' or '>', expected it in the lines below, indented"),
         ("a: | text\n", "f:1:6: found text behind '|' or '>'"),
         ("%YAML 3.0\n---\na: 1", "f:1:1: found something that is no YAML"),
-        ("[" * 100_000, "f:1:34: found more than 32 levels of nesting"),
+        ("[" * 900, "f:1:34: found more than 32 levels of nesting"),
         ("- " * 1_000, "f:1:67: found more than 32 levels of nesting"),
         ("a: 1\nb: \x01", "f:2:4: found the control character U+0001"),
         ("a: b\n\x00", "f:2:1: found the control character U+0000"),
@@ -78,6 +78,11 @@ def test_what_is_no_yaml_is_one_fault_with_its_place(text: str | bytes, fault: s
     assert len(faults) == 1
     assert faults[0].startswith(fault)
     assert tree.data == Broken()
+
+
+def test_what_the_parser_itself_finds_nested_too_deeply_is_told_as_that() -> None:
+    _, (fault,) = read("[" * 100_000)
+    assert fault.endswith(": found more than 32 levels of nesting")
 
 
 def test_an_error_without_a_place_is_about_the_file() -> None:
