@@ -1,7 +1,7 @@
 """The `request` record: one for each finished request, so that what it costs counts.
 
 The event loop hands over the Outcome as it is. The writer's thread makes a line of it: a struct that msgspec encodes in
-the order of its fields, and that leaves out those without a value.
+the order of its fields, and that leaves out those without a value: that is what their defaults are for.
 
 Times are rounded to a digit by way of whole numbers: `round(x, 1)` takes three times as long, to be right about what
 lies within a rounding error of the middle.
@@ -9,11 +9,12 @@ lies within a rounding error of the middle.
 
 from typing import Final
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
 
 _LONGEST_NAME: Final = 256
+_UNTOLD: Final = Usage()
 
 
 class Ended(Struct, frozen=True, gc=False):
@@ -24,20 +25,20 @@ class Ended(Struct, frozen=True, gc=False):
     outcome: Outcome
 
 
-class AttemptLine(Struct, gc=False):
+class AttemptLine(Struct, gc=False, omit_defaults=True):
     """What is told of an attempt; times are in milliseconds. `model` is set where it is another than was asked for."""
 
-    model: str | UnsetType
-    deployment: str
-    group: str
-    rescue: str | UnsetType
-    ms: float
-    status: int | UnsetType
-    failure: str | UnsetType
-    detail: str | UnsetType
+    model: str | None = None
+    deployment: str | None = None
+    group: str | None = None
+    rescue: str | None = None
+    ms: float | None = None
+    status: int | None = None
+    failure: str | None = None
+    detail: str | None = None
 
 
-class RequestLine(Struct, gc=False):
+class RequestLine(Struct, gc=False, omit_defaults=True):
     """What is told of a request; times are in milliseconds."""
 
     time: str
@@ -46,25 +47,25 @@ class RequestLine(Struct, gc=False):
     request_id: str
     operation: str
     model: str
-    served_model: str | UnsetType
-    status: int
-    failure: str | UnsetType
-    generation: int
-    stream: bool
-    fallback: bool
-    ms: float
-    first_content_ms: float | UnsetType
-    bytes: int
-    prompt_tokens: int | UnsetType
-    completion_tokens: int | UnsetType
-    cached_tokens: int | UnsetType
-    reasoning_tokens: int | UnsetType
-    lost_prompt_tokens: int | UnsetType
-    lost_completion_tokens: int | UnsetType
-    malformed_events: int | UnsetType
-    rescue: str | UnsetType
-    deployment: str | UnsetType
-    attempts: list[AttemptLine]
+    served_model: str | None = None
+    status: int | None = None
+    failure: str | None = None
+    generation: int | None = None
+    stream: bool | None = None
+    fallback: bool | None = None
+    ms: float | None = None
+    first_content_ms: float | None = None
+    bytes: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    lost_prompt_tokens: int | None = None
+    lost_completion_tokens: int | None = None
+    malformed_events: int | None = None
+    rescue: str | None = None
+    deployment: str | None = None
+    attempts: list[AttemptLine] | None = None
 
 
 def request_line(ended: Ended, time: str) -> RequestLine:
@@ -73,10 +74,8 @@ def request_line(ended: Ended, time: str) -> RequestLine:
     Arguments are given in their order: by their names they take msgspec eight times as long.
     """
     outcome = ended.outcome
-    served, failure, content, rescue = outcome.served_model, outcome.failure, outcome.first_content, outcome.rescue
-    answered = outcome.answered
-    prompt, completion, cached, reasoning = _NO_TOKENS if outcome.usage is None else _tokens(outcome.usage)
-    lost_prompt, lost_completion, _, _ = _NO_TOKENS if outcome.lost is None else _tokens(outcome.lost)
+    served, content, answered = outcome.served_model, outcome.first_content, outcome.answered
+    used, lost = outcome.usage or _UNTOLD, outcome.lost or _UNTOLD
     return RequestLine(
         time,
         ended.level,
@@ -84,52 +83,36 @@ def request_line(ended: Ended, time: str) -> RequestLine:
         outcome.request_id,
         outcome.operation,
         outcome.model[:_LONGEST_NAME],
-        UNSET if served is None or served == outcome.model else served,
+        None if served == outcome.model else served,
         outcome.status,
-        UNSET if failure is None else failure,
+        outcome.failure,
         outcome.generation,
         outcome.stream,
         outcome.fallback,
         round(outcome.duration * 10) / 10,
-        UNSET if content is None else round(content * 10) / 10,
+        None if content is None else round(content * 10) / 10,
         outcome.bytes_out,
-        prompt,
-        completion,
-        cached,
-        reasoning,
-        lost_prompt,
-        lost_completion,
-        outcome.malformed_events or UNSET,
-        UNSET if rescue is None else rescue,
-        UNSET if answered is None else answered.deployment,
+        used.prompt_tokens,
+        used.completion_tokens,
+        used.cached_tokens,
+        used.reasoning_tokens,
+        lost.prompt_tokens,
+        lost.completion_tokens,
+        outcome.malformed_events or None,
+        outcome.rescue,
+        None if answered is None else answered.deployment,
         [_attempt(attempt, outcome.model_id) for attempt in outcome.attempts],
     )
 
 
-_Tokens = tuple[int | UnsetType, int | UnsetType, int | UnsetType, int | UnsetType]
-_NO_TOKENS: Final[_Tokens] = (UNSET, UNSET, UNSET, UNSET)
-
-
-def _tokens(usage: Usage) -> _Tokens:
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
-    return (
-        UNSET if prompt is None else prompt,
-        UNSET if completion is None else completion,
-        UNSET if cached is None else cached,
-        UNSET if reasoning is None else reasoning,
-    )
-
-
 def _attempt(attempt: Attempt, asked: str | None) -> AttemptLine:
-    rescue, status, failure, detail = attempt.rescue, attempt.status, attempt.failure, attempt.detail
     return AttemptLine(
-        UNSET if attempt.model == asked else attempt.model,
+        None if attempt.model == asked else attempt.model,
         attempt.deployment,
         attempt.group,
-        UNSET if rescue is None else rescue,
+        attempt.rescue,
         round(attempt.milliseconds * 10) / 10,
-        UNSET if status is None else status,
-        UNSET if failure is None else failure,
-        UNSET if detail is None else detail,
+        attempt.status,
+        attempt.failure,
+        attempt.detail,
     )
