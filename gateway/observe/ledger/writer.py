@@ -56,9 +56,10 @@ class _Taken(NamedTuple):
 class Ledger:
     """The observer that keeps a row of each request, from one daemon thread, where `move` says.
 
-    `capacity` bounds the rows that wait. `gather` (seconds) is how long rows are collected for one transaction, `pause`
-    lies between two attempts at a database that refuses. `clock` is monotonic, `wall` in seconds since the epoch.
-    `settle` brings requests that wait for the observer; call it, on the event loop, before `waiting` and `flush`.
+    `capacity` bounds the rows that wait. `gather` (seconds) is how long rows are collected for one transaction, if they
+    do not fill a batch by then: what waits is memory that nobody else uses meanwhile. `pause` lies between two attempts
+    at a database that refuses. `clock` is monotonic, `wall` in seconds since the epoch. `settle` brings requests that
+    wait for the observer; call it, on the event loop, before `waiting` and `flush`.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Ledger:
         # Shared: the queue, what ends the writer's pauses, and when to give up once it closes.
         self._queue: deque[_Taken | _Message] = deque()
         self._hurry = threading.Event()
+        self._gathers = False  # whether the writer waits for more, and not for the database
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
         # The writer's own.
@@ -112,6 +114,8 @@ class Ledger:
         if self.waiting + count <= self._limit:
             self._queue.append(_Taken(batch, self._taken + 1))
             self._taken += count
+            if self._gathers and self.waiting >= _BATCH:
+                self._hurry.set()
         else:
             self._overflowed += count
 
@@ -177,7 +181,9 @@ class Ledger:
 
     def _write_on(self) -> None:
         while (able := self._round()) and self._deadline is None:
+            self._gathers = True
             self._hurry.wait(self._gather if self._store else None)
+            self._gathers = False
             self._hurry.clear()
         if able:
             self._round()  # what came before the close, after the last round

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,18 @@ def test_what_gathers_is_written_in_batches(make: Callable[..., Ledger], stores:
     stores["here"].free.set()
     assert ledger.flush(PATIENCE)
     assert [size for size in stores["here"].batches if size] == [1_000, 1_000, 500]
+
+
+def test_a_full_batch_is_not_waited_with(make: Callable[..., Ledger], stores: Stores) -> None:
+    ledger = make(gather=3_600.0)
+    ledger.move(HERE)
+    ends = time.monotonic() + PATIENCE
+    while not ledger._gathers or ledger._hurry.is_set():
+        assert time.monotonic() < ends
+        time.sleep(0.001)
+    keep(ledger, *range(1_000))
+    while stores["here"].requests != ids(*range(1_000)):
+        stores["here"].wait_for_a_try()
 
 
 def test_a_close_writes_everything(make: Callable[..., Ledger], stores: Stores, records: LogSink) -> None:
