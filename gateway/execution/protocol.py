@@ -98,8 +98,12 @@ class AnswerProtocol(ResponseHandler):
         self.flow = self._parser = None
 
     def is_quiet(self) -> bool:
-        """Tell whether a connection that was usable when it began to wait has neither ended nor said something."""
-        return self.transport is not None and not self._tail
+        """Tell whether a connection that was usable when it began to wait has neither ended nor said something.
+
+        One whose end has come is closing first, and has a transport until the loop's next turn.
+        """
+        transport = self.transport
+        return transport is not None and not self._tail and not transport.is_closing()
 
     def ask(self, data: bytes, last: LastHeads) -> asyncio.Future[Said]:
         """Send a request; give what comes to what the head of its answer says."""

@@ -240,6 +240,21 @@ async def test_an_old_connection_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
         await upstream.close()
 
 
+async def test_a_connection_whose_end_has_come_in_this_turn_is_not_taken() -> None:
+    async with ScriptedUpstream([Send(json_answer({}))]) as a:
+        upstream = Upstream()
+        await open_and_read(upstream, a.url)
+        assert upstream._pooled is not None
+        assert upstream._pooled.direct is not None
+        ((link,),) = (origin._waiting for origin in upstream._pooled.direct._origins.values())
+        transport = link.protocol.transport
+        assert transport is not None
+        transport.close()  # as the loop does on a FIN; the protocol is told in the next turn
+        assert await open_and_read(upstream, a.url) == b"{}"
+        assert a.connections == 2
+        await upstream.close()
+
+
 @pytest.mark.parametrize("before", [1, 3])
 @pytest.mark.parametrize(
     ("unasked", "when"),
