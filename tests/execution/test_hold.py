@@ -197,6 +197,7 @@ def typed(kind: str | None, body: bytes) -> bytes:
         (typed("application/json", b" \r\n"), "empty_answer"),
         (typed("application/json", json.dumps(OK).encode()[:-1]), "cut_answer"),
         (typed("application/json", b'{"choices": [{"message": {"content": "\xff"}}]}'), "cut_answer"),
+        (typed("application/json", b'{"choices": [], "id": "\xff"}'), "cut_answer"),
         (typed("application/json", b'{"choices": ' + b"[" * 5000), "cut_answer"),
         (typed("application/json", b"[]"), "cut_answer"),
         (typed("application/json", b"no JSON"), "cut_answer"),
