@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -17,6 +16,7 @@ from aiohttp import web
 from gateway.api.openai import Limits
 from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen, serve
 from gateway.listener import reachable
+from gateway.observe.target import STREAMS
 from gateway.server import Options
 from gateway.simulator import Box, create_simulator
 
@@ -211,8 +211,8 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos:
                 raise
             print(f"{error}; taking a free port\n", flush=True)
             await serve(options, replace(listen, port=0), opened, outlives_terminal=False)
-        with suppress(OSError):  # the terminal may be gone
-            print("stopped", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone: `print` would try again as Python ends, and fail for that
+            os.write(STREAMS["stderr"], b"stopped\n")
 
 
 def chaos_told(url: str, box: str) -> str:
