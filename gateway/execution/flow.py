@@ -47,6 +47,9 @@ class Flow(msgspec.Struct, eq=False):
     _waiter: asyncio.Future[None] | None = None
     _resting: bool = False
 
+    def __repr__(self) -> str:
+        return f"<{sum(map(len, self.parts))} bytes wait>"
+
     def give(self) -> None:
         """Hand on what has come (`parts`), and the end if there is one: pour it, or wake who waits for it."""
         take = self._take

@@ -63,6 +63,9 @@ class Whole(msgspec.Struct, gc=False):
     counts: msgspec.Raw = _UNTOLD
     first_content: float | None = None
 
+    def __repr__(self) -> str:
+        return f"<{self.size} bytes>"
+
     @property
     def usage(self) -> Usage | None:
         """The tokens that the answer told of; where it is no member of the answer's own, it may be one in its tail."""

@@ -217,3 +217,7 @@ async def test_what_is_received_goes_straight_until_it_is_enough() -> None:
     assert not body.flow.at_chunk
     await pouring
     assert body.source.receive is None
+
+
+def test_what_waits_is_not_shown() -> None:
+    assert repr(Body(b"can", b"ary").flow) == "<6 bytes wait>"

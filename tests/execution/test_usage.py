@@ -112,3 +112,7 @@ def test_the_usage_is_the_same_wherever_it_stands(before: list[str], usage: str,
 )
 def test_the_usage_of_a_body_is_its_own(body: bytes, usage: Usage | None) -> None:
     assert _looked_at(body).usage == usage
+
+
+def test_a_body_is_not_shown() -> None:
+    assert repr(_looked_at(b'{"choices": ["canary"]}')) == "<23 bytes>"
