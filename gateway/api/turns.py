@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-MOST: Final = 16
+MOST: Final = 32
 
 
 class Turns:
