@@ -95,11 +95,11 @@ def usage_of(counts: msgspec.Raw) -> Usage | None:
         return None
     try:
         return _counts.decode(counts).told()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         return _any_counts.decode(counts).told()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -1,10 +1,13 @@
 """What a JSON answer says that it took."""
 
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.execution.hold import _looked_at
+from gateway.execution.answer import AttemptFailedError
+from gateway.execution.hold import Whole, _looked_at
 from gateway.execution.outcome import Usage
 from gateway.execution.usage import _usage_anywhere, usage_in
 
@@ -112,6 +115,31 @@ def test_the_usage_is_the_same_wherever_it_stands(before: list[str], usage: str,
 )
 def test_the_usage_of_a_body_is_its_own(body: bytes, usage: Usage | None) -> None:
     assert _looked_at(body).usage == usage
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"usage":[' + b'{"usage":[' * 90_000, b'{"usage":' * 90_000, b'{"a":[' + b'"usage":{,' * 90_000]
+)
+def test_what_is_nested_without_end_is_no_answer(body: bytes) -> None:
+    with pytest.raises(AttemptFailedError, match="cut_answer"):
+        _looked_at(body)
+
+
+def test_a_usage_that_is_nested_as_deep_as_can_be_read_stops_nothing() -> None:
+    """It is read twice, and not from the same depth of the stack."""
+
+    def told(whole: Whole, deeper: int) -> Usage | None:
+        return told(whole, deeper - 1) if deeper else whole.usage
+
+    read = 0
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
+        try:
+            whole = _looked_at(b'{"usage":{"prompt_tokens":1,"x":' + b"[" * depth + b"]" * depth + b"}}")
+        except AttemptFailedError:
+            continue
+        read += 1
+        assert told(whole, 40) in {None, Usage(1)}
+    assert read
 
 
 def test_a_body_is_not_shown() -> None:
