@@ -21,7 +21,7 @@ import msgspec
 from gateway.execution.answer import BODILESS, Answer, AttemptFailedError
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
-from gateway.execution.usage import usage_in, usage_of
+from gateway.execution.usage import TAIL, usage_in, usage_of
 from gateway.routing.failures import Cause, Failure, error_failure
 
 LARGEST: Final = 1 << 20
@@ -39,7 +39,6 @@ class ErrorAnswerError(AttemptFailedError):
 
 _NULL: Final = msgspec.Raw(b"null")
 _UNTOLD: Final = msgspec.Raw()
-_TAIL: Final = 4096
 
 
 class _Answer(msgspec.Struct):
@@ -69,7 +68,7 @@ class Whole(msgspec.Struct, gc=False):
     @property
     def usage(self) -> Usage | None:
         """The tokens that the answer told of; where it is no member of the answer's own, it may be one in its tail."""
-        return usage_of(self.counts) or usage_in(self.body[-_TAIL:])
+        return usage_of(self.counts) or usage_in(self.body[-TAIL:])
 
     def last_words(self, _: bytes) -> bytes:
         """Say nothing: it would be taken for a part of the body."""

@@ -18,10 +18,9 @@ from gateway.execution.framing import BEGINNINGS
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
-from gateway.execution.usage import usage_in
+from gateway.execution.usage import TAIL, usage_in
 from gateway.routing.failures import Cause, Failure
 
-_TAIL: Final = 4096
 _AFTERMATH: Final = 1.0
 
 
@@ -48,7 +47,7 @@ class Body:
 
     def feed(self, chunk: bytes) -> tuple[bytes, bool]:
         """Take the next bytes; all of them are content."""
-        self._tail = (self._tail + chunk[-_TAIL:])[-_TAIL:]
+        self._tail = (self._tail + chunk[-TAIL:])[-TAIL:]
         if self.size + len(chunk) == self._length and self.truncated:
             chunk = chunk[:-1]
         self.size += len(chunk)
