@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import pytest
 import pytest_asyncio
 
+from tests.fakes.upstream import Hang, ScriptedUpstream
+
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
@@ -39,6 +41,12 @@ class Look(Protocol):
     """Opens a page and waits until it is live."""
 
     async def __call__(self, url: str, width: int = 1440, theme: Theme = "light") -> "Page": ...
+
+
+class Hush(Protocol):
+    """Lets no state come to a page, until it is routed in another way."""
+
+    async def __call__(self, page: "Page") -> None: ...
 
 
 class Complaints(list[str]):
@@ -104,3 +112,18 @@ async def look(blank: Blank) -> Look:
         return page
 
     return opened
+
+
+@pytest.fixture
+async def hush() -> AsyncIterator[Hush]:
+    """Let no state come to a page: `await hush(page)`.
+
+    The requests go to where nothing is answered. A route that is never handled would wait in a task for good, and the
+    collector would complain of it in whichever test is running then.
+    """
+    async with ScriptedUpstream([Hang()]) as silent:
+
+        async def hushed(page: "Page") -> None:
+            await page.route("**/events", lambda route: route.continue_(url=silent.url))
+
+        yield hushed

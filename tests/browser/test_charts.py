@@ -13,7 +13,7 @@ from gateway.observe.traffic import Traffic
 from gateway.routing.manager import RoutingManager
 from gateway.server import Options
 from tests.browser import labels
-from tests.browser.conftest import Blank
+from tests.browser.conftest import Blank, Hush
 from tests.conftest import OpenDoor
 from tests.observe.outcomes import count, ended
 from tests.running import Config
@@ -27,14 +27,14 @@ SPAN = 120
 
 
 @pytest.fixture
-async def page(config: Config, door: OpenDoor, blank: Blank) -> Page:
+async def page(config: Config, door: OpenDoor, hush: Hush, blank: Blank) -> Page:
     """Open the page and let it wait for its first state."""
     config.models(m={"a": "http://127.0.0.1:1"})
     config.routing()
     opened = await door(Options(config.path, environ={}))
     made = await blank()
     await labels.record(made)
-    await made.route("**/events", lambda _: None)
+    await hush(made)
     await made.goto(opened.urls[0])
     return made
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.lifecycle import Door, Listen
 from gateway.server import Options
 from gateway.simulator import Box
-from tests.browser.conftest import Blank, Complaints, Look, Theme
+from tests.browser.conftest import Blank, Complaints, Hush, Look, Theme
 from tests.conftest import MakeBox, OpenDoor
 from tests.execution.support import ask
 from tests.fakes.client import RawClient
@@ -283,13 +283,15 @@ async def test_it_fits_and_complains_of_nothing(
     assert complaints == []
 
 
-async def test_every_section_says_that_no_state_has_come(config: Config, door: OpenDoor, blank: Blank) -> None:
+async def test_every_section_says_that_no_state_has_come(
+    config: Config, door: OpenDoor, hush: Hush, blank: Blank
+) -> None:
     config.models(m={"a": "http://127.0.0.1:1"})
     config.routing()
     url = await serve(door, config)
     page = await blank()
     await stop_clock(page)
-    await page.route("**/events", lambda _: None)
+    await hush(page)
     await page.goto(url)
     sections = [page.locator(f"#{name}") for name in ("chart-rate", "chart-first", "chart-tokens", "chart-trouble")]
     sections += [page.locator(f"section[aria-labelledby={name}-title]") for name in SECTIONS]
