@@ -182,7 +182,8 @@ class Ledger:
     def _write_on(self) -> None:
         while (able := self._round()) and self._deadline is None:
             self._gathers = True
-            self._hurry.wait(self._gather if self._store else None)
+            if self.waiting < _BATCH:
+                self._hurry.wait(self._gather if self._store else None)
             self._gathers = False
             self._hurry.clear()
         if able:
