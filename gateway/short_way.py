@@ -289,13 +289,13 @@ class ShortWay(Connection):
             gateway.active -= 1
             self.outbox.requests -= 1
             self._client = None
-        is_read = asked.is_read or await self._read_out(asked.content)
+        is_read = asked.is_read() or await self._read_out(asked.content)
         self._ends = client.closes or not is_read
         self._next()
 
     async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
         """Answer with what was made ready; a client may take it as a reason not to send the rest of its body."""
-        client.closes = not asked.is_read
+        client.closes = not asked.is_read()
         await client.respond(response, self._gateway.manager.generation)
 
     async def _read_out(self, body: StreamReader) -> bool:

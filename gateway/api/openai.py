@@ -7,7 +7,6 @@ The deadline grows with what has arrived, so that a slow upload passes and a sta
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Final
 
@@ -91,8 +90,7 @@ class Limits(msgspec.Struct, frozen=True):
     stall: float = _GRACE
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct, eq=False):
     """A request whose head is there; `kind` is its media type, `length` the body's in bytes, where that was told.
 
     Its `body` is there, too, and then its head was looked at; or it is still to be read. `fields` pass to an upstream,
@@ -103,16 +101,18 @@ class Asked:
 
     operation: Operation
     request_id: str
-    headers: CIMultiDictProxy[str] = field(repr=False)  # they hold the client's key
+    headers: CIMultiDictProxy[str]
     content: StreamReader
     kind: str = JSON
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | None = None
     length: int = 0
-    fields: Fields | None = field(default=None, repr=False)
+    fields: Fields | None = None
 
-    @property
+    def __repr__(self) -> str:
+        return f"<{self.operation} {self.request_id}>"
+
     def is_read(self) -> bool:
-        """Whether nothing of the body is still to come."""
+        """Tell whether nothing of the body is still to come."""
         return self.content.is_eof()
 
     def forget(self) -> None:

@@ -14,6 +14,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol
 
+import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
 
@@ -172,37 +173,27 @@ class Pourer(Protocol):
         ...
 
 
-class WireClient:
+class WireClient(msgspec.Struct, eq=False):
     """The client's side of one answer in HTTP/1.1 (RFC 9112), on its connection. The head goes with the first bytes.
 
-    Mutable: the head, until it is out; whether it has `begun`, whether it is chunked or without a body, whether its end
-    has been written, or the last words, whether it `closes` the connection; the configuration's `generation`, once the
-    request is routed; and the `pourer`, which is told when the client is full.
+    Mutable: whether it has `begun`, whether it `closes` the connection; the configuration's `generation`, once the
+    request is routed; the `pourer`, which is told when the client is full; the head, until it is out; whether it is
+    chunked or without a body, and whether its end has been written, or the last words.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_ended",
-        "_head",
-        "_line",
-        "_mute",
-        "_request_id",
-        "begun",
-        "closes",
-        "generation",
-        "pourer",
-    )
+    _line: Line
+    _request_id: str
+    begun: bool = False
+    closes: bool = False
+    generation: int | None = None
+    pourer: Pourer | None = None
+    _head: bytes = b""
+    _chunked: bool = False
+    _mute: bool = False
+    _ended: bool = False
 
-    def __init__(self, line: Line, request_id: str) -> None:
-        """Answer on this connection."""
-        self.begun = False
-        self.closes = False
-        self.generation: int | None = None
-        self.pourer: Pourer | None = None
-        self._line = line
-        self._request_id = request_id
-        self._chunked = self._mute = self._ended = False
-        self._head = b""
+    def __repr__(self) -> str:
+        return f"<WireClient {self._request_id}>"
 
     @property
     def full(self) -> bool:
@@ -225,20 +216,20 @@ class WireClient:
         if self._line.transport is None or self._line.transport.is_closing():
             raise ClientLeftError
 
-    async def answer(self, status: int, headers: Fields, body: bytes) -> None:
-        """Send a whole answer."""
+    def answer(self, status: int, headers: Fields, body: bytes) -> Awaitable[None] | None:
+        """Send a whole answer; what is to be waited for comes back, if there is something."""
         self._begin(status, headers, len(body))
         line = self._line
         transport = line.transport
         if self.closes or self._mute or line.writing_paused or len(body) > _POSTED:
             self._write(b"" if self._mute else body)
             self._ended = True
-            await self.room()
-        elif transport is None or transport.is_closing():
+            return self.room()
+        if transport is None or transport.is_closing():
             raise ClientLeftError
-        else:
-            line.outbox.post(transport, self._head + body)
-            self._head, self._ended = b"", True
+        line.outbox.post(transport, self._head + body)
+        self._head, self._ended = b"", True
+        return None
 
     def _begin(self, status: int, headers: Fields, length: int | None) -> None:
         self.begun = True
@@ -296,7 +287,9 @@ class WireClient:
         body = response.body
         assert isinstance(body, bytes)  # noqa: S101 - they are small
         self.closes = self.closes or response.keep_alive is False
-        await self.answer(response.status, Fields(response.headers.items()), body)
+        sent = self.answer(response.status, Fields(response.headers.items()), body)
+        if sent is not None:
+            await sent
 
     async def break_off(self, last_words: bytes) -> None:
         """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""

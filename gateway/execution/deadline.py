@@ -10,6 +10,8 @@ from math import inf
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 
 class ExpiredError(TimeoutError):
     """A deadline has come."""
@@ -35,6 +37,12 @@ class Watch:
             self.due = when
             self._timer = self.loop.call_at(when, self._look)
 
+    def deadline(self) -> "Deadline":
+        """Give the task that runs in the loop a deadline, without a time yet."""
+        task = asyncio.current_task(self.loop)  # to find the loop that runs takes Python 3.11 a system call
+        assert task is not None  # noqa: S101 - a task asks
+        return Deadline(self, task)
+
     def _look(self) -> None:
         self._timer, self.due = None, inf
         now = self.loop.time()
@@ -43,24 +51,18 @@ class Watch:
             self.set(nearest)
 
 
-class Deadline:
+class Deadline(msgspec.Struct, eq=False):
     """As `asyncio.timeout`, and to be used again: its block is cancelled at the deadline, and ends with ExpiredError.
 
-    Mutable: `when` it is, infinite while there is none, which may be put off by setting it; how often the task was
-    being cancelled when the block was entered; and `expired`. Times are the loop's.
+    Its blocks are in this `task`. Mutable: `when` it is, infinite while there is none, which may be put off by setting
+    it; how often the task was being cancelled when the block was entered; and `expired`. Times are the loop's.
     """
 
-    __slots__ = ("_cancelling", "_task", "_watch", "expired", "when")
-
-    def __init__(self, watch: Watch) -> None:
-        """Start without a deadline, in the task whose blocks it is for."""
-        task = asyncio.current_task(watch.loop)  # to find the loop that runs takes Python 3.11 a system call
-        assert task is not None  # noqa: S101 - it is made in one
-        self._watch = watch
-        self._task: asyncio.Task[object] = task
-        self.when = inf
-        self._cancelling = 0
-        self.expired = False
+    _watch: Watch
+    _task: asyncio.Task[object]
+    when: float = inf
+    expired: bool = False
+    _cancelling: int = 0
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

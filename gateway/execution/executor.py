@@ -21,7 +21,7 @@ from gateway.adapters.edited import asking_usage, named
 from gateway.adapters.openai_compatible import UnreplaceableModelError
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, ClientLeftError
-from gateway.execution.deadline import Deadline, Watch
+from gateway.execution.deadline import Watch
 from gateway.execution.fields import NONE, Fields
 from gateway.execution.hold import Whole
 from gateway.execution.opening import Opening
@@ -32,7 +32,7 @@ from gateway.execution.refusal import Refusal, safe_fields
 from gateway.execution.relay import Body, relay
 from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
-from gateway.execution.trace import new_span_id
+from gateway.execution.trace import Trace, new_span_id
 from gateway.execution.upstream import Call, Upstream
 from gateway.routing.failures import Cause, Failure, most_telling, status_for_client
 from gateway.routing.itinerary import Itinerary, Step
@@ -111,7 +111,7 @@ class Executor:
         watch = self._watch
         if watch is None:
             watch = self._watch = Watch(asyncio.get_running_loop())
-        record = Record(ask, snapshot, route, self._clock(), Deadline(watch), self._clock)
+        record = Record(ask, snapshot, route, self._clock(), watch.deadline(), self._clock)
         self._manager.requested(route.model, record.began)
         try:
             if route.clocks.total:
@@ -216,23 +216,22 @@ class Executor:
         clocks = record.snapshot.routes[deployment.model].clocks
         this = Try(deployment, clocks, began, how, began - record.began)
         if trace is not None:
-            this.span_id = new_span_id()
-            fields = Fields([*call.fields.pairs, *trace.fields(this.span_id).items()])
-            call = msgspec.structs.replace(call, fields=fields)
+            call = _traced(this, call, trace)
         identity, in_flight = deployment.identity, self.in_flight
         in_flight[identity] += 1
         try:
             if step.delay:
                 await self._sleep(step.delay)
-            await self._answer(record, this, call, client)
+            answer, held = await self._opened(record, this, call)
+            try:
+                given = self._give(record, this, answer, held, client)
+                if given is not None:
+                    await given
+            finally:
+                answer.close()
         except AttemptFailedError as error:
             failure = error.failure
-            this.failure, this.detail = failure.cause.value, failure.detail or None
-            told = self._manager.failed(
-                deployment, failure, self._clock(), again=step.again, since=this.content, began=this.began
-            )
-            if told is not None:
-                self._changed(told)
+            self._failed(this, failure, again=step.again)
         except (asyncio.CancelledError, ClientLeftError):
             self._left(record, this, client)
             raise
@@ -258,6 +257,15 @@ class Executor:
             self._manager.left(deployment, self._clock())
             raise
 
+    def _failed(self, this: Try, failure: Failure, *, again: bool) -> None:
+        """Note what an attempt failed for."""
+        this.failure, this.detail = failure.cause.value, failure.detail or None
+        told = self._manager.failed(
+            this.deployment, failure, self._clock(), again=again, since=this.content, began=this.began
+        )
+        if told is not None:
+            self._changed(told)
+
     def _left(self, record: Record, this: Try, client: Client) -> None:
         """Note that nobody waits for the rest of an attempt's answer, if there is a rest."""
         if record.is_said and not client.full:
@@ -266,28 +274,30 @@ class Executor:
             this.failure = Cause.TOTAL_TIMEOUT.value if record.out_of_time else self.unheard()[1]
             self._manager.left(this.deployment, self._clock(), this.began)
 
-    async def _answer(self, record: Record, this: Try, call: Call, client: Client) -> None:
+    def _opened(self, record: Record, this: Try, call: Call) -> Awaitable[tuple[Answer, bytes | Whole | Refusal]]:
         if record.ask.adds_usage or this.rescue is not None:
-            answer, held = await self._begun(record, this, call)
-        else:
-            answer, held = await Opening(self._upstream, record, this).begun(call)
-        try:
-            if isinstance(held, Refusal):
-                self._manager.left(this.deployment, self._clock(), this.began)
-                await _refuse(record, this.deployment, held, client)
-                return
-            this.content = self._clock()
-            told = self._manager.succeeded(this.deployment, this.content)
-            if told is not None:
-                self._changed(told)
-            if isinstance(held, Whole):
-                held.first_content = this.content
-                await _handed_over(record, this, answer, held, client)
-            else:
-                await self._deliver(record, this, answer, held, client)
-            self._manager.ended(this.deployment)
-        finally:
-            answer.close()
+            return self._begun(record, this, call)
+        return Opening(self._upstream, record, this).begun(call)
+
+    def _give(
+        self, record: Record, this: Try, answer: Answer, held: bytes | Whole | Refusal, client: Client
+    ) -> Awaitable[None] | None:
+        """Give the client what an attempt came to; what is to be waited for comes back, if there is something."""
+        deployment = this.deployment
+        if isinstance(held, Refusal):
+            self._manager.left(deployment, self._clock(), this.began)
+            record.status, record.served, record.size = held.status, deployment, len(held.body)
+            return client.answer(held.status, Fields(_headers(record, deployment, held.headers)), held.body)
+        this.content = self._clock()
+        told = self._manager.succeeded(deployment, this.content)
+        if told is not None:
+            self._changed(told)
+        if isinstance(held, Whole):
+            held.first_content = this.content
+            record.status, record.served, record.passing = answer.status, deployment, held
+            self._manager.ended(deployment)
+            return client.answer(answer.status, _fields(record, deployment, answer), held.body)
+        return self._deliver(record, this, answer, held, client)
 
     async def _begun(self, record: Record, this: Try, call: Call) -> tuple[Answer, bytes | Whole | Refusal]:
         """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on.
@@ -327,6 +337,7 @@ class Executor:
         await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed=is_fed)
         record.served = deployment
         await client.finish(_trailer(record, this))
+        self._manager.ended(deployment)
 
     def _unanswered(self, record: Record) -> Unanswered:
         """Choose what the client is told: the most telling failure, and the upstream's own words where it is a 4xx."""
@@ -349,17 +360,11 @@ _PASSED_ON: Final = frozenset(
 )
 
 
-def _handed_over(record: Record, this: Try, answer: Answer, whole: Whole, client: Client) -> Awaitable[None]:
-    """Give the client an answer that is there already, and was looked at."""
-    deployment = this.deployment
-    record.status, record.served = answer.status, deployment
-    record.passing = whole
-    return client.answer(answer.status, _fields(record, deployment, answer), whole.body)
-
-
-async def _refuse(record: Record, deployment: Deployment, refusal: Refusal, client: Client) -> None:
-    record.status, record.served, record.size = refusal.status, deployment, len(refusal.body)
-    await client.answer(refusal.status, Fields(_headers(record, deployment, refusal.headers)), refusal.body)
+def _traced(this: Try, call: Call, trace: Trace) -> Call:
+    """Make a call tell the upstream of the span that the attempt is in a trace."""
+    span_id = this.span_id = new_span_id()
+    fields = Fields([*call.fields.pairs, *trace.fields(span_id).items()])
+    return msgspec.structs.replace(call, fields=fields)
 
 
 async def _break_off(record: Record, client: Client, failure: Failure) -> None:

@@ -22,7 +22,7 @@ async def wait(deadline: Deadline, *seconds: float) -> None:
 
 
 async def test_the_block_ends_at_the_deadline() -> None:
-    deadline = Deadline(Watch(asyncio.get_running_loop()))
+    deadline = Watch(asyncio.get_running_loop()).deadline()
     with pytest.raises(ExpiredError):
         await wait(deadline, 0)
     task = asyncio.current_task()
@@ -32,7 +32,7 @@ async def test_the_block_ends_at_the_deadline() -> None:
 
 async def test_a_deadline_set_before_counts_inside() -> None:
     loop = asyncio.get_running_loop()
-    deadline = Deadline(Watch(loop))
+    deadline = Watch(loop).deadline()
     deadline.at(loop.time() - 1)
     with pytest.raises(ExpiredError):
         await wait(deadline)
@@ -40,21 +40,21 @@ async def test_a_deadline_set_before_counts_inside() -> None:
 
 async def test_a_nearer_deadline_counts() -> None:
     with pytest.raises(ExpiredError):
-        await wait(Deadline(Watch(asyncio.get_running_loop())), FOREVER, 0.01)
+        await wait(Watch(asyncio.get_running_loop()).deadline(), FOREVER, 0.01)
 
 
 async def test_a_later_deadline_counts() -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(ExpiredError):
-        await wait(Deadline(Watch(loop)), 0.01, 0.05)
+        await wait(Watch(loop).deadline(), 0.01, 0.05)
     assert loop.time() >= began + 0.05
 
 
 @pytest.mark.parametrize("again", [False, True])
 async def test_without_a_deadline_nothing_ends(again: bool) -> None:  # noqa: FBT001 - pytest's
     loop = asyncio.get_running_loop()
-    deadline = Deadline(Watch(loop))
+    deadline = Watch(loop).deadline()
     with deadline:
         deadline.at(loop.time() + 0.01)
         deadline.at(inf)
@@ -70,7 +70,7 @@ async def test_who_cancels_the_task_meanwhile_is_heard() -> None:
     inside = asyncio.Event()
 
     async def block() -> None:
-        with Deadline(Watch(loop)) as deadline:
+        with Watch(loop).deadline() as deadline:
             try:
                 inside.set()
                 await loop.create_future()
@@ -87,7 +87,7 @@ async def test_who_cancels_the_task_meanwhile_is_heard() -> None:
 
 async def test_once_expired_it_cannot_be_set_again() -> None:
     loop = asyncio.get_running_loop()
-    deadline = Deadline(Watch(loop))
+    deadline = Watch(loop).deadline()
 
     async def goes_on() -> None:
         with deadline:
@@ -104,7 +104,7 @@ async def test_once_expired_it_cannot_be_set_again() -> None:
 
 async def test_once_expired_its_next_block_is_bounded_again_when_it_is_set() -> None:
     async def twice() -> None:
-        deadline = Deadline(Watch(asyncio.get_running_loop()))
+        deadline = Watch(asyncio.get_running_loop()).deadline()
         for _ in range(2):
             with pytest.raises(ExpiredError):
                 await wait(deadline, 0)
@@ -122,7 +122,7 @@ async def test_what_ends_the_block_at_the_deadline_of_its_own_is_raised() -> Non
     loop = asyncio.get_running_loop()
 
     async def fails() -> None:
-        with Deadline(Watch(loop)) as deadline:
+        with Watch(loop).deadline() as deadline:
             deadline.at(loop.time())
             try:
                 await loop.create_future()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.execution.answer import Answer, AttemptFailedError, Facts
 from gateway.execution.chunks import Piece
 from gateway.execution.client import ClientLeftError, WireClient
-from gateway.execution.deadline import Deadline, Watch
+from gateway.execution.deadline import Watch
 from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
 from gateway.execution.framing import BEGINNINGS, framed
@@ -92,7 +92,7 @@ class Run:
         return relaying
 
     async def _relay(self, answer: Answer) -> None:
-        self.clock = Deadline(Watch(asyncio.get_running_loop()))
+        self.clock = Watch(asyncio.get_running_loop()).deadline()
         await relay(answer, b"", self.client, self.passage, 9, self.clock, is_fed=False)
         await self.client.finish()
 

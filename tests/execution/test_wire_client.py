@@ -79,7 +79,7 @@ def written(line: Line) -> tuple[dict[str, str], bytes, str]:
 
 async def test_a_whole_answer_is_one_write(line: Line, client: WireClient) -> None:
     assert not client.begun
-    await client.answer(200, Fields([*JSON.pairs, ("x-ratelimit-limit", "9")]), b"{}")
+    await answer(client, 200, Fields([*JSON.pairs, ("x-ratelimit-limit", "9")]), b"{}")
     fields, body, start = written(line)
     assert (len(line.recorded.writes), start, body, client.begun) == (1, "HTTP/1.1 200 OK", b"{}", True)
     assert fields.pop("date").endswith(" GMT")
@@ -103,7 +103,7 @@ async def test_a_whole_answer_may_wait_for_others_if_nobody_waits_for_it(
     line.closing = which == "the last"
     line.writing_paused = which == "of a full client"
     body = bytes(100_000) if which == "large" else b"{}"
-    await client.answer(204 if which == "of 204" else 200, JSON, body)
+    await answer(client, 204 if which == "of 204" else 200, JSON, body)
     assert (len(line.recorded.writes), line.waited) == (at_once, which == "of a full client")
     assert (written(line)[1], len(line.recorded.writes)) == (b"" if which == "of 204" else body, 1)
 
@@ -184,7 +184,7 @@ async def test_an_answer_that_resets_says_that_it_is_empty(line: Line, client: W
 
 
 async def test_a_whole_answer_without_a_body_has_none(line: Line, client: WireClient) -> None:
-    await client.answer(204, NONE, b"")
+    await answer(client, 204, NONE, b"")
     fields, body, _ = written(line)
     assert (body, "content-length" in fields) == (b"", False)
 
@@ -212,9 +212,16 @@ async def test_the_last_answer_says_that_it_is(line: Line, client: WireClient, h
     assert client.closes == (how != "neither's")
 
 
+async def answer(client: WireClient, status: int, headers: Fields, body: bytes) -> None:
+    """Send a whole answer, and wait where that has to be waited for."""
+    sent = client.answer(status, headers, body)
+    if sent is not None:
+        await sent
+
+
 STEPS: dict[str, Callable[[WireClient], Awaitable[None]]] = {
     "begin": lambda client: client.begin(200, JSON, 2),
-    "answer": lambda client: client.answer(200, JSON, b"{}"),
+    "answer": lambda client: answer(client, 200, JSON, b"{}"),
     "send": lambda client: client.send(b"{}"),
     "finish": lambda client: client.finish(),
 }
@@ -245,7 +252,7 @@ async def test_a_client_that_has_left_is_noticed_at_each_step(
 async def test_who_is_full_is_waited_for(line: Line, client: WireClient) -> None:
     line.writing_paused = True
     assert client.full
-    await client.answer(200, JSON, b"{}")
+    await answer(client, 200, JSON, b"{}")
     await client.send(b"{}")
     await client.finish()
     assert line.waited == 3
