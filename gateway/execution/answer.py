@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 from aiohttp.connector import Connection
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 
 from gateway.execution.fields import EVENT_STREAM, Fields, media_type
@@ -300,9 +301,14 @@ def _kind(text: str) -> tuple[str, bool, bool]:
     return kind, kind.endswith(_JSON), kind == EVENT_STREAM
 
 
+_QUOTING: Final = (
+    HttpProcessingError,
+    aiohttp.ClientResponseError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ServerDisconnectedError,
+)
+
+
 def unquoting(error: Exception) -> Exception | None:
     """Give an error that may be kept as a cause: what aiohttp says of an answer quotes it, and it may echo our key."""
-    quotes = isinstance(
-        error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError
-    )
-    return None if quotes else error
+    return None if isinstance(error, _QUOTING) else error

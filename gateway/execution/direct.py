@@ -14,14 +14,13 @@ from typing import Final, NamedTuple
 import aiohttp
 import msgspec
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from gateway.adapters.openai_compatible import OPERATIONS, Operation
 from gateway.execution.answer import Facts
 from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
-from gateway.execution.protocol import AnswerProtocol, LastHeads
+from gateway.execution.protocol import AnswerProtocol, LastHeads, Said
 from gateway.routing.snapshot import Deployment, Identity
 
 LARGEST: Final = 1 << 16
@@ -165,7 +164,7 @@ class Way:
     is here, one step away.
     """
 
-    __slots__ = ("_begins", "_last", "_origin", "deployment")
+    __slots__ = ("_begins", "_last", "deployment", "origin")
 
     def __init__(self, place: Place, deployment: Deployment) -> None:
         """Ask this deployment at its place.
@@ -175,41 +174,26 @@ class Way:
 
         """
         self.deployment = deployment
-        self._origin = place.origin
+        self.origin = place.origin
         self._begins = place.lines + Fields(deployment.headers.items()).text
         self._last = place.last
 
-    async def post(
-        self, fields: Fields, request_id: str, body: bytes, connect_timeout: float, exchange: Exchange
-    ) -> DirectResponse:
-        """Send a request with these header fields beside the deployment's, and wait for the head of its answer.
+    def post(self, link: Link, fields: Fields, request_id: str, body: bytes) -> asyncio.Future[Said]:
+        """Send a request with these header fields beside the deployment's; give what comes to its answer's head.
 
         Raises:
-            aiohttp.ClientError, OSError: no head came.
+            aiohttp.ClientConnectionResetError: the connection is gone.
 
         """
         head = (
             f"{self._begins}{fields.text}x-request-id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode()
-        link = self._origin.kept()
-        is_kept = link is not None
-        if link is None:
-            link = await self._origin.connected(connect_timeout)
-        try:
-            exchange.reused = is_kept or link.protocol.was_used  # the session leaves some in the connector's pool
-            awaited = link.protocol.ask(head + body, self._last)
-            exchange.sent()
-            try:
-                facts, length, flow = await awaited
-            finally:
-                del awaited  # an error in it would hold this frame, which holds it
-        except HttpProcessingError:
-            link.connection.close()
-            raise aiohttp.ClientPayloadError from None  # it quotes the answer
-        except BaseException:
-            link.connection.close()
-            raise
-        return DirectResponse(self._origin, link, facts, length, flow)
+        return link.protocol.ask(head + body, self._last)
+
+    def answer(self, link: Link, said: Said) -> DirectResponse:
+        """Give the answer whose head has come."""
+        facts, length, flow = said
+        return DirectResponse(self.origin, link, facts, length, flow)
 
 
 class Direct:
@@ -261,7 +245,7 @@ class Direct:
         """Ask for a URL on a connection of its own, which is to be closed; None where the session is to be asked.
 
         Raises:
-            aiohttp.ClientError, OSError: no head came.
+            aiohttp.ClientError, HttpProcessingError, OSError: no head came.
 
         """
         place = self._place("GET", url)
@@ -269,14 +253,9 @@ class Direct:
             return None
         link = await place.origin.connected(None)
         try:
-            awaited = link.protocol.ask(f"{place.lines}Connection: close\r\n\r\n".encode(), place.last)
-            try:
-                facts, length, flow = await awaited
-            finally:
-                del awaited  # as above
-        except HttpProcessingError:
-            link.connection.close()
-            raise aiohttp.ClientPayloadError from None  # as above
+            facts, length, flow = await link.protocol.ask(
+                f"{place.lines}Connection: close\r\n\r\n".encode(), place.last
+            )
         except BaseException:
             link.connection.close()
             raise

@@ -19,12 +19,13 @@ from typing import Final, Literal, Self
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import __version__
 from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
 from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, unquoting
-from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange
+from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange, Link
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import Connector, is_tested
@@ -38,6 +39,8 @@ USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
 _SESSION_AGE: Final = 300.0
 _PROBED: Final = 4096
 
+_FAULTS: Final = (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError)
+"""What is raised where no head comes."""
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _OURS_IN_DNS: Final = frozenset({socket.EAI_SYSTEM, socket.EAI_MEMORY})
 _CONNECT_CAUSES: Final = {
@@ -76,6 +79,12 @@ class _Era(msgspec.Struct, eq=False):
         self.open -= 1
         if self.old is not None and not self.open:
             self.old()
+
+    def gave_up(self, link: Link | None) -> None:
+        """Note that an answer is not waited for any more, on this connection of the short way, if it has one."""
+        if link is not None:
+            link.connection.close()
+        self.left()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -134,17 +143,29 @@ class Upstream:
         if exchange is None:
             exchange = Exchange()
         exchange.reused = False
+        link: Link | None = None
         try:
             way = None if fresh or era.direct is None else era.direct.way(deployment, call.operation)
             if way is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
-                response: Head = await way.post(call.fields, call.request_id, call.body, connect_timeout, exchange)
+                link = way.origin.kept()
+                if link is None:
+                    link = await way.origin.connected(connect_timeout)
+                    exchange.reused = link.protocol.was_used  # the session leaves some in the connector's pool
+                else:
+                    exchange.reused = True
+                awaited = way.post(link, call.fields, call.request_id, call.body)
+                exchange.sent()
+                try:
+                    response: Head = way.answer(link, await awaited)
+                finally:
+                    del awaited  # an error in it would hold this frame, which holds it
             else:
                 response = await _asked(era.session, deployment, call, connect_timeout, exchange)
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            era.left()
+        except _FAULTS as error:
+            era.gave_up(link)
             raise AttemptFailedError(failure_of(error, reused=exchange.reused)) from unquoting(error)
         except BaseException:
-            era.left()
+            era.gave_up(link)
             raise
         facts = response.facts
         answer = Answer(response, facts, facts.status, response.body, era.left)
@@ -169,7 +190,7 @@ class Upstream:
                     return response.facts.status, (await response.body.readany())[:_PROBED]
                 finally:
                     response.close()
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+        except _FAULTS as error:
             raise AttemptFailedError(failure_of(error, reused=False)) from unquoting(error)
         finally:
             era.left()
@@ -310,7 +331,7 @@ def failure_of(error: Exception, *, reused: bool) -> Failure:
             return _connect_failure(error.os_error, error.host)
         case aiohttp.ServerTimeoutError() | TimeoutError():
             return Failure(Cause.CONNECT_TIMEOUT, "no connection in time")
-        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+        case HttpProcessingError() | aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP")
         case OSError() if _is_ours(error):
             return Failure(Cause.LOCAL_FAULT, _errno(error))

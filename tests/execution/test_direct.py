@@ -373,8 +373,8 @@ async def test_places_beyond_what_is_kept_are_closed() -> None:
         direct = Direct(session)
         way = direct.way(deployment(a.url), CALL.operation)
         assert way is not None
-        response = await way.post(CALL.fields, "id", b"{}", 5, Exchange())
-        response.release()
+        link = await way.origin.connected(5)
+        way.answer(link, await way.post(link, CALL.fields, "id", b"{}")).release()
         for number in range(4096):
             direct.way(deployment(f"http://box/{number}"), CALL.operation)
         await a.closed_by_peer()
