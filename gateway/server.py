@@ -130,10 +130,10 @@ class _Built:
 class Gateway:
     """The running whole.
 
-    It changes by the manager's snapshot, by `state` and `draining`, and by the counts of requests: `active` ones, and
-    those that were `cut` to stop. `urls` are where it listens, where that is known. `tidy` is called when a
-    configuration is built, in a thread, and, `idle`, when nobody has asked for a while then: what has a process of its
-    own sets it to `heap.settle`.
+    It changes by the manager's snapshot, by `state` and `draining`, and by the counts of requests: those that the
+    `outbox` does not count, and those that were `cut` to stop. `urls` are where it listens, where that is known. `tidy`
+    is called when a configuration is built, in a thread, and, `idle`, when nobody has asked for a while then: what has
+    a process of its own sets it to `heap.settle`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -156,7 +156,7 @@ class Gateway:
         self.feed.takers = tuple(each.take for each in (self.traffic, self.live, self.costs, self.ledger, self.metrics))
         self.state = ReloadState()
         self.draining = False
-        self.active = 0
+        self.others = 0
         self.cut = 0
         self.urls: tuple[str, ...] = ()
         self.tidy: Callable[..., None] = _leave
@@ -192,6 +192,11 @@ class Gateway:
         self._release_stdlib: Callable[[], None] | None = None
         self._ramp: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
+
+    @property
+    def active(self) -> int:
+        """How many requests are being answered."""
+        return self.outbox.requests + self.others
 
     async def start(self) -> None:
         """Read the configuration, follow it, probe, and log."""
@@ -429,11 +434,11 @@ def create_app(options: Options | None = None) -> web.Application:
 
     @web.middleware
     async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
-        gateway.active += 1
+        gateway.others += 1
         try:
             return await handler(request)
         finally:
-            gateway.active -= 1
+            gateway.others -= 1
 
     app = web.Application(
         middlewares=[counted, errors],

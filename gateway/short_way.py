@@ -59,9 +59,9 @@ class ShortWay(Connection):
     """A connection that knows the short way.
 
     Mutable, beside aiohttp's own: what goes the short way (the task, the client's side of it, and whether it is the
-    last request), and meanwhile the future by which aiohttp's own handler waits, out of its reach; the last head, how
-    many heads there were, and how many bytes are to come until the parser stands between two messages, if that is
-    known; and the body that is taken past the parser, and how much of it is still due.
+    last request), and meanwhile the future by which aiohttp's own handler waits, out of its reach; whether the client
+    `is_full`; the last head, how many heads there were, and how many bytes are to come until the parser stands between
+    two messages, if that is known; and the body that is taken past the parser, and how much of it is still due.
     """
 
     __slots__ = (
@@ -75,6 +75,7 @@ class ShortWay(Connection):
         "_parked",
         "_seen",
         "_short",
+        "is_full",
         "outbox",
     )
 
@@ -83,6 +84,7 @@ class ShortWay(Connection):
         super().__init__(capacity, server)
         self._gateway = gateway
         self.outbox = gateway.outbox
+        self.is_full = False
         self._short: asyncio.Task[None] | None = None
         self._ends = False
         self._client: WireClient | None = None
@@ -130,12 +132,14 @@ class ShortWay(Connection):
     def pause_writing(self) -> None:
         """Tell whoever pours an answer that the client is full."""
         super().pause_writing()
+        self.is_full = True
         if self._client is not None and self._client.pourer is not None:
             self._client.pourer.rest()
 
     def resume_writing(self) -> None:
         """Tell whoever pours an answer that the client has room."""
         super().resume_writing()
+        self.is_full = False
         if self._client is not None and self._client.pourer is not None:
             self._client.pourer.go_on()
 
@@ -269,7 +273,6 @@ class ShortWay(Connection):
         """Answer a request the short way, and make ready for the next one."""
         gateway = self._gateway
         client = self._client = WireClient(self, asked.request_id)
-        gateway.active += 1
         self.outbox.requests += 1
         try:
             try:
@@ -286,7 +289,6 @@ class ShortWay(Connection):
         except Exception as error:  # noqa: BLE001 - whatever it is, it must end this answer
             await self._failed(client, error)
         finally:
-            gateway.active -= 1
             self.outbox.requests -= 1
             self._client = None
         is_read = asked.is_read() or await self._read_out(asked.content)

@@ -446,13 +446,13 @@ async def test_memory_is_tidied_with_each_build_and_thoroughly_once_nobody_asks(
         tidied.append((idle, threading.get_ident() == loop))
 
     gateway.tidy = tidy
-    gateway.active = 1
+    gateway.others = 1
     client = await aiohttp_client(hasty)
     await ask(client)
     share(config, boxes, fraction=0.8)
     await reaches(client, 2)
     assert tidied == [(False, False)] * 2
-    gateway.active -= 1
+    gateway.others -= 1
     await until(lambda: len(tidied) > 2)
     assert tidied[2:] == [(True, True)]
 

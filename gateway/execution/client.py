@@ -143,7 +143,7 @@ class Line(Protocol):
         ...
 
     @property
-    def writing_paused(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the client has more to read than it should."""
         ...
 
@@ -198,7 +198,7 @@ class WireClient(msgspec.Struct, eq=False):
     @property
     def full(self) -> bool:
         """Whether the client has more to read than it should."""
-        return self._line.writing_paused
+        return self._line.is_full
 
     @property
     def outbox(self) -> Outbox:
@@ -212,43 +212,45 @@ class WireClient(msgspec.Struct, eq=False):
 
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
         """Send the head. Those without a body have no length (RFC 9110 6.4.1, 8.6), but for 205 (15.3.6)."""
-        self._begin(status, headers, length)
+        self._head = self._begun(status, headers, length)
         if self._line.transport is None or self._line.transport.is_closing():
             raise ClientLeftError
 
     def answer(self, status: int, headers: Fields, body: bytes) -> Awaitable[None] | None:
         """Send a whole answer; what is to be waited for comes back, if there is something."""
-        self._begin(status, headers, len(body))
+        head = self._begun(status, headers, len(body))
         line = self._line
         transport = line.transport
-        if self.closes or self._mute or line.writing_paused or len(body) > _POSTED:
+        if self.closes or self._mute or line.is_full or len(body) > _POSTED:
+            self._head = head
             self._write(b"" if self._mute else body)
             self._ended = True
             return self.room()
         if transport is None or transport.is_closing():
             raise ClientLeftError
-        line.outbox.post(transport, self._head + body)
-        self._head, self._ended = b"", True
+        line.outbox.post(transport, head + body)
+        self._ended = True
         return None
 
-    def _begin(self, status: int, headers: Fields, length: int | None) -> None:
+    def _begun(self, status: int, headers: Fields, length: int | None) -> bytes:
+        """Give the head of an answer that begins."""
         self.begun = True
-        self.closes = self.closes or self._line.is_last()
-        self._mute = status in _BODILESS
-        self._chunked = length is None and not self._mute
-        if self._mute:
+        if not self.closes and self._line.is_last():
+            self.closes = True
+        if status in _BODILESS:
+            self._mute = True
             framing = _EMPTY if status == _RESET else ""
         elif length is not None:
             framing = f"Content-Length: {length}\r\n"
         else:
+            self._chunked = True
             framing = _CHUNKED_STREAM if _are_of_a_stream(headers) else _CHUNKED
         line = _LINES.get(status) or f"HTTP/1.1 {status} \r\n"
-        head = (
+        return (
             f"{line}{headers.text}{framing}{_stamp.now()}"
             f"x-request-id: {self._request_id}\r\nx-gateway-generation: {self.generation}\r\n"
             f"{_CLOSES if self.closes else ''}\r\n"
-        )
-        self._head = head.encode()
+        ).encode()
 
     def write(self, data: bytes) -> None:
         """Send a part of the body without waiting.
@@ -317,7 +319,7 @@ class WireClient(msgspec.Struct, eq=False):
 
     async def room(self) -> None:
         """Wait until the client has room for more."""
-        if self._line.writing_paused:
+        if self._line.is_full:
             try:
                 await self._line.room()
             except ConnectionError as error:

@@ -77,7 +77,13 @@ class Deadline(msgspec.Struct, eq=False):
 
     def after(self, seconds: float) -> None:
         """Set the deadline so many seconds from now; 0: there is none."""
-        self.at(self._watch.loop.time() + seconds if seconds else inf)
+        if not seconds:
+            self.when = inf
+            return
+        watch = self._watch
+        when = self.when = watch.loop.time() + seconds
+        if when < watch.due:
+            watch.set(when)
 
     def __enter__(self) -> Self:
         """Begin the block."""

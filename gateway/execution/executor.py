@@ -288,14 +288,14 @@ class Executor:
             self._manager.left(deployment, self._clock(), this.began)
             record.status, record.served, record.size = held.status, deployment, len(held.body)
             return client.answer(held.status, Fields(_headers(record, deployment, held.headers)), held.body)
-        this.content = self._clock()
-        told = self._manager.succeeded(deployment, this.content)
+        now = this.content = self._clock()
+        is_whole = isinstance(held, Whole)
+        told = self._manager.succeeded(deployment, now, whole=is_whole)
         if told is not None:
             self._changed(told)
         if isinstance(held, Whole):
-            held.first_content = this.content
+            held.first_content = now
             record.status, record.served, record.passing = answer.status, deployment, held
-            self._manager.ended(deployment)
             return client.answer(answer.status, _fields(record, deployment, answer), held.body)
         return self._deliver(record, this, answer, held, client)
 

@@ -43,16 +43,17 @@ class Opening(Exchange):
 
         """
         answer: Answer | None = None
+        this = self.this
         try:
             with self.record.deadline:
                 try:
-                    answer = await self._open(call)
+                    answer = await self.upstream.open(this.deployment, call, this.clocks.connect, self)
                 except AttemptFailedError as error:
                     if verdict(error.failure) is not Verdict.RETRY_HERE:
                         raise
-                    self.this.detail = "reconnected: the pooled connection was closed"
-                    answer = await self._open(call, fresh=True)
-                self.this.status = status = answer.status
+                    this.detail = "reconnected: the pooled connection was closed"
+                    answer = await self.upstream.open(this.deployment, call, this.clocks.connect, self, fresh=True)
+                this.status = status = answer.status
                 if status < _REDIRECTION:
                     try:
                         whole = at_once(answer)
@@ -91,10 +92,6 @@ class Opening(Exchange):
         if self.came_some:
             return Failure(Cause.STALLED, f"nothing more of the body for {clocks.idle:g} s")
         return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {clocks.first_token:g} s")
-
-    def _open(self, call: Call, *, fresh: bool = False) -> Awaitable[Answer]:
-        this = self.this
-        return self.upstream.open(this.deployment, call, this.clocks.connect, self, fresh=fresh)
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
         """Keep an error that came in an answer's place and is the client's, for what it may be told."""

@@ -73,8 +73,10 @@ class Breaker:
     def __repr__(self) -> str:
         return f"<{self.state}{f' {self.reason}' if self.reason else ''}>"
 
-    def succeeded(self, now: float) -> bool:
-        """Note a first content; tells whether that closed the breaker."""
+    def succeeded(self, now: float, *, whole: bool = False) -> bool:
+        """Note a first content, or a `whole` answer, which has ended well; tells whether that closed the breaker."""
+        if whole and self.broken:
+            self.broken = 0
         self._row = self.broken
         if self.state == "closed":
             second = int(now)

@@ -99,15 +99,15 @@ class Breakers:
         """Whether any is on its slow start."""
         return bool(self._back)
 
-    def succeeded(self, deployment: Deployment, now: float) -> State | None:
-        """Note a first content; gives the state before, when that closed the breaker."""
+    def succeeded(self, deployment: Deployment, now: float, *, whole: bool) -> State | None:
+        """Note a first content, or a `whole` answer; gives the state before, when that closed the breaker."""
         breaker = self._met.get(deployment.identity)
         if breaker is None or breaker.owner is not deployment:
             breaker = self._meet(deployment)
         if breaker is None:
             return None
         old = breaker.state
-        if not breaker.succeeded(now):
+        if not breaker.succeeded(now, whole=whole):
             return None
         self._out.discard(deployment.identity)
         self._back[deployment.identity] = now, _part(0)

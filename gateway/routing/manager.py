@@ -212,9 +212,12 @@ class RoutingManager:
         breaker = self._breakers.of(deployment)
         return breaker is None or breaker.admits(now)
 
-    def succeeded(self, deployment: Deployment, now: float) -> BreakerChange | None:
-        """Note a first content; closing the breaker builds a new snapshot and comes back."""
-        old = self._breakers.succeeded(deployment, now)
+    def succeeded(self, deployment: Deployment, now: float, *, whole: bool = False) -> BreakerChange | None:
+        """Note a first content, or a `whole` answer, which ended well; closing the breaker builds a new snapshot.
+
+        That comes back.
+        """
+        old = self._breakers.succeeded(deployment, now, whole=whole)
         if old is None:
             return None
         problem = self._reweigh((deployment.model,))

@@ -41,7 +41,7 @@ class Line:
     def __init__(self) -> None:
         self.recorded = Recorded()
         self.transport: asyncio.Transport | None = self.recorded
-        self.writing_paused = False
+        self.is_full = False
         self.closing = False
         self.gone = False
         self.waited = 0
@@ -101,7 +101,7 @@ async def test_a_whole_answer_may_wait_for_others_if_nobody_waits_for_it(
 ) -> None:
     """Who closes would close before it is out, and who is full is waited for."""
     line.closing = which == "the last"
-    line.writing_paused = which == "of a full client"
+    line.is_full = which == "of a full client"
     body = bytes(100_000) if which == "large" else b"{}"
     await answer(client, 204 if which == "of 204" else 200, JSON, body)
     assert (len(line.recorded.writes), line.waited) == (at_once, which == "of a full client")
@@ -244,13 +244,13 @@ async def test_a_client_that_has_left_is_noticed_at_each_step(
     elif how == "gone":
         line.transport = None
     else:
-        line.writing_paused = line.gone = True
+        line.is_full = line.gone = True
     with pytest.raises(ClientLeftError):
         await STEPS[step](client)
 
 
 async def test_who_is_full_is_waited_for(line: Line, client: WireClient) -> None:
-    line.writing_paused = True
+    line.is_full = True
     assert client.full
     await answer(client, 200, JSON, b"{}")
     await client.send(b"{}")

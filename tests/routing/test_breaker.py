@@ -264,7 +264,9 @@ def test_a_failure_that_lasts_is_forgotten_when_a_trial_says_otherwise(ends: str
 
 
 EVENTS = st.lists(
-    st.tuples(st.sampled_from(["good", "bad", "again", "lasts", "broke", "ended", "ask", "left"]), st.floats(0, 20)),
+    st.tuples(
+        st.sampled_from(["good", "whole", "bad", "again", "lasts", "broke", "ended", "ask", "left"]), st.floats(0, 20)
+    ),
     max_size=80,
 )
 
@@ -278,11 +280,12 @@ def test_whatever_happens_it_keeps_its_rules(events: list[tuple[str, float]]) ->
     for what, elapsed in events:
         now += elapsed
         state = breaker.state
-        if what == "good":
-            assert breaker.succeeded(now) is (state != "closed")
+        if what in {"good", "whole"}:
+            assert breaker.succeeded(now, whole=what == "whole") is (state != "closed")
             assert breaker.state == "closed"
-            begun.append(now)
-            breaks = breaks if state == "closed" else 0
+            if what == "good":
+                begun.append(now)
+            breaks = breaks if state == "closed" and what == "good" else 0
             row = breaks
             kept = kept if state == "closed" else deque()
             if state == "closed":
