@@ -145,7 +145,7 @@ class Executor:
             if not total.expired():
                 raise
         failure = Failure(Cause.TOTAL_TIMEOUT, f"no whole answer in {seconds:g} s")
-        record.failures.append(failure)
+        record.failures += (failure,)
         if not client.begun:
             return self._unanswered(record)
         await _break_off(record, client, failure)
@@ -169,7 +169,7 @@ class Executor:
                 failure = await self._take_over(record, record.broken, step, client)
             if failure is None:
                 return None
-            record.failures.append(failure)
+            record.failures += (failure,)
             if itinerary is None:
                 itinerary = self._itinerary(record, first, due, admitted=True)
                 itinerary.begin()
@@ -212,7 +212,8 @@ class Executor:
         deployment = step.deployment
         if record.ask.model != deployment.served_model:
             call = self._named(deployment, call)
-        began, trace = self._clock(), record.ask.trace
+        began = self._clock() if record.attempts else record.began
+        trace = record.ask.trace
         clocks = record.snapshot.routes[deployment.model].clocks
         this = Try(deployment, clocks, began, how, began - record.began)
         if trace is not None:
@@ -243,7 +244,7 @@ class Executor:
             return None
         finally:
             in_flight[identity] -= 1
-            record.attempts.append(this.attempt(self._clock()))
+            record.attempts += (this.attempt(self._clock()),)
         if not client.begun or record.breaks(failure):
             return failure
         await _break_off(record, client, failure)

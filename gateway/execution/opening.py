@@ -98,7 +98,7 @@ class Opening(Exchange):
         failure = error.failure
         if failure.status is not None:
             refusal = told_refusal(answer, self.this.deployment, failure.status, error.error)
-            self.record.refusals.setdefault(failure.cause, refusal)
+            self.record.refused(failure.cause, refusal)
 
     async def _refused(self, answer: Answer) -> Refusal:
         status, deployment = answer.status, self.this.deployment
@@ -118,5 +118,5 @@ class Opening(Exchange):
         if is_told and refusal.body.lstrip().startswith(_JSON_BEGINS):
             refusal = replace(refusal, status=_CLIENT_ERROR)
         if refusal.status < _SERVER_ERROR:
-            self.record.refusals.setdefault(failure.cause, refusal)
+            self.record.refused(failure.cause, refusal)
         raise AttemptFailedError(failure)

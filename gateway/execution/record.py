@@ -1,7 +1,8 @@
 """A request under way: what was asked, what has come of it so far, and what to say when nothing answers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ from gateway.routing.itinerary import Step
 from gateway.routing.snapshot import Clocks, Deployment, Route, Snapshot
 
 CLIENT_LEFT: Final = 499
+_NONE: Final[Mapping[Cause, Refusal]] = MappingProxyType({})
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
@@ -96,9 +98,9 @@ class Record(msgspec.Struct):
     began: float
     deadline: Deadline
     clock: Callable[[], float]
-    attempts: list[Attempt] = []
-    failures: list[Failure] = []
-    refusals: dict[Cause, Refusal] = {}
+    attempts: tuple[Attempt, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    refusals: Mapping[Cause, Refusal] = _NONE
     all_out: bool = False
     drawn: Deployment | None = None
     served: Deployment | None = None
@@ -131,6 +133,10 @@ class Record(msgspec.Struct):
         if step.anyway and not self.attempts:
             self.all_out = True
 
+    def refused(self, cause: Cause, refusal: Refusal) -> None:
+        """Keep the first refusal of its cause, for what the client may be told."""
+        self.refusals = {cause: refusal, **self.refusals}
+
     def passes(self) -> Passage:
         """Begin with an event stream, which nobody has seen anything of."""
         ask = self.ask
@@ -162,7 +168,7 @@ class Record(msgspec.Struct):
             self.snapshot.generation,
             self.ask.stream,
             self.status,
-            tuple(self.attempts),
+            self.attempts,
             served is not None and served is not self.drawn,
             (now - self.began) * 1000,
             passing.size,
