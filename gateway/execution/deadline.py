@@ -10,8 +10,6 @@ from math import inf
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 
 class ExpiredError(TimeoutError):
     """A deadline has come."""
@@ -51,18 +49,21 @@ class Watch:
             self.set(nearest)
 
 
-class Deadline(msgspec.Struct, eq=False):
+class Deadline:
     """As `asyncio.timeout`, and to be used again: its block is cancelled at the deadline, and ends with ExpiredError.
 
-    Its blocks are in this `task`. Mutable: `when` it is, infinite while there is none, which may be put off by setting
-    it; how often the task was being cancelled when the block was entered; and `expired`. Times are the loop's.
+    Mutable: `when` it is, infinite while there is none, which may be put off by setting it; how often the task was
+    being cancelled when the block was entered; and `expired`. Times are the loop's.
     """
 
-    _watch: Watch
-    _task: asyncio.Task[object]
-    when: float = inf
-    expired: bool = False
-    _cancelling: int = 0
+    __slots__ = ("_cancelling", "_task", "_watch", "expired", "when")
+
+    def __init__(self, watch: Watch, task: asyncio.Task[object]) -> None:
+        """Start without a deadline, in the task whose blocks it is for."""
+        self._watch = watch
+        self._task = task
+        self.when = inf
+        self.expired = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -87,7 +88,7 @@ class Deadline(msgspec.Struct, eq=False):
 
     def __enter__(self) -> Self:
         """Begin the block."""
-        self._cancelling = self._task.cancelling()
+        self._cancelling: int = self._task.cancelling()
         self._watch.running.add(self)
         if self.when < inf:
             self._watch.set(self.when)
