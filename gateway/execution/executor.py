@@ -212,8 +212,7 @@ class Executor:
         deployment = step.deployment
         if record.ask.model != deployment.served_model:
             call = self._named(deployment, call)
-        began = self._clock() if record.attempts else record.began
-        trace = record.ask.trace
+        began, trace = self._clock(), record.ask.trace
         clocks = record.snapshot.routes[deployment.model].clocks
         this = Try(deployment, clocks, began, how, began - record.began)
         if trace is not None:

@@ -1,6 +1,7 @@
 """Boxes that are out: the breaker and what it leaves alone, and boxes that load, at the wire."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -120,6 +121,31 @@ async def test_one_request_alone_shows_whether_a_box_is_back(config: Config) -> 
         go_on.set()
         assert (await client.read_answer()).body == CONTENT + DONE
         assert (await breaker(gate))["state"] == "closed"
+
+
+async def test_a_box_that_is_let_in_on_the_way_gives_the_next_one_its_turn(config: Config) -> None:
+    """It is asked after the one that was drawn, and let in at a time of its own."""
+    box, other = Box(), Box()
+    async with (
+        ScriptedUpstream(box) as a,
+        ScriptedUpstream(other) as b,
+        running(config, {"m": chain(a.url, b.url)}, breaker={"failures": 1}) as gate,
+        gate.client() as first,
+        gate.client() as second,
+    ):
+        clock = Clock(gate)
+        assert (await gate.post("m")).status == 502
+        clock.now += 15
+        box.steps = other.steps = [Hang()]
+        await first.send(ask())
+        await a.arrived(2)
+        gate.gateway.executor._clock = itertools.count(clock.now, 0.125).__next__
+        await second.send(ask())
+        await b.arrived(2)
+        assert [(await breaker(gate, name))["state"] for name in ("a", "b")] == ["half_open", "half_open"]
+        await second.abort()
+        await gate.outcome(2)
+        assert [(await breaker(gate, name))["state"] for name in ("a", "b")] == ["half_open", "open"]
 
 
 async def test_a_client_that_leaves_the_probe_gives_the_next_one_its_turn(config: Config) -> None:
