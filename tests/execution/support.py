@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -171,19 +170,12 @@ def deployment(url: str, health_path: str = "/health") -> Deployment:
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
-    """Leave this process without a file descriptor to open."""
+    """Leave this process without a file descriptor to open, whichever a thread gives back meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/dev/fd")))  # noqa: PTH208 - names are wanted
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
-    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # the standard streams are open
     try:
-        with suppress(OSError):
-            while True:
-                held.append(os.dup(2))
         yield
     finally:
-        for descriptor in held:
-            os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
