@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What run, test and lock share: the checkout's own Python environment, .venv.
+# What run, test, lock and bench share: the checkout's own Python environment, .venv.
 #
 # `provide run` or `provide test` makes .venv hold what the lock files name, and the project itself, editable.
 # What was installed is kept in .venv/.provided-*: as long as the lock files and pyproject.toml still say the same,
@@ -58,7 +58,7 @@ reusable() {
 
 make_venv() {
   rm -rf "$venv"
-  mkdir "$venv"
+  mkdir -p "$venv"
   touch "$venv/.incomplete"
   if have uv; then
     uv venv --quiet --allow-existing --python "$1" "$venv"
