@@ -225,12 +225,10 @@ class OpenAI:
             self._executor.tell(_refused(asked, client, peek, began, trace, *self._executor.unheard()))
             raise
         call = Call(asked.operation, body, asked.fields or self.forwarded(asked.headers), asked.request_id)
+        asked.forget()
         del body
         is_stream = peek.stream is True
-        adds_usage, choices = False, 1
-        if is_stream:
-            asked.forget()
-            adds_usage, choices = peek.adds_usage(asked.operation), peek.choices
+        adds_usage, choices = (peek.adds_usage(asked.operation), peek.choices) if is_stream else (False, 1)
         ask = Ask(asked.request_id, peek.model, is_stream, call, adds_usage, trace, choices)
         try:
             unanswered = await self._executor.run(ask, snapshot, route, client)
