@@ -20,33 +20,40 @@ CROWD: Final = 4
 class Outbox:
     """Holds what is to be written.
 
-    Mutable: that, in the order it came; how many `requests` are being answered; and the loop, once it is known.
+    Mutable: that (`waiting`), in the order it came, and `since` when the first of it does, in the loop's time; how many
+    `requests` are being answered; and the loop, once it is known.
     """
 
-    __slots__ = ("_loop", "_waiting", "requests")
+    __slots__ = ("_loop", "requests", "since", "waiting")
 
     def __init__(self) -> None:
         """Start empty."""
         self.requests = 0
-        self._waiting: deque[tuple[asyncio.WriteTransport, bytes]] = deque()
+        self.waiting: deque[tuple[asyncio.WriteTransport, bytes]] = deque()
+        self.since = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def post(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Let this be written soon, or at once where there is no crowd; in a running loop."""
+        """Let this be written soon, or at once where there is no crowd; in a running loop.
+
+        While something waits, who posts very often may append to `waiting`, which is the same.
+        """
         if self.requests < CROWD:
-            if self._waiting:
+            if self.waiting:
                 self.flush()
             transport.write(data)
             return
-        if not self._waiting:
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-            self._loop.call_soon(self.flush)
-        self._waiting.append((transport, data))
+        if not self.waiting:
+            loop = self._loop
+            if loop is None:
+                loop = self._loop = asyncio.get_running_loop()
+            self.since = loop.time()
+            loop.call_soon(self.flush)
+        self.waiting.append((transport, data))
 
     def flush(self) -> None:
         """Write all that waits. What goes wrong with one connection is the loop's to tell, and no other's business."""
-        waiting = self._waiting
+        waiting = self.waiting
         while waiting:
             transport, data = waiting.popleft()
             if not transport.is_closing():

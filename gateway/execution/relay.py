@@ -240,7 +240,7 @@ class _Pouring:
         passing, course, flow = self._passing, self._course, self._flow
         clock, now, idle, beginnings = course.clock, course.now, course.idle, BEGINNINGS
         outbox = self._client.outbox
-        post = outbox.post
+        post, waiting = outbox.post, outbox.waiting
         while True:
             data = yield
             known, way = passing.known, self._way
@@ -266,8 +266,12 @@ class _Pouring:
                         break
                     events += 1
                     kept += middle
-                    clock.when = now() + idle
-                    post(way, data)  # the clock stops when it is written, if the client is full then
+                    if waiting:
+                        clock.when = outbox.since + idle
+                        waiting.append((way, data))
+                    else:
+                        clock.when = now() + idle
+                        post(way, data)  # the clock stops when it is written, if the client is full then
                     data = yield
             finally:
                 passing.took(events, events * template.around + len(kept) - had)
