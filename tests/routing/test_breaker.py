@@ -53,11 +53,13 @@ def test_five_answers_in_a_row_that_break_off_open_it() -> None:
     assert [broken(breaker, 20 + second) for second in range(5)] == [False] * 4 + [True]
 
 
-def test_an_answer_that_ends_well_ends_a_row_of_breaks() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_answer_that_ends_well_ends_a_row_of_breaks(*, whole: bool) -> None:
     breaker = Breaker()
     assert not any(broken(breaker, 40.0 * number) for number in range(4))
-    breaker.succeeded(160.0)
-    breaker.ended()
+    breaker.succeeded(160.0, whole=whole)
+    if not whole:
+        breaker.ended()
     assert [broken(breaker, 200 + 40.0 * number) for number in range(5)] == [False] * 4 + [True]
 
 
