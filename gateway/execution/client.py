@@ -212,13 +212,13 @@ class WireClient(msgspec.Struct, eq=False):
 
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
         """Send the head. Those without a body have no length (RFC 9110 6.4.1, 8.6), but for 205 (15.3.6)."""
-        self._head = self._begun(status, headers, length)
+        self._head = self._head_of(status, headers, length)
         if self._line.transport is None or self._line.transport.is_closing():
             raise ClientLeftError
 
     def answer(self, status: int, headers: Fields, body: bytes) -> Awaitable[None] | None:
         """Send a whole answer; what is to be waited for comes back, if there is something."""
-        head = self._begun(status, headers, len(body))
+        head = self._head_of(status, headers, len(body))
         line = self._line
         transport = line.transport
         if self.closes or self._mute or line.is_full or len(body) > _POSTED:
@@ -232,8 +232,8 @@ class WireClient(msgspec.Struct, eq=False):
         self._ended = True
         return None
 
-    def _begun(self, status: int, headers: Fields, length: int | None) -> bytes:
-        """Give the head of an answer that begins."""
+    def _head_of(self, status: int, headers: Fields, length: int | None) -> bytes:
+        """Begin; give the head."""
         self.begun = True
         if not self.closes and self._line.is_last():
             self.closes = True
