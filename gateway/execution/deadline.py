@@ -58,6 +58,8 @@ class Deadline:
 
     __slots__ = ("_cancelling", "_task", "_watch", "expired", "when")
 
+    _cancelling: int
+
     def __init__(self, watch: Watch, task: asyncio.Task[object]) -> None:
         """Start without a deadline, in the task whose blocks it is for."""
         self._watch = watch
@@ -88,7 +90,7 @@ class Deadline:
 
     def __enter__(self) -> Self:
         """Begin the block."""
-        self._cancelling: int = self._task.cancelling()
+        self._cancelling = self._task.cancelling()
         self._watch.running.add(self)
         if self.when < inf:
             self._watch.set(self.when)

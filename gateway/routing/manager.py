@@ -213,9 +213,9 @@ class RoutingManager:
         return breaker is None or breaker.admits(now)
 
     def succeeded(self, deployment: Deployment, now: float, *, whole: bool = False) -> BreakerChange | None:
-        """Note a first content, or a `whole` answer, which ended well; closing the breaker builds a new snapshot.
+        """Note a first content, or a `whole` answer, which ended well; the breaker's closing comes back.
 
-        That comes back.
+        That builds a new snapshot.
         """
         old = self._breakers.succeeded(deployment, now, whole=whole)
         if old is None:
