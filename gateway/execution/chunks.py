@@ -70,6 +70,12 @@ class _Choice(msgspec.Struct, gc=False):
     text: object = None
     finish_reason: object = None
 
+    @property
+    def says(self) -> bool:
+        """Whether it says anything."""
+        delta = self.delta
+        return bool(self.text or (delta is not None and (delta.content or _says(delta))))
+
 
 class Chunk(msgspec.Struct, gc=False):
     """An event's JSON, as far as it is looked at."""
@@ -81,9 +87,8 @@ class Chunk(msgspec.Struct, gc=False):
     @property
     def content(self) -> bool:
         """Whether it says anything."""
-        for choice in self.choices or ():
-            delta = choice.delta
-            if choice.text or (delta is not None and (delta.content or _says(delta))):
+        for choice in self.choices or ():  # noqa: SIM110 - a generator costs more than all else here
+            if choice.says:
                 return True
         return False
 

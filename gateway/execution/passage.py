@@ -43,10 +43,10 @@ _WORTH: Final = 2
 class Passage:
     """One client's event stream; it lives through the streams that it is made of.
 
-    Mutable. Of the stream that passes now: `finished` (each choice has its finish reason; that is not said where nobody
-    knows how many there are), `done` (`[DONE]` came), `failed` (an error came: `error`). Of the whole: `size` (bytes
-    passed), `first_content` (when it came), `malformed` (events left out), `opaque` (something passed that nobody can
-    go on from, or too much).
+    Mutable. Of the stream that passes now: `finished` (each choice has its finish reason, and has said nothing since;
+    that is not said where nobody knows how many there are), `done` (`[DONE]` came), `failed` (an error came: `error`).
+    Of the whole: `size` (bytes passed), `first_content` (when it came), `malformed` (events left out), `opaque`
+    (something passed that nobody can go on from, or too much).
     """
 
     __slots__ = (
@@ -61,6 +61,7 @@ class Passage:
         "_inside_event",
         "_learns",
         "_lessons",
+        "_resumed",
         "_scanner",
         "_takeover",
         "_tally",
@@ -101,6 +102,7 @@ class Passage:
         self._choices = choices
         self._begun: list[object] = []
         self._ended: list[object] = []
+        self._resumed = False  # a choice went on after its finish reason: this stream's are none to rely on
         self._hides_usage = hides_usage
         self._scanner = EventScanner()
         self._inside = self._inside_event = False
@@ -231,7 +233,7 @@ class Passage:
         self._inside_event = False
         self._template = None
         self._begun, self._ended = [], []
-        self.finished = self.done = self.failed = False
+        self.finished = self.done = self.failed = self._resumed = False
 
     @property
     def said(self) -> tuple[Piece, ...]:
@@ -255,7 +257,12 @@ class Passage:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the stream that counts has come: its finish reason, or its `[DONE]`."""
+        """Whether all that counts has come: `[DONE]`, or the finish reason, where those are to be relied on."""
+        return self.done or (self.finished and not self._resumed)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it may end here, if nothing else is to come."""
         return self.finished or self.done
 
     @property
@@ -344,6 +351,8 @@ class Passage:
         self._decoded += 1
         if 0 not in self._begun:
             self._begun.append(0)
+        if self._ended:
+            self._goes_on(0)
         if not self.opaque:
             self._note((said,))
         usage = chunk.told_usage
@@ -375,12 +384,20 @@ class Passage:
         """Note which choices have begun and which are over, and whether that is all of them."""
         begun, ended = self._begun, self._ended
         for choice in chunk.choices or ():
+            if ended and choice.says:
+                self._goes_on(choice.index)
             seen = ended if choice.finish_reason else begun
             if choice.index not in seen:
                 seen.append(choice.index)
         if self._choices and len(ended) >= self._choices and all(index in ended for index in begun):
             self.finished = True
             self._template = None
+
+    def _goes_on(self, index: object) -> None:
+        """Note that a choice says something; some servers send a finish reason in the first event, or in each."""
+        if index in self._ended:
+            self._ended.remove(index)
+            self.finished, self._resumed = False, True
 
     def _learn(self, raw: bytes, part: str, text: str) -> None:
         """Make this event the template, unless too few of those that there were have been of use."""
@@ -398,7 +415,7 @@ class Passage:
             chunk = read(data)
         except MalformedError:
             return False
-        return self.complete or (chunk is not None and chunk.finished)
+        return self.whole or (chunk is not None and chunk.finished)
 
     def _keep(self, chunk: Chunk) -> None:
         self._tally.passed += 1

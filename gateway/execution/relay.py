@@ -21,7 +21,8 @@ from gateway.execution.passage import Passage
 from gateway.execution.usage import TAIL, usage_in
 from gateway.routing.failures import Cause, Failure
 
-_AFTERMATH: Final = 1.0
+_AFTERMATH: Final = 5.0
+"""Seconds for what may follow on the last finish reason: the usage, and `[DONE]`."""
 
 
 class Body:
@@ -34,6 +35,7 @@ class Body:
     lost: Final = None
     malformed: Final = 0
     complete: Final = False
+    whole: Final = False
     failed: Final = False
 
     def __init__(self, clock: Callable[[], float], *, is_object: bool = False, length: int | None = None) -> None:
@@ -129,7 +131,7 @@ async def _pass_on(answer: Answer, first: bytes, client: Client, course: "_Cours
             else:
                 await _pass_each(answer, first, client, course, is_fed=is_fed)
     except ExpiredError:
-        if not passing.complete:
+        if not passing.whole:
             raise AttemptFailedError(Failure(Cause.STALLED, f"no content for {course.idle:g} s")) from None
     except AttemptFailedError:
         if not passing.complete:
@@ -164,7 +166,7 @@ class _Course:
                 self._ends += now - self._rested
             self.deadline, self._rested = self._ends, None if runs else now
         elif content or self.deadline == inf:
-            self.deadline = self.now() + self.idle
+            self.deadline, self._ends = self.now() + self.idle, None
         self.clock.at(self.deadline if runs else inf)
 
     def rests(self) -> None:

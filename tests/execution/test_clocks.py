@@ -26,6 +26,7 @@ from tests.running import Config, until
 OK: dict[str, object] = {"choices": []}
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 COMMENT = b": keep-alive\n\n"
+ENDING = sse('{"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}')
 ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
 REASONING = sse('{"choices":[{"delta":{"reasoning_content":"hm"},"finish_reason":null}]}')
 LINE = sse(r'{"choices":[{"delta":{"content":"\n"},"finish_reason":null}]}')  # is read each time, for its escape
@@ -297,6 +298,39 @@ async def test_a_complete_stream_that_is_kept_open_ends_well(
             assert (await gate.say(ask(stream=True))).body == CONTENT + sent + added
         assert (await gate.outcome()).failure == (None if added is not None else "stalled")
         await a.closed_by_peer()
+
+
+@pytest.mark.parametrize("event", [CONTENT, ENDING])
+async def test_a_stream_that_goes_on_after_a_finish_reason_has_its_time(
+    config: Config, monkeypatch: pytest.MonkeyPatch, event: bytes
+) -> None:
+    """It was cut a second after the first one, and the client was told that this is all."""
+    monkeypatch.setattr("gateway.execution.relay._AFTERMATH", RUNS_OUT / 4)
+    more = asyncio.Event()
+    async with (
+        ScriptedUpstream(
+            [Send(sse_head() + chunk(ENDING) + chunk(event)), Pause(more), Send(chunk(event + DONE) + last_chunk())]
+        ) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await client.read_until(ENDING + event)
+        leap(RUNS_OUT / 2)
+        await asyncio.sleep(0.01)
+        more.set()
+        rest = await client.read_until(b"\r\n0\r\n")
+        assert (rest.count(event), rest.count(DONE)) == (1, 1)
+        assert (await gate.outcome()).failure is None
+
+
+async def test_a_stream_that_went_on_after_a_finish_reason_is_broken_by_a_reset(config: Config) -> None:
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(ENDING) + chunk(ENDING)), Reset()]) as a,
+        running(config, {"m": chain(a.url)}) as gate,
+    ):
+        body, _ = await gate.broken(ask(stream=True))
+        assert (body.startswith(ENDING * 2), body.endswith(BROKEN)) == (True, True)
 
 
 async def test_a_complete_stream_that_is_reset_ends_well(config: Config) -> None:

@@ -208,6 +208,44 @@ def test_a_stream_that_ends_is_ended_well_if_it_is_whole(rest: bytes, passed: by
     assert (passage.failed, passage.opaque, passage.end()) == (False, False, b"")
 
 
+ENDING = chunk("stop", content="a")
+
+
+@pytest.mark.parametrize(
+    ("stream", "complete", "whole"),
+    [
+        ([ENDING], True, True),
+        ([ENDING, ENDING], False, True),
+        ([ENDING, CONTENT], False, False),
+        ([FINISH, CONTENT, FINISH], False, True),
+        ([FINISH, chunk(tool_calls=[{"index": 0, "function": {"name": "f"}}])], False, False),
+        ([FINISH, chunk(reasoning_content="hm")], False, False),
+        ([ENDING, ENDING, DONE], True, True),
+        ([FINISH, ROLE, FINISH, USAGE, COMMENT], True, True),
+        ([FINISH, DONE, CONTENT], True, True),
+    ],
+)
+@pytest.mark.parametrize("is_one", [True, False])
+def test_who_goes_on_after_a_finish_reason_was_not_over(
+    stream: list[bytes], *, complete: bool, whole: bool, is_one: bool
+) -> None:
+    """One that sent a finish reason in its first event, or in each, was ended a second later, and nobody was told."""
+    passage = passing()
+    sent = b"".join([CONTENT, *stream])
+    assert feed(passage, *([sent] if is_one else [CONTENT, *stream])) == sent
+    assert (passage.complete, passage.whole, passage.truncated) == (complete, whole, not whole)
+    assert passage.end() == (DONE if whole and DONE not in stream else b"")
+
+
+def test_an_error_after_finish_reasons_that_were_none_is_one() -> None:
+    passage = passing()
+    assert feed(passage, ENDING, ENDING, FAILED) == ENDING * 2
+    assert (passage.failed, passage.complete) == (True, False)
+    passage.taken_over("replay")
+    assert content(feed(passage, second(content="aa"), second("stop"))) == ""
+    assert (passage.failed, passage.complete) == (False, True)
+
+
 @pytest.mark.parametrize("rest", [b"", b"\n", COMMENT[:-2], CONTENT[:-2], FAILED[:-2], b"data: {"])
 def test_of_what_was_cut_nothing_stands_before_the_last_words(rest: bytes) -> None:
     passage = passing()

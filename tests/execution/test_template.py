@@ -275,7 +275,10 @@ def test_after_the_end_every_event_is_decoded() -> None:
     finish = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
     for chunk in (chat("a"), chat("b"), finish, chat("c"), chat("d")):
         passage.feed(chunk)
-    assert (passage.tokens, passage._decoded, passage.complete) == (4, 3, True)
+    assert (passage.tokens, passage._decoded) == (4, 2)  # that was no end
+    for chunk in (finish, b"data: [DONE]\n\n", chat("e"), chat("f")):
+        passage.feed(chunk)
+    assert (passage.tokens, passage._decoded, passage.complete) == (6, 4, True)
 
 
 def test_usage_beside_a_text_is_told_of_each_time() -> None:
