@@ -44,9 +44,10 @@ _STOPPING: Final = 503
 _log: Final = logging.getLogger(__name__)
 _OPTION: Final = b"stream_options"
 _BROKEN_EVENT: Final = (
-    b'event: error\ndata: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
+    b'data: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
     b'"param":null,"code":"stream_broken"}}\n\n'
 )
+"""As vLLM, SGLang and OpenRouter say it: with an `event: error` before it, go-openai reads no error in it."""
 
 
 class Executor:

@@ -362,4 +362,4 @@ async def test_the_break_of_a_stream_is_read_by_a_client(config: Config) -> None
     ):
         await client.send(ask(stream=True))
         body, _ = await read_broken(client)
-        assert body.startswith(CONTENT + b"event: error\ndata: ")
+        assert body.startswith(CONTENT + b'data: {"error":')

@@ -34,7 +34,7 @@ USAGE = sse('{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"det
 ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
 LARGE = b'{"choices": ["' + b"x" * (2 << 20)
 BROKEN = (
-    b'event: error\ndata: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
+    b'data: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
     b'"param":null,"code":"stream_broken"}}\n\n'
 )
 

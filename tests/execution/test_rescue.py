@@ -242,7 +242,7 @@ async def test_another_answer_is_an_honest_error(config: Config, place: int) -> 
         await read_through(client, cut)
         body, how = await read_broken(client)
         assert (how, body.count(BROKEN), DONE in body) == ("fin", 1, False)
-        assert said(body[: body.index(b"event: error")] + DONE) == TEXT
+        assert said(body[: body.index(b'data: {"error"')] + DONE) == TEXT
         outcome = await gate.outcome()
         assert (outcome.failure, outcome.fallback, c.requests) == ("cut_answer", False, [])
         assert [attempt.failure for attempt in outcome.attempts] == ["cut_answer", "replay_differs"]
