@@ -64,11 +64,19 @@ class _Delta(msgspec.Struct, gc=False):
     audio: object = None
 
 
-class _Choice(msgspec.Struct, gc=False):
+class Choice(msgspec.Struct, gc=False):
+    """One of an answer's choices, or what an event adds to it."""
+
     index: object = 0
     delta: _Delta | None = None
     text: object = None
     finish_reason: object = None
+    error: object = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether it ended with an error, as OpenRouter tells it of a choice."""
+        return self.error is not None or self.finish_reason == "error"
 
     @property
     def says(self) -> bool:
@@ -80,7 +88,7 @@ class _Choice(msgspec.Struct, gc=False):
 class Chunk(msgspec.Struct, gc=False):
     """An event's JSON, as far as it is looked at."""
 
-    choices: list[_Choice] | None = []
+    choices: list[Choice] | None = []
     error: object = None
     usage: msgspec.Raw = msgspec.Raw()
 
@@ -91,6 +99,15 @@ class Chunk(msgspec.Struct, gc=False):
             if choice.says:
                 return True
         return False
+
+    @property
+    def failed(self) -> object:
+        """The error that it tells of, of the answer or of a choice; None where there is none."""
+        if self.error is None:
+            for choice in self.choices or ():
+                if choice.fails:
+                    return choice.error or choice.finish_reason
+        return self.error
 
     @property
     def finished(self) -> bool:
@@ -132,7 +149,7 @@ def plain(chunk: Chunk) -> tuple[str, str] | None:
     if not choices or len(choices) != 1:
         return None
     choice = choices[0]
-    if choice.index or choice.finish_reason:
+    if choice.index or choice.finish_reason or choice.error is not None:
         return None
     delta = choice.delta
     also: object
@@ -148,7 +165,7 @@ def plain(chunk: Chunk) -> tuple[str, str] | None:
     return (part, said) if said and isinstance(said, str) and not also else None
 
 
-def _texts(choice: _Choice) -> Iterator[tuple[str, object]]:
+def _texts(choice: Choice) -> Iterator[tuple[str, object]]:
     if choice.text:
         yield "text", choice.text
     delta = choice.delta

@@ -19,6 +19,7 @@ from typing import ClassVar, Final
 import msgspec
 
 from gateway.execution.answer import BODILESS, Answer, AttemptFailedError
+from gateway.execution.chunks import Choice
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
 from gateway.execution.usage import TAIL, usage_in, usage_of
@@ -38,7 +39,9 @@ class ErrorAnswerError(AttemptFailedError):
 
 
 _NULL: Final = msgspec.Raw(b"null")
+_NOTHING: Final = (_NULL, msgspec.Raw(b"[]"))
 _UNTOLD: Final = msgspec.Raw()
+_ERROR: Final = b'"error"'
 
 
 class _Answer(msgspec.Struct):
@@ -76,6 +79,7 @@ class Whole(msgspec.Struct, gc=False):
 
 
 _answer: Final = msgspec.json.Decoder(_Answer)
+_failed: Final = msgspec.json.Decoder(list[Choice])
 
 
 def at_once(answer: Answer) -> Whole | None:
@@ -148,12 +152,22 @@ def _looked_at(held: bytes) -> Whole:
         body = _answer.decode(held)
         if not held.isascii():
             held.decode()  # what is passed over may not be text
-        is_error, counts = body.error is not None and body.choices == body.data == _NULL, body.usage
+        is_error, counts = body.error is not None and body.choices in _NOTHING and body.data in _NOTHING, body.usage
+        if not is_error and _ERROR in held:
+            _look_at_choices(body.choices)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         is_error, counts = _is_error_to_clients(held), _UNTOLD
     if is_error:
         raise ErrorAnswerError(held)
     return Whole(held, len(held), counts)
+
+
+def _look_at_choices(told: msgspec.Raw) -> None:
+    """Look whether all choices failed: OpenRouter says so there, under a good status."""
+    choices = _failed.decode(told) if told != _NULL else []
+    errors = [choice.error or choice.finish_reason for choice in choices if choice.fails]
+    if choices and len(errors) == len(choices):
+        raise ErrorAnswerError(msgspec.json.encode({"error": errors[0]}))
 
 
 def _is_error_to_clients(held: bytes) -> bool:
@@ -166,7 +180,7 @@ def _is_error_to_clients(held: bytes) -> bool:
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is cut short or not JSON")) from None
     if not isinstance(fields, dict):
         raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body is not a JSON object"))
-    return fields.get("error") is not None and fields.get("choices") is None and fields.get("data") is None
+    return fields.get("error") is not None and not fields.get("choices") and not fields.get("data")
 
 
 async def _gathered(answer: Answer, came: Callable[[], None]) -> bytes:

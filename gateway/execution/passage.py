@@ -337,6 +337,8 @@ class Passage:
             self._first = self._first or data
             self._take_plain(chunk, raw, said)
             return raw, True
+        if self._choices == 1 and (error := chunk.failed) is not None:
+            return self._take_error(msgspec.json.encode({"error": error}))
         return self._take_chunk(chunk, data, raw)
 
     def _take_error(self, error: bytes) -> tuple[bytes, bool]:

@@ -159,6 +159,8 @@ def test_a_stream_without_an_end_is_truncated(end: bytes) -> None:
         FAILED,
         sse({"error": "no"}),
         sse({"error": {}, "choices": [{"delta": {}}]}),
+        sse({"choices": [{"delta": {"content": ""}, "finish_reason": "error"}]}),
+        sse({"choices": [{"delta": {"content": "x"}, "error": {"code": 502, "message": "no"}}]}),
         b'error: {"code":500,"message":"no"}\n\n',
         b'error: {"code":500,"message":"no"}\r\n\r\n',
     ],
