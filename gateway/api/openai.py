@@ -5,6 +5,7 @@ The deadline grows with what has arrived, so that a slow upload passes and a sta
 """
 
 import asyncio
+import re
 import time
 from contextlib import suppress
 from io import BytesIO
@@ -80,6 +81,10 @@ _SHOWN: Final = {
     "object": "an object",
 }
 _peek: Final = msgspec.json.Decoder(Peek)
+_SURROGATES: Final = re.compile(
+    rb"(?i)(?<!\\)(?:\\\\)*(?:\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(?P<half>\\ud[89a-f][0-9a-f]{2}))"
+)
+"""Escapes of characters beyond U+FFFF, in pairs, and halves of such pairs, which mean nothing (RFC 8259 8.2)."""
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -398,7 +403,7 @@ def peek_body(body: bytes) -> Peek:
         raise _field_error(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # the cause would carry the body along
-        raise RequestError(400, f"the body is not valid JSON: {_position(error)}", code="invalid_json") from None
+        raise RequestError(400, f"the body is not valid JSON: {_position(error, body)}", code="invalid_json") from None
 
 
 def _field_error(message: str) -> RequestError:
@@ -414,11 +419,14 @@ def _field_error(message: str) -> RequestError:
     return RequestError(400, "the body is not a JSON object", code="invalid_type")
 
 
-def _position(error: Exception) -> str:
+def _position(error: Exception, body: bytes) -> str:
     """Keep the place and drop what the decoder may quote of the body."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
+    half = next((each for each in _SURROGATES.finditer(body) if each["half"]), None)
+    if half is not None:  # which the decoder may take for the end
+        return f"half of a surrogate pair at byte {half.start('half')}, as of an emoji that was cut in two"
     _, marker, place = str(error).partition("(byte ")
     return f"unexpected at byte {place.rstrip(')')}" if marker else "it is cut short"

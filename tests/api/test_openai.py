@@ -13,6 +13,9 @@ NOWHERE = {"m": chain(refused_url())}
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\n"
 
 
+HALF = "the body is not valid JSON: half of a surrogate pair at byte {}, as of an emoji that was cut in two"
+
+
 def raw(body: bytes, fields: bytes = b"content-type: application/json\r\n") -> bytes:
     return HEAD + fields + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
@@ -25,6 +28,22 @@ def raw(body: bytes, fields: bytes = b"content-type: application/json\r\n") -> b
         (b'{"model" "secret"}', "the body is not valid JSON: unexpected at byte 9", None, "invalid_json"),
         (b'{"model": "m"} secret', "the body is not valid JSON: unexpected at byte 16", None, "invalid_json"),
         (b'{"model": "m", "x": NaN}', "the body is not valid JSON: unexpected at byte 20", None, "invalid_json"),
+        *(
+            (
+                b'{"model": "m", "x": "%b"}' % text,
+                HALF.format(place),
+                None,
+                "invalid_json",
+            )
+            for text, place in [
+                (rb"\ud83d", 21),
+                (rb"\ud83d and more of the text", 21),
+                (rb"\uDE00", 21),
+                (rb"\\\ud83d", 23),
+                (rb"\\ude00 \ud83d\ude00\ud83d\u0041", 41),
+            ]
+        ),
+        (b'{"model": "m", "x": "\\\\ud83d", "y', "the body is not valid JSON: it is cut short", None, "invalid_json"),
         (b'{"model": "\xff\xfe"}', "the body is not valid JSON: it is not UTF-8", None, "invalid_json"),
         (b'{"a": ' + b"[" * 1_000_000, "the body is not valid JSON: it is nested too deeply", None, "invalid_json"),
         (b"[]", "the body is not a JSON object", None, "invalid_type"),
