@@ -87,6 +87,8 @@ def unanswered_response(unanswered: Unanswered, model: str) -> web.Response:
     else:
         plural = "" if unanswered.tried == 1 else "s"
         message = f"no deployment of {model!r} answered, {unanswered.tried} attempt{plural} made"
+        if unanswered.said:
+            message += f"; {'one' if plural else 'it'} said: {unanswered.said}"
         code = "all_deployments_failed"
     if unanswered.status == 503:  # noqa: PLR2004 - RFC 9110 15.6.4
         headers["Retry-After"] = str(unanswered.retry_after)

@@ -28,7 +28,7 @@ from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.record import CLIENT_LEFT, Ask, Record, Try, Unanswered
-from gateway.execution.refusal import Refusal, safe_fields
+from gateway.execution.refusal import Refusal, safe_fields, words
 from gateway.execution.relay import Body, relay
 from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
@@ -43,11 +43,6 @@ from gateway.routing.snapshot import Deployment, Endpoint, Identity, Route, Snap
 _STOPPING: Final = 503
 _log: Final = logging.getLogger(__name__)
 _OPTION: Final = b"stream_options"
-_BROKEN_EVENT: Final = (
-    b'data: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
-    b'"param":null,"code":"stream_broken"}}\n\n'
-)
-"""As vLLM, SGLang and OpenRouter say it: with an `event: error` before it, go-openai reads no error in it."""
 
 
 class Executor:
@@ -231,8 +226,7 @@ class Executor:
             finally:
                 answer.close()
         except AttemptFailedError as error:
-            failure = error.failure
-            self._failed(this, failure, again=step.again)
+            failure = self._failed(record, this, error.failure, again=step.again)
         except (asyncio.CancelledError, ClientLeftError):
             self._left(record, this, client)
             raise
@@ -258,14 +252,17 @@ class Executor:
             self._manager.left(deployment, self._clock())
             raise
 
-    def _failed(self, this: Try, failure: Failure, *, again: bool) -> None:
-        """Note what an attempt failed for."""
+    def _failed(self, record: Record, this: Try, failure: Failure, *, again: bool) -> Failure:
+        """Note what an attempt failed for; give it with what the upstream said."""
         this.failure, this.detail = failure.cause.value, failure.detail or None
         told = self._manager.failed(
             this.deployment, failure, self._clock(), again=again, since=this.content, began=this.began
         )
         if told is not None:
             self._changed(told)
+        if failure.cause is not Cause.ERROR_ANSWER or this.content is None or not isinstance(record.passing, Passage):
+            return failure
+        return msgspec.structs.replace(failure, said=words(record.passing.error, this.deployment))
 
     def _left(self, record: Record, this: Try, client: Client) -> None:
         """Note that nobody waits for the rest of an attempt's answer, if there is a rest."""
@@ -353,6 +350,7 @@ class Executor:
             local_fault=failure is not None and failure.cause is Cause.LOCAL_FAULT,
             refusal=refusal,
             retry_after=self._manager.retry_after(record.route, self._clock()),
+            said=failure.said if failure else "",
         )
 
 
@@ -370,7 +368,14 @@ def _traced(this: Try, call: Call, trace: Trace) -> Call:
 
 async def _break_off(record: Record, client: Client, failure: Failure) -> None:
     record.failure = failure.cause.value
-    await client.break_off(record.passing.last_words(_BROKEN_EVENT) if record.passing else b"")
+    await client.break_off(record.passing.last_words(_broken(failure)) if record.passing else b"")
+
+
+def _broken(failure: Failure) -> bytes:
+    """Say that a stream broke, as vLLM, SGLang and OpenRouter do: go-openai reads no error behind an `event: error`."""
+    message = "the upstream broke off in mid-stream" + (f": {failure.said}" if failure.said else "")
+    error = {"message": message, "type": "upstream_error", "param": None, "code": "stream_broken"}
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
 def _fields(record: Record, deployment: Deployment, answer: Answer) -> Fields:

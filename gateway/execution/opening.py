@@ -8,12 +8,14 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Final
 
+import msgspec
+
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.deadline import ExpiredError
 from gateway.execution.direct import Exchange
 from gateway.execution.hold import ErrorAnswerError, Whole, at_once, hold
 from gateway.execution.record import Record, Try
-from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_refusal
+from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_refusal, words
 from gateway.execution.upstream import Call, Upstream
 from gateway.routing.failures import Cause, Failure, Verdict, status_failure, verdict
 
@@ -94,11 +96,11 @@ class Opening(Exchange):
         return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {clocks.first_token:g} s")
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
-        """Keep an error that came in an answer's place and is the client's, for what it may be told."""
-        failure = error.failure
+        """Keep an error that came in an answer's place, for what the client may be told."""
+        failure, deployment = error.failure, self.this.deployment
         if failure.status is not None:
-            refusal = told_refusal(answer, self.this.deployment, failure.status, error.error)
-            self.record.refused(failure.cause, refusal)
+            self.record.refused(failure.cause, told_refusal(answer, deployment, failure.status, error.error))
+        error.failure = msgspec.structs.replace(failure, said=words(error.error, deployment))
 
     async def _refused(self, answer: Answer) -> Refusal:
         status, deployment = answer.status, self.this.deployment
@@ -119,4 +121,5 @@ class Opening(Exchange):
             refusal = replace(refusal, status=_CLIENT_ERROR)
         if refusal.status < _SERVER_ERROR:
             self.record.refused(failure.cause, refusal)
-        raise AttemptFailedError(failure)
+            raise AttemptFailedError(failure)
+        raise AttemptFailedError(msgspec.structs.replace(failure, said=words(refusal.body, deployment)))

@@ -42,13 +42,17 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unanswered(msgspec.Struct, frozen=True):
-    """No deployment answered: what to tell the client. `refusal` is an upstream's own 4xx, where there was one."""
+    """No deployment answered: what to tell the client.
+
+    `refusal` is an upstream's own 4xx, where there was one; `said` what one said of its failure, its message alone.
+    """
 
     status: int
     tried: int
     local_fault: bool = False
     refusal: Refusal | None = None
     retry_after: int = 1
+    said: str = ""
 
 
 class Try(msgspec.Struct, gc=False):

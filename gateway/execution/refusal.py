@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
+from gateway.routing.wordings import message_of
 
 _LIMIT: Final = 1 << 20
 _SHORTEST_KEY: Final = 4
@@ -58,6 +59,11 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
 def told_refusal(answer: Answer, deployment: Deployment, status: int, error: bytes) -> Refusal:
     """Make what an upstream told under a good status, as a JSON object, the error answer that it means."""
     return Refusal(deployment.name, status, _json_fields(answer, deployment), _masked(error, deployment.key))
+
+
+def words(error: bytes, deployment: Deployment) -> str:
+    """Give an upstream's own message of an error, our key masked; empty if there is none."""
+    return "" if error is _WITHHELD else message_of(_masked(error, deployment.key))
 
 
 def _json_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:

@@ -74,7 +74,7 @@ class Failure(Struct, frozen=True):
     `status` is the upstream's HTTP status where one came, or the 4xx that its error object means under a good one;
     `retry_after` the seconds it asked to wait. `stale` tells that a pooled connection turned out to be closed before a
     byte of an answer arrived: nobody's fault, and safe to repeat on a fresh one. `detail` is for the log: no URL, no
-    key.
+    key. `said` is for the client alone, for it may quote the prompt: the upstream's own message, our key masked.
     """
 
     cause: Cause
@@ -82,6 +82,7 @@ class Failure(Struct, frozen=True):
     status: int | None = None
     retry_after: float | None = None
     stale: bool = False
+    said: str = ""
 
 
 class Rule(Struct, frozen=True):

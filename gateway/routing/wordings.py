@@ -14,6 +14,7 @@ from msgspec import Struct
 
 _KEY_STATUSES: Final = frozenset({402, 403})
 _UNSERVED_STATUSES: Final = frozenset({404, 501})
+_LONGEST_MESSAGE: Final = 300
 
 # What the servers say when a prompt does not fit, lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
 # "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
@@ -195,6 +196,27 @@ def code_of(error: bytes) -> int:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0
     return (told.code or 0) if isinstance(told, _Error) else 0
+
+
+class _Told(Struct):
+    error: object = None
+    message: object = None
+    detail: object = None
+
+
+_told: Final = msgspec.json.Decoder(_Told)
+
+
+def message_of(error: bytes) -> str:
+    """Read the message of an error in JSON, as one line; empty where there is none."""
+    try:
+        told = _told.decode(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    inner = told.error.get("message") if isinstance(told.error, dict) else told.error
+    found = next((each for each in (inner, told.message, told.detail) if isinstance(each, str)), "")
+    line = " ".join(found[:_LONGEST_MESSAGE].split())
+    return line + "..." if len(found) > _LONGEST_MESSAGE else line
 
 
 def _says(told: bytes, phrases: Sequence[bytes]) -> bool:

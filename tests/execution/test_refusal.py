@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 
-from tests.execution.support import chain, error_of, running
-from tests.fakes.upstream import Hang, ScriptedUpstream, Send, status
+from tests.execution.support import CONTENT, DONE, ask, chain, error_of, running
+from tests.fakes.upstream import (
+    Hang,
+    ScriptedUpstream,
+    Send,
+    chunk,
+    json_answer,
+    last_chunk,
+    sse,
+    sse_head,
+    status,
+)
 from tests.running import Config
 
 KEY = 'sk-canary/+"0123456789'
@@ -48,6 +58,55 @@ async def test_our_key_is_masked_however_json_escapes_it(config: Config, said: s
     ):
         answer = await gate.post("m")
         assert (answer.status, answer.body) == (400, body.replace(said, passed).encode())
+
+
+def event(data: object) -> bytes:
+    return sse_head() + chunk(sse(json.dumps(data)) + DONE) + last_chunk()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (json_answer({"error": {"message": f"no memory for {KEY}"}}, 500), "no memory for ***"),
+        (json_answer({"error": "model requires\n more system memory "}, 500), "model requires more system memory"),
+        (json_answer({"object": "error", "message": "the engine died"}, 500), "the engine died"),
+        (json_answer({"detail": "overloaded"}, 503), "overloaded"),
+        (json_answer({"error": {"message": "x" * 999}}, 502), "x" * 300 + "..."),
+        (json_answer({"error": {"message": f"no memory for {KEY}"}}), "no memory for ***"),
+        (event({"error": {"message": f"no memory for {KEY}", "code": 500}}), "no memory for ***"),
+        (json_answer({"error": {"message": 5}, "message": None}, 500), None),
+        (json_answer([KEY], 500), None),
+        (status(500, "No", KEY.encode()), None),
+        (status(500, "No", gzip.compress(KEY.encode()), [("content-encoding", "gzip")]), None),
+        (json_answer({"error": {"message": "no key"}}, 401), None),
+    ],
+)
+async def test_what_an_upstream_says_of_its_failure_is_told_to_the_client_alone(
+    config: Config, answer: bytes, said: str | None
+) -> None:
+    """It may quote the prompt: the log has none of it."""
+    async with ScriptedUpstream([Send(answer)]) as a, running(config, {"m": keyed(a.url)}) as gate:
+        told = await gate.say(ask(stream=True))
+        message = error_of(told)["message"]
+        tries = "2 attempts made; one said: " if len(a.requests) > 1 else "1 attempt made; it said: "
+        assert message.partition("answered, ")[2] == (tries + said if said else tries.partition(";")[0])
+        await gate.outcome()
+        assert (said or KEY) not in json.dumps(await gate.log())
+
+
+async def test_what_is_said_of_a_break_is_told_to_the_client_alone(config: Config) -> None:
+    """One that was asked to take over says it of itself, and knows another key."""
+    failed = sse(json.dumps({"error": {"message": f"lost {KEY}"}}))
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(CONTENT + failed) + last_chunk())]) as a,
+        ScriptedUpstream([Send(json_answer({"error": {"message": f"lost {KEY}"}}))]) as b,
+        running(config, {"m": keyed(a.url) | {"b": {"base_url": b.url, "api_key": KEY + "b"}}}) as gate,
+    ):
+        body, _ = await gate.broken(ask(stream=True))
+        assert b"broke off in mid-stream: lost ***" in body
+        assert KEY.encode() not in body
+        await gate.outcome()
+        assert "lost" not in json.dumps(await gate.log()).replace("lost_", "")
 
 
 @pytest.mark.parametrize("headers", [[("content-encoding", "gzip")], []])
