@@ -70,7 +70,7 @@ class Timeouts(Document):
     first_token: Interval | None = Field(
         None, description="From the request's last byte to the answer's first content. Default: 120."
     )
-    idle: Interval | None = Field(None, description="From one content of a stream to the next. Default: 60.")
+    idle: Interval | None = Field(None, description="From one content of a stream to the next. Default: 120.")
     total: Interval | None = Field(None, description="The whole request, all its attempts together. Default: 0.")
 
 

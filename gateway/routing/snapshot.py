@@ -34,7 +34,7 @@ class Clocks(msgspec.Struct, frozen=True):
 
     connect: float = 2.0
     first_token: float = 120.0
-    idle: float = 60.0
+    idle: float = 120.0
     total: float = 0.0
 
 

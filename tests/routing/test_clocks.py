@@ -18,7 +18,7 @@ models:
 @pytest.mark.parametrize(
     ("routing", "clocks"),
     [
-        (None, Clocks(connect=2, first_token=120, idle=60, total=0)),
+        (None, Clocks(connect=2, first_token=120, idle=120, total=0)),
         ("timeout: 5", Clocks(connect=5)),
         ("timeouts: {connect: 5}", Clocks(connect=5)),
         ("timeout: 5\ntimeouts: {first_token: 10, idle: 0, total: 600}", Clocks(5, 10, 0, 600)),
@@ -94,7 +94,7 @@ breaker: {failures: 7, hold: 8, longest_hold: 9}
         "settings": [
             "timeout: 2 -> 3",
             "timeouts.first_token: 120 -> 1",
-            "timeouts.idle: 60 -> 2",
+            "timeouts.idle: 120 -> 2",
             "timeouts.total: 0 -> 4",
             "retries.attempts: 6 -> 5",
             "retries.ratio: 0.2 -> 0.1",
@@ -115,5 +115,5 @@ def test_what_changes_for_one_model_is_told_of_it() -> None:
             "e: timeouts.connect 2 -> 1",
             "e: timeouts.idle 0 -> 30",
         ],
-        "settings": ["timeouts.idle: 60 -> 50"],
+        "settings": ["timeouts.idle: 120 -> 50"],
     }

@@ -49,7 +49,7 @@ def test_models_that_are_alike_keep_what_is_their_own() -> None:
     one, two = weighing.route("one"), weighing.route("two")
     assert two.weights is one.weights
     assert [deployment.identity for deployment in two.chain] == [("two", "b"), ("two", "c"), ("two", "a")]
-    assert (one.clocks.idle, two.clocks.idle) == (7, 60)
+    assert (one.clocks.idle, two.clocks.idle) == (7, 120)
     assert (one.fallbacks, two.fallbacks) == (("two",), ())
     assert (one.rescue, two.rescue) == ("off", "on")
 
