@@ -244,8 +244,11 @@ class Ledger:
             else:
                 self._hurry.wait(self._pause if self._deadline is None else min(self._pause, 0.1))
                 self._hurry.clear()
-        self._refused += _count(self._rows)  # the ledger was turned off
-        self._rows = []
+        if lost := _count(self._rows):  # the ledger was turned off
+            self._refused += lost
+            self._told += lost
+            self._rows = []
+            self._log.error("ledger.lost", count=lost, reason=self._cause)
         return True
 
     def _write(self, store: Store) -> None:

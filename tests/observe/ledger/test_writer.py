@@ -425,16 +425,23 @@ def test_a_database_that_was_left_is_not_turned_back_to(
 
 
 def test_rows_that_are_not_written_when_the_ledger_is_turned_off_are_dropped_and_counted(
-    make: Callable[..., Ledger], stores: Stores
+    make: Callable[..., Ledger], stores: Stores, records: LogSink
 ) -> None:
     stores["here"].down = "disk full"
     ledger = make()
     ledger.move(HERE)
-    keep(ledger, 1)
+    keep(ledger, 1, 2)
     stores["here"].wait_for_a_new_try()
     ledger.move(LedgerSettings())
     assert ledger.flush(PATIENCE)
-    assert (ledger.waiting, ledger.dropped, ledger.place) == (0, 1, None)
+    assert (ledger.waiting, ledger.dropped, ledger.place) == (0, 2, None)
+    ledger.move(THERE)
+    keep(ledger, 3)
+    assert ledger.flush(PATIENCE)
+    assert (stores["there"].requests, ledger.dropped) == (ids(3), 2)
+    unavailable, lost = logged(records)
+    assert unavailable["event"] == "ledger.unavailable"
+    assert lost == {"level": "error", "event": "ledger.lost", "count": 2, "reason": "disk full"}
 
 
 def test_a_close_gives_up_at_its_deadline_and_counts_what_is_lost(
