@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -277,10 +277,12 @@ class Gateway:
         assert snapshot is not None  # noqa: S101 - it was adopted
         told = changes.as_dict() if changes and self._following else None
         mended = self.state.rejected is not None
+        known = {(notice.file, notice.path, notice.message) for notice in self.state.notices}
         self.state.accept(time.time(), snapshot.generation, snapshot.digest, built.notices, told)
         if changes is None:
             if mended:
                 self.log.info("config.unchanged", generation=snapshot.generation, hash=snapshot.digest)
+            self._warn(each for each in built.notices if (each.file, each.path, each.message) not in known)
             return
         self.feed.settle()  # what ended before counts as before
         self.selector.adopt(snapshot)
@@ -299,9 +301,12 @@ class Gateway:
         self.ledger.move(settings.ledger)
         if told is not None:
             self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
-        for notice in (*built.notices, *self._unweighed()):
-            self.log.warning("config.warning", **notice.as_dict())
+        self._warn((*built.notices, *self._unweighed()))
         self._restart_tidying(ready.succession.old)
+
+    def _warn(self, notices: Iterable[Fault]) -> None:
+        for notice in notices:
+            self.log.warning("config.warning", **notice.as_dict())
 
     def _unweighed(self) -> Iterator[Fault]:
         """Tell what the strategy failed for as things stood when the plan was put in force."""

@@ -253,6 +253,32 @@ async def test_bad_contents_are_rejected_once_each_and_change_nothing(
     assert rejected[1]["faults"] == [fault]
 
 
+async def test_a_save_that_changes_nothing_but_warnings_tells_of_the_new_ones(
+    serve: Serve, config: Config, boxes: dict[str, str]
+) -> None:
+    """They stood in /routing alone."""
+    share(config, boxes)
+    client = await serve()
+    good, digest = (config.path / "routing.yaml").read_text(), (await routing(client))["hash"]
+    (config.path.parent / ".env").write_text("KEY: value\n")
+    await until(lambda: bool(config.records("config.warning")))
+    config.save("routing.yaml", f"# another content\n{good}")
+
+    async def is_read() -> bool:
+        return bool((await routing(client))["hash"] != digest)
+
+    await until(is_read)
+    (config.path / "deployment.yaml").write_text("")
+    await until(lambda: len(config.records("config.warning")) > 1)
+    one, other = config.records("config.warning")
+    assert (one["file"], one["line"], other["file"]) == (
+        str(config.path.parent / ".env"),
+        1,
+        str(config.path / "deployment.yaml"),
+    )
+    assert not config.records("config.reloaded")
+
+
 async def test_a_bad_save_that_is_put_back_is_told_once_and_one_that_changes_nothing_never(
     serve: Serve, config: Config, boxes: dict[str, str]
 ) -> None:

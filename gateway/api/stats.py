@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
+from multidict import MultiMapping
 
 from gateway.api.errors import RequestError
 from gateway.config.faults import nearest
@@ -82,11 +83,13 @@ class Stats:
             answer = stats(reader, question, time.time())
         return answer | {"ledger": {"waiting": self._ledger.waiting, "dropped": self._ledger.dropped}}
 
-    def _question(self, query: Mapping[str, str]) -> Question:
+    def _question(self, query: MultiMapping[str]) -> Question:
         for name in query:
             if name not in _PARAMETERS:
                 expected = nearest(name, _PARAMETERS) or f", expected one of {', '.join(_PARAMETERS)}"
                 raise _bad(name[:_LONGEST], f"unknown parameter{expected}")
+            if len(query.getall(name)) > 1:
+                raise _bad(name, "given more than once, expected once")
         model = _name(query, "model")
         snapshot = self._current()
         route = snapshot.routes.get(model) if snapshot is not None and model is not None else None

@@ -14,6 +14,8 @@ from gateway.config.faults import ConfigError, Fault
 
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 _READ_ONCE: Final = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+_LARGEST: Final = 64 << 20
+"""Bytes of a file: a hundred thousand models, and not all of an endless device."""
 _OTHER_SUFFIX: Final = {".yaml": ".yml", ".yml": ".yaml"}
 
 
@@ -67,7 +69,7 @@ def read(files: ConfigFiles) -> Sources:
     """Read the files; blocks.
 
     Raises:
-        ConfigError: a file exists and cannot be read, or is a pipe or a socket; it names each such file and the reason.
+        ConfigError: a file cannot be read, is a pipe or a socket, or too large; it names each such file and the reason.
 
     """
     faults: list[Fault] = []
@@ -93,9 +95,14 @@ def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] 
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
-        if kind not in _READ_ONCE:
-            return path.read_bytes()
-        reason = f"is a {_READ_ONCE[kind]}, expected a file"
+        if kind in _READ_ONCE:
+            reason = f"is a {_READ_ONCE[kind]}, expected a file"
+        else:
+            with path.open("rb") as file:
+                content = file.read(_LARGEST + 1)
+            if len(content) <= _LARGEST:
+                return content
+            reason = f"is larger than {_LARGEST >> 20} MiB, expected a configuration"
     except absent:
         return None
     except OSError as error:

@@ -114,6 +114,7 @@ async def test_a_question_may_be_narrowed_and_knows_aliases(serve: Serve) -> Non
         ("?hours=99999", "hours", "hours: found '99999', expected a number above 0"),
         ("?hour=1", "hour", "hour: unknown parameter, did you mean 'hours'?"),
         ("?zzz=1", "zzz", "zzz: unknown parameter, expected one of hours, model, deployment"),
+        ("?hours=1&hours=2", "hours", "hours: given more than once, expected once"),
         ("?model=a%00b", "model", "model: expected at most 256 printable characters"),
         (f"?deployment={'x' * 257}", "deployment", "deployment: expected at most 256 printable characters"),
     ],

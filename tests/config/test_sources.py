@@ -95,15 +95,24 @@ def test_pipes_and_sockets_are_faults_and_not_read(config: Path, monkeypatch: py
     os.close(writing)
 
 
+def test_a_file_without_end_is_not_read_to_the_end(config: Path) -> None:
+    """It filled the memory."""
+    (config / "routing.yaml").unlink()
+    (config / "routing.yaml").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError) as caught:
+        read(ConfigFiles.of(config, {}))
+    assert str(caught.value) == f"{config}/routing.yaml: is larger than 64 MiB, expected a configuration"
+
+
 def test_the_null_device_is_an_empty_file(config: Path) -> None:
     assert read(ConfigFiles.of(config, {}, Path(os.devnull))).env == b""
 
 
 def test_a_reason_without_words_is_the_name_of_the_error(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path) -> bytes:
+    def refuse(_: Path, __: str) -> object:
         raise OSError(errno.EIO)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ConfigError, match="cannot be read: oserror"):
         read(ConfigFiles.of(config, {}))
 
