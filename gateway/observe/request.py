@@ -46,7 +46,7 @@ class RequestLine(Struct, gc=False, omit_defaults=True):
     event: str
     request_id: str
     operation: str
-    model: str
+    model: str | None = None
     served_model: str | None = None
     status: int | None = None
     failure: str | None = None
@@ -82,11 +82,11 @@ def request_line(ended: Ended, time: str) -> RequestLine:
         "request",
         outcome.request_id,
         outcome.operation,
-        outcome.model[:_LONGEST_NAME],
+        outcome.model[:_LONGEST_NAME] or None,
         None if served == outcome.model else served,
         outcome.status,
         outcome.failure,
-        outcome.generation,
+        outcome.generation or None,
         outcome.stream,
         outcome.fallback,
         round(outcome.duration * 10) / 10,

@@ -50,7 +50,7 @@ def request_attributes(outcome: Outcome) -> Attributes:
         "gen_ai.response.model": outcome.served_model,
         "gen_ai.response.time_to_first_chunk": _seconds(outcome.first_content if outcome.stream else None),
         "gateway.request_id": outcome.request_id,
-        "gateway.generation": outcome.generation,
+        "gateway.generation": outcome.generation or None,
         "gateway.attempts": len(outcome.attempts),
         "gateway.deployment": outcome.answered.deployment if outcome.answered else None,
         "gateway.fallback": outcome.fallback,

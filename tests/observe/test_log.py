@@ -401,6 +401,12 @@ def test_a_request_without_attempts_names_no_deployment(book: Book, log: Log) ->
     assert "deployment" not in line
 
 
+def test_a_request_that_was_refused_unread_names_no_model_and_no_generation(book: Book, log: Log) -> None:
+    """It named the generation 0, which is none."""
+    RequestLog(log).record(outcome(status=400, served_model=None, model_id=None, model="", generation=0, attempts=()))
+    assert not {"model", "generation"} & book.only().keys()
+
+
 @given(st.text(min_size=1))
 def test_a_model_name_of_any_length_makes_a_bounded_line(name: str) -> None:
     book = Book()
