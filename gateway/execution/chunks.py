@@ -2,7 +2,7 @@
 
 `read` decodes an event once. What it says is given as pieces: which part of the answer, and the text that is added to
 it. Two runs of one request say the same if their pieces, joined, are the same: where a text is cut into tokens does not
-count. An answer's content is text, reasoning, a refusal, audio or a tool call.
+count. An answer's content is text, reasoning, a refusal, audio, pictures or a tool call.
 """
 
 import json
@@ -62,6 +62,7 @@ class _Delta(msgspec.Struct, gc=False):
     tool_calls: object = None
     function_call: object = None
     audio: object = None
+    images: object = None
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -174,7 +175,7 @@ def _texts(choice: Choice) -> Iterator[tuple[str, object]]:
     reasoning = delta.reasoning_content or delta.reasoning
     if reasoning or delta.reasoning_details:
         yield "reasoning", reasoning or None
-    for part in ("content", "refusal", "function_call", "audio"):
+    for part in ("content", "refusal", "function_call", "audio", "images"):
         if said := getattr(delta, part):
             yield part, said
 
@@ -191,7 +192,7 @@ def _says(delta: _Delta) -> bool:
 
 
 def _does(delta: _Delta) -> bool:
-    return bool(delta.refusal or delta.tool_calls or delta.function_call or delta.audio)
+    return bool(delta.refusal or delta.tool_calls or delta.function_call or delta.audio or delta.images)
 
 
 class MalformedError(ValueError):

@@ -313,6 +313,7 @@ def test_tokens_are_counted_where_nobody_tells() -> None:
         sse({"choices": [{"index": 1, "delta": {"content": "a"}}]}),
         chunk(content=[{"type": "thinking"}]),
         chunk(audio={"data": "AA"}),
+        chunk(images=[{"type": "image_url"}]),
         sse({"choices": [{"delta": "a"}]}),
         sse(1),
     ],
@@ -550,6 +551,7 @@ def test_what_was_withheld_comes_with_the_last_text() -> None:
         ("replay", second(tool_calls=[CALL])),
         ("replay", second(content=[{"type": "thinking"}])),
         ("replay", second(audio={"data": "AA"})),
+        ("replay", second(images=[{"type": "image_url"}])),
         ("continue", second(content=[{"type": "thinking"}])),
         ("continue", sse({"choices": [{"index": 1, "delta": {"content": "a"}}]})),
         *[
