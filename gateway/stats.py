@@ -12,6 +12,8 @@ from gateway.asking import UnreachableError, ask, printable
 _SECONDS: Final = 60.0
 _MOST: Final = 16 << 20
 _LEAST: Final = 0.000001
+_LONG: Final = 9_999_500
+"""Milliseconds from which on four digits do not tell the seconds."""
 _FIELDS: Final = frozenset({"hours", "until", "model", "deployment", "total", "models", "deployments", "ledger"})
 
 Numbers = Mapping[str, Any]
@@ -24,7 +26,8 @@ def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
         UnreachableError: it cannot be reached, or refuses.
 
     """
-    asked = urlencode({name: value for name, value in question.items() if value is not None})
+    told = {name: value for name, value in question.items() if value is not None}
+    asked = urlencode(told, errors="surrogateescape")  # as they stand on the command line
     try:
         body = ask(f"{url.rstrip('/')}/stats?{asked}", _SECONDS, _MOST)
     except HTTPError as error:
@@ -55,6 +58,8 @@ def _percent(share: float) -> str:
 def _time(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "-"
+    if milliseconds >= _LONG:
+        return f"{milliseconds / 1000:.0f} s"
     return f"{milliseconds:.3g} ms" if milliseconds < 999.5 else f"{milliseconds / 1000:.4g} s"  # noqa: PLR2004 - to 1 s
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.asking import UnreachableError
-from gateway.stats import fetch, table
+from gateway.stats import _time, fetch, table
 from tests.fakes.answers import json_answer
 from tests.fakes.upstream import Close, ScriptedUpstream, Send, refused_url, status
 
@@ -147,3 +147,17 @@ async def test_the_question_is_asked() -> None:
         found = await asyncio.to_thread(fetch, upstream.url, {"hours": "24", "model": "a b", "deployment": None})
         assert found == json.loads(json.dumps(ANSWER))
         assert upstream.requests[0].target == "/stats?hours=24&model=a+b"
+
+
+def test_a_name_that_is_no_utf_8_is_asked_for_byte_by_byte() -> None:
+    with pytest.raises(UnreachableError, match="model=%FF: connection refused"):
+        fetch(refused_url(), {"model": "\udcff"})
+
+
+def test_long_times_are_written_out() -> None:
+    assert [_time(each) for each in (61_234.5, 9_999_000, 10_000_000, 86_400_000)] == [
+        "61.23 s",
+        "9999 s",
+        "10000 s",
+        "86400 s",
+    ]

@@ -86,7 +86,7 @@ class Recent:
     def _new(self, now: int) -> Iterator[Second]:
         last = self._counted[-1].at if self._counted else 0
         for second in reversed(self._live.seconds):
-            if second.at <= max(last, now - WINDOW):
+            if second.at <= last or second.at < now - WINDOW:
                 return
             if second.at < now:
                 yield second

@@ -150,7 +150,9 @@ def _deployments(old: ModelOutline | None, new: ModelOutline, other_keys: frozen
 def _weight(model: str, old: DeploymentOutline | None, new: DeploymentOutline) -> Iterator[Change]:
     was = old.weight if old else None
     if was is not None and was != new.weight:
-        yield Change("weights", f"{_number(was)} -> {_number(new.weight)}", model, new.name)
+        told = _number(was), _number(new.weight)
+        told = (_json(was), _json(new.weight)) if told[0] == told[1] else told
+        yield Change("weights", " -> ".join(told), model, new.name)
     if not new.weight and was != 0:
         yield Change("fallback", "becomes a fallback" if old else "a fallback", model, new.name)
     if was == 0 and new.weight:

@@ -267,3 +267,20 @@ async def test_sigterm_ends_a_stream_well(config: Config) -> None:
         assert await gateway.ended() == 0
         assert (await client.read_to_end()).endswith(b"0\r\n\r\n")
     assert [record["cut"] for record in config.records("gateway.stopped")] == [0]
+
+
+async def test_one_viewer_that_leaves_takes_nothing_from_the_others(serve: Serve) -> None:
+    board = Canned()
+    events, url = await serve(board)
+    async with RawClient(url) as stays:
+        await begin(stays)
+        async with RawClient(url) as leaves:
+            await begin(leaves)
+        await until(lambda: events.viewers == 1)
+        before = board.ticks
+
+        async def is_told_more() -> object:
+            return read(await stays.read_chunk())[1]["tick"] > before
+
+        await until(is_told_more)
+        assert board.rests == 0

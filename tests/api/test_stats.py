@@ -281,3 +281,10 @@ async def test_the_command_tells_what_the_gateway_says(serve: Serve, command: Co
     assert err.startswith("gateway: there is no ledger: give routing.yaml")
     code, _, err = await run(command, "stats", "--url", url, "--hours", "many")
     assert (code, err) == (1, "gateway: hours: found 'many', expected a number above 0 and at most 87840\n")
+
+
+async def test_without_a_configuration_there_is_no_ledger_to_ask(config: Config, aiohttp_client: AiohttpClient) -> None:
+    config.save("models.yaml", "models: [")
+    client = await aiohttp_client(create_app(Options(config.path, environ={})))
+    for query in ("", "?model=chat"):
+        assert (await tell(client, query, status=503))["error"]["code"] == "no_ledger"

@@ -289,3 +289,8 @@ def test_a_chunk_that_says_one_text_is_plain(event: bytes, said: tuple[str, str]
     assert plain(chunk) == said
     if said is not None:
         assert (chunk.content, chunk.finished, chunk.pieces()) == (True, False, (said,))
+
+
+def test_a_chunk_that_says_two_things_is_not_plain() -> None:
+    for other in ("reasoning", "reasoning_content", "refusal"):
+        assert plain(chunk_of(delta(content="a", **{other: "b"}))) is None

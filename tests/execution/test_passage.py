@@ -771,3 +771,15 @@ def test_a_stream_is_whole_when_all_its_choices_are(choices: int, stream: list[b
     feed(passage, *stream)
     assert (passage.complete, passage.truncated) == (finished, not finished)
     assert passage.opaque == (choices != 1 or of(1) in stream)
+
+
+def test_white_space_that_follows_new_text_is_new() -> None:
+    passage = taken("continue", TEXT + "  ")
+    assert content(feed(passage, second(content="and"), second(content=" so on"))) == "and so on"
+
+
+def test_a_finish_reason_beside_repeated_text_is_told() -> None:
+    passage = taken("replay", TEXT)
+    [event] = events(feed(passage, second(content=TEXT, finish="stop")))
+    assert event["choices"] == [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}]
+    assert passage.complete

@@ -295,3 +295,14 @@ def test_a_text_is_not_taken_for_one_that_stands_elsewhere() -> None:
         template = Template.of(chunk, "content", text)
         assert template is not None
         assert not template.holds(text)
+
+
+@pytest.mark.parametrize("first", [b'data: {"error":{"message":"no"}}\n\n', b"data: {cut\n\n"])
+def test_what_stands_before_known_events_is_read(first: bytes) -> None:
+    passage = passage_of(learns=True)
+    for text in ("a", "b", "c"):
+        passage.feed(chat(text))
+    assert passage.known is not None
+    passed, _ = passage.feed(first + chat("d") + chat("e"))
+    assert first not in passed
+    assert (passage.failed, passage.malformed) == ((True, 0) if b"error" in first else (False, 1))

@@ -244,3 +244,99 @@ async def test_a_model_that_is_gone_is_not_described(seen: Seen) -> None:
     await seen.tick()
     count(seen.live, ended(attempt("x", model="gone")))
     assert (await seen.tick())["models"] == []
+
+
+async def test_health_that_moves_no_weight_is_told_in_the_rows_of_its_models(seen: Seen) -> None:
+    seen.adopt(MODELS, "health_check: 5\n")
+    await seen.tick()
+    seen.manager.probed("http://a:1", ProbeResult(), seen.now)
+    state = await seen.tick()
+    assert (state["revision"], ids(state["endpoints"]), ids(state["models"])) == (0, ["http://a:1"], ["m"])
+    told = {each["name"]: each["health"]["state"] for each in state["models"][0]["deployments"]}
+    assert told == {"a": "up", "b": "unknown"}
+
+
+async def test_a_model_that_is_an_alias_now_is_not_described(seen: Seen) -> None:
+    await seen.tick()
+    seen.adopt(MODELS.replace("id: m", "id: renamed\n    aliases: [m]"))
+    await seen.tick()
+    count(seen.live, ended())
+    assert (await seen.tick())["models"] == []
+    assert sorted(ids(seen.full()["models"])) == ["other", "renamed"]
+
+
+async def test_what_waits_for_a_variable_is_told_once(seen: Seen) -> None:
+    waits = '      - {name: w, kind: vllm, base_url: "http://w:1", api_key: "${NOT_SET}"}\n  - id: other'
+    seen.adopt(MODELS.replace("  - id: other", waits))
+    await seen.tick()
+    seen.in_flight["m", "a"] = 1
+    [row] = (await seen.tick())["models"]
+    assert row["inactive"] == [{"name": "w", "group": "unlisted", "waits_for": "NOT_SET"}]
+    seen.adopt(MODELS)
+    [row] = (await seen.tick())["models"][:1]
+    assert row["inactive"] == []
+
+
+async def test_a_request_is_told_whole(seen: Seen) -> None:
+    await seen.tick()
+    tries = attempt("a", "cut_answer"), replace(attempt("b"), offset=4.5, rescue="continue")
+    outcome = replace(
+        ended(*tries, first=50.0, tokens=9), request_id="r-7", model="alias", served_model="other", generation=7
+    )
+    count(seen.live, outcome)
+    [request] = (await seen.tick())["requests"]
+    assert request == {
+        "n": 1,
+        "at": 9001.5,
+        "id": "r-7",
+        "operation": "chat/completions",
+        "model": "alias",
+        "model_id": "m",
+        "served_model": "other",
+        "deployment": "b",
+        "stream": True,
+        "status": 200,
+        "failure": None,
+        "error": False,
+        "fallback": True,
+        "rescue": "continue",
+        "generation": 7,
+        "first_content": 50.0,
+        "duration": 10.0,
+        "prompt_tokens": 3,
+        "completion_tokens": 9,
+        "attempts": [
+            {
+                "model": "m",
+                "deployment": "a",
+                "group": "local",
+                "offset": 0.0,
+                "ms": 5.0,
+                "status": None,
+                "failure": "cut_answer",
+                "detail": None,
+                "rescue": None,
+            },
+            {
+                "model": "m",
+                "deployment": "b",
+                "group": "local",
+                "offset": 4.5,
+                "ms": 5.0,
+                "status": 200,
+                "failure": None,
+                "detail": None,
+                "rescue": "continue",
+            },
+        ],
+    }
+
+
+async def test_a_reading_keeps_what_it_says_and_cuts_its_faults(seen: Seen) -> None:
+    await seen.tick()
+    faults = [{"line": line} for line in range(42)]
+    seen.reload |= {"accepted_at": "then", "faults": faults, "history": [{"result": "rejected", "faults": faults}]}
+    reload = (await seen.tick())["reload"]
+    assert (reload["accepted_at"], reload["warnings"]) == ("then", [])
+    for told in (reload, reload["history"][0]):
+        assert (told["faults"], told["faults_more"]) == (faults[:40], 2)

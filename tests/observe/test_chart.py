@@ -61,3 +61,26 @@ def test_a_clock_that_goes_back_far_begins_anew() -> None:
     now[0] += 2
     assert [row[:2] for row in chart.advance(now[0])] == [(500, 2), (501, 0)]
     assert len(chart.rows) == 2
+
+
+def test_a_window_is_so_many_seconds_and_none_that_comes() -> None:
+    live, chart, now = watched()
+    count(live, ended(first=100.0))
+    now[0] += WINDOW
+    count(live, ended(first=100_000.0))
+    now[0] += 1
+    rows = chart.advance(now[0])
+    assert [round(row[6] or 0, -1) for row in rows[:-1]] == [100] * WINDOW
+    assert (rows[-1][0], round(rows[-1][6] or 0, -4)) == (1000 + WINDOW, 100_000)
+
+
+def test_a_row_tells_both_percentiles_of_its_window() -> None:
+    live, chart, now = watched()
+    for _ in range(98):
+        count(live, ended(first=100.0))
+    for _ in range(2):
+        count(live, ended(first=800.0))
+    now[0] += 2
+    busy, quiet = chart.advance(now[0])
+    assert [round(each or 0, -1) for each in busy[5:]] == [100, 810]
+    assert busy[5:] == quiet[5:]

@@ -201,3 +201,20 @@ def test_tariffs_worked_out_for_another_configuration_are_not_taken() -> None:
     made.prepare(snapshot(serve(MODELS.replace("0.0000006", "0.0000016"), ROUTING)).catalogue)
     made.adopt(first)
     assert made.cost_of(answered("dear")) == Cost(720_000, 0)
+
+
+def test_an_answer_that_broke_off_is_paid_for_where_it_began() -> None:
+    made = costs()
+    broke = Attempt("llama", "dear", "remote", 1.0, 200, "cut_answer")
+    refused = Attempt("llama", "box", "local", 1.0, 400, "rescue_refused", rescue="continue")
+    outcome = replace(answered("dear", lost=USED), attempts=(broke, refused), failure="cut_answer")
+    assert made.count(outcome) == Cost(1_440_000, 0)
+    assert made.totals["llama", "dear", "remote"] == Cost(1_440_000, 0)
+    assert made.totals["llama", "box", "local"] == Cost()
+
+
+def test_what_a_break_took_is_not_told_where_the_answers_cost_is_unknown() -> None:
+    broke = Attempt("llama", "dear", "remote", 1.0, 200, "cut_answer")
+    took_over = Attempt("bare", "cloud", "remote", 1.0, 200, rescue="replay")
+    moved = replace(answered("cloud", "bare", lost=USED), attempts=(broke, took_over))
+    assert costs().cost_of(moved) is None

@@ -160,3 +160,27 @@ def test_a_percentile_is_at_most_so_far_off(times: list[float], parts: int, quan
     assert told is not None
     exact = sorted(times)[-(-round(quantile * 100) * len(times) // 100) - 1]
     assert told[0] == pytest.approx(exact, rel=0.03, abs=0.06)
+
+
+def test_a_clock_that_goes_back_bit_by_bit_is_set_back_once_it_is_far() -> None:
+    clock = Clock()
+    live = Live(clock)
+    count(live, ended())
+    for _ in range(3):
+        clock.now -= BACK / 2
+        live.look(clock.now)
+    assert (live.steps, list(live.seconds), live.since) == (1, [], clock.now)
+
+
+def test_a_clock_that_goes_back_within_the_second_before_leaves_the_seconds_in_order() -> None:
+    clock = Clock()
+    live = Live(clock)
+    count(live, ended())
+    clock.now -= 0.5
+    count(live, ended())
+    assert [(second.at, second.requests) for second in live.seconds] == [(1000, 2)]
+
+
+def test_a_400_is_no_error_of_ours() -> None:
+    refused = ended(attempt("a", "request_refused"), status=400, failure="request_refused")
+    assert not is_error(refused)

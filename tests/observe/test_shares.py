@@ -194,3 +194,27 @@ def test_every_word_is_explained() -> None:
     told = {*words, "down", "loading", "breaker open", "breaker half open", "covers for"} - {"closed"}
     assert {word for word in told if word not in table} == set()
     assert len(told) > 10
+
+
+def test_what_an_earlier_configuration_drew_is_counted_as_long_as_it_is_recent() -> None:
+    live, recent, now = counted()
+    live.rebase(2)
+    count(live, ended())
+    now[0] += 1
+    assert recent.advance(now[0]) == {A}
+    assert (recent.answers, recent.late) == ({A: 1}, {A: 1})
+    now[0] += WINDOW
+    recent.advance(now[0])
+    assert recent.late == {}
+
+
+def test_who_begins_to_look_sees_as_far_back_as_who_has_looked() -> None:
+    live, recent, now = counted()
+    count(live, ended())
+    now[0] += 1
+    recent.advance(now[0])
+    now[0] += WINDOW - 1
+    late = Recent(live)
+    recent.advance(now[0])
+    late.advance(now[0])
+    assert recent.answers == late.answers == {A: 1}

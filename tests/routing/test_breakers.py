@@ -591,3 +591,13 @@ def test_a_box_that_is_down_for_a_minute_is_back_within_thirty_seconds(phase: fl
     assert sum("a" in names for at, names in went.items() if at < 60) <= 6
     assert all(names == ["a"] for at, names in went.items() if at >= 90)
     assert snapshot(manager).out == frozenset()
+
+
+def test_successes_count_from_the_first_request_on() -> None:
+    manager = serve(BOXES, SPLIT)
+    for _ in range(20):
+        manager.succeeded(get(manager, "a"), 0.0)
+    for _ in range(3):
+        assert fail(manager, "a", times=4) == [None] * 4
+        manager.succeeded(get(manager, "a"), 0.0)
+    assert snapshot(manager).out == frozenset()

@@ -269,3 +269,15 @@ def test_the_ledger_is_told_without_its_password() -> None:
     assert lines((BOXES, SPLIT), (BOXES, kept)) == told
     other = kept.replace("canary", "other")
     assert lines((BOXES, kept), (BOXES, other)) == {}
+
+
+def test_a_weight_that_changes_little_is_told_as_two_numbers() -> None:
+    models = (
+        'models:\n  - id: llama\n    route:\n      - {name: a, base_url: "http://a:8000"}\n'
+        '      - {name: b, base_url: "http://b:8000", weight: %s}\n'
+    )
+    changes = serve(models % 2).adopt(make(models % 2.000001))
+    assert changes is not None
+    for line in changes.as_dict()["weights"]:
+        was, now = line.partition(": ")[2].split(" -> ")
+        assert was != now

@@ -440,3 +440,17 @@ def test_without_failures_there_is_nothing_to_tell() -> None:
 )
 def test_what_status_a_client_gets(cause: Cause | None, status: int) -> None:
     assert status_for_client(Failure(cause) if cause else None) == status
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "cause"),
+    [
+        (503, "Model is loading", Cause.LOADING),
+        (503, "API key expired", Cause.SERVER_ERROR),
+        (422, "API key expired", None),
+        (503, "image input is not supported", Cause.SERVER_ERROR),
+        (400, "image input is not supported", None),
+    ],
+)
+def test_words_count_with_their_status_alone(status: int, message: str, cause: Cause | None) -> None:
+    assert cause_of(status, json.dumps({"error": {"message": message}}).encode()) is cause

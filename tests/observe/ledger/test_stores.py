@@ -501,3 +501,13 @@ def test_a_missing_driver_is_told_with_what_to_install(monkeypatch: pytest.Monke
         ValueError, match=r"expected psycopg: install the extra postgres, or pip install 'psycopg\[binary\]"
     ):
         check_driver(SecretStr("postgresql://keeper@host/ledger"))
+
+
+def test_rows_of_requests_that_others_answered_keep_who_answered(database: Database) -> None:
+    answers = [Attempt("llama", name, group, 1.0, 200) for name, group in (("near", "local"), ("far", "remote"))]
+    mixed = Batch([5.0] * 4, [replace(outcome(number), attempts=(answers[number % 2],)) for number in range(4)])
+    [whole] = made(7, 1, mixed, id_of(5.0))
+    assert len(whole.values) == 4
+    database.store().write([whole])
+    found = database.ask("SELECT request_id, deployment, deployment_group FROM gateway_requests ORDER BY seq")
+    assert found == [(f"r-{number}", *(("near", "local"), ("far", "remote"))[number % 2]) for number in range(4)]
