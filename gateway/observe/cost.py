@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from gateway.execution.outcome import MOST_TOKENS, Outcome, Usage
+from gateway.execution.outcome import MOST_TOKENS, Attempt, Outcome, Usage
 from gateway.observe.batch import Alike, Batch, Column, Columns, Mixed
 from gateway.observe.metrics.series import Key
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
@@ -112,8 +112,11 @@ class Costs:
         if cost is not None and (cost.spent or cost.avoided):
             if cost.spent > MOST_NANO or cost.avoided > MOST_NANO:
                 cost = Cost(min(cost.spent, MOST_NANO), min(cost.avoided, MOST_NANO))
-            attempt = outcome.answered or outcome.attempts[-1]
-            self._add((attempt.model, attempt.deployment, attempt.group), cost.spent, cost.avoided)
+            lost = min(self._lost(outcome), cost.spent) if outcome.lost is not None else 0
+            if lost:
+                self._add(_key(_broken(outcome)), lost, 0)
+            if cost.spent > lost or cost.avoided:
+                self._add(_key(outcome.answered or outcome.attempts[-1]), cost.spent - lost, cost.avoided)
         return cost
 
     def _take_alike(self, alike: Alike) -> None:
@@ -129,7 +132,7 @@ class Costs:
         if any(_spend(mixed, *(_answers(tariffs[0], mixed) if is_one else _each(tariffs, mixed)))):
             for attempt, spent, avoided in zip(mixed.attempts, mixed.spent, mixed.avoided, strict=True):
                 if spent or avoided:
-                    self._add((attempt.model, attempt.deployment, attempt.group), spent or 0, avoided or 0)
+                    self._add(_key(attempt), spent or 0, avoided or 0)
 
     def _add(self, key: Key, spent: int, avoided: int) -> None:
         self._spent[key] = self._spent.get(key, 0) + spent
@@ -165,13 +168,22 @@ class Costs:
         return {name: sum(total.values()) / NANO for name, total in totals.items()}
 
     def _lost(self, outcome: Outcome) -> int:
-        """Price what was lost where the first stream broke: the attempt before the one that took over, or the last."""
+        """Price what was lost where it was."""
         used = tokens(outcome.lost)
         if used is None or not outcome.attempts:
             return 0
-        broken = next((one for one, other in pairwise(outcome.attempts) if other.rescue), outcome.attempts[-1])
+        broken = _broken(outcome)
         prices = self._tariffs.get((broken.model, broken.deployment), _UNKNOWN).prices
         return prices.cost_of_tokens(used) if prices is not None else 0
+
+
+def _key(attempt: Attempt) -> Key:
+    return attempt.model, attempt.deployment, attempt.group
+
+
+def _broken(outcome: Outcome) -> Attempt:
+    """Give the attempt whose stream broke first: the one before the one that took over, or the last."""
+    return next((one for one, other in pairwise(outcome.attempts) if other.rescue), outcome.attempts[-1])
 
 
 def _answer(tariff: _Tariff, used: Tokens | None) -> Cost | None:

@@ -213,6 +213,17 @@ def test_an_answer_that_broke_off_is_paid_for_where_it_began() -> None:
     assert made.totals["llama", "box", "local"] == Cost()
 
 
+def test_what_a_break_took_is_counted_where_it_broke() -> None:
+    """It was counted for who took over, a box of one's own at times."""
+    made = costs()
+    broke = Attempt("llama", "dear", "remote", 1.0, 200, "cut_answer")
+    took_over = Attempt("llama", "box", "local", 1.0, 200, rescue="replay")
+    cost = made.count(replace(answered("box", lost=USED), attempts=(broke, took_over)))
+    assert cost == Cost(720_000, 700_000)
+    assert made.totals["llama", "dear", "remote"] == Cost(720_000, 0)
+    assert made.totals["llama", "box", "local"] == Cost(0, 700_000)
+
+
 def test_what_a_break_took_is_not_told_where_the_answers_cost_is_unknown() -> None:
     broke = Attempt("llama", "dear", "remote", 1.0, 200, "cut_answer")
     took_over = Attempt("bare", "cloud", "remote", 1.0, 200, rescue="replay")

@@ -185,7 +185,7 @@ def _ranked(kind: str, grouping: _Grouping) -> str:
 
 
 def _three_digits(time: str) -> str:
-    """Round milliseconds to three digits; below 10 to a hundredth. Both databases round to whole numbers alike."""
+    """Round milliseconds to three digits; below 10 to a hundredth. A half goes up in SQLite, to even in PostgreSQL."""
     return (
         f"CASE WHEN {time} < 10 THEN round({time} * 100) / 100 WHEN {time} < 100 THEN round({time} * 10) / 10"
         f" WHEN {time} < 1000 THEN round({time}) WHEN {time} < 10000 THEN round({time} / 10) * 10"
