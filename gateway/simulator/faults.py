@@ -23,6 +23,7 @@ Tokens = Annotated[int, msgspec.Meta(ge=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 _HALF_AN_EVENT = b'data: {"choices": [{"index": 0, "delta": {"conten\n\n'
+_UNFINISHED, _FINISHED = b'"finish_reason":null', b'"finish_reason":"stop"'
 _PAGE = b"<!doctype html><title>Sign in</title><p>Sign in to go on.\n"
 
 
@@ -226,6 +227,14 @@ class Malformed(_OfStreams, frozen=True, kw_only=True, tag="malformed"):
         return reply.with_event(_HALF_AN_EVENT, self.tokens).script(pace)
 
 
+class EarlyFinish(_OfStreams, frozen=True, kw_only=True, tag="early_finish"):
+    """A finish reason in each event, from the first token on."""
+
+    def __call__(self, reply: Reply, pace: Pace) -> Script:
+        pieces = (piece.replace(_UNFINISHED, _FINISHED) for piece in reply.pieces)
+        return replace(reply, pieces=tuple(pieces)).script(pace)
+
+
 class NoDone(_OfStreams, frozen=True, kw_only=True, tag="no_done"):
     """A finish reason, and a clean end without `[DONE]`."""
 
@@ -262,6 +271,7 @@ AnyFault = (
     | Cut
     | Stall
     | Malformed
+    | EarlyFinish
     | NoDone
     | HeldOpen
 )

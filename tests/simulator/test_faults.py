@@ -143,6 +143,15 @@ async def test_a_malformed_event_stands_where_it_was_asked_for(aiohttp_server: A
         assert story(body.partition(b'{"conten\n\n')[0]).text == "I am"
 
 
+async def test_a_finish_reason_may_stand_in_each_event(aiohttp_server: AiohttpServer) -> None:
+    async with box(aiohttp_server, {"kind": "early_finish"}) as client:
+        body = (await client.answer(stream=True)).body
+        events = [event for event in body.split(b"\n\n") if b'"content":"' in event and b'"role"' not in event]
+        assert len(events) == len(TEXT.split())
+        assert all(b'"finish_reason":"stop"' in event for event in events)
+        assert story(body) == WHOLE
+
+
 async def test_an_error_in_the_first_event_has_nothing_before_it(aiohttp_server: AiohttpServer) -> None:
     async with box(aiohttp_server, {"kind": "error_event"}) as client:
         body = (await client.answer(stream=True)).body
