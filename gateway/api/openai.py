@@ -425,8 +425,9 @@ def _position(error: Exception, body: bytes) -> str:
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
-    half = next((each for each in _SURROGATES.finditer(body) if each["half"]), None)
+    _, marker, place = str(error).partition("(byte ")
+    end = int(place.rstrip(")")) if marker else len(body)
+    half = next((each for each in _SURROGATES.finditer(body, 0, end) if each["half"]), None)
     if half is not None:  # which the decoder may take for the end
         return f"half of a surrogate pair at byte {half.start('half')}, as of an emoji that was cut in two"
-    _, marker, place = str(error).partition("(byte ")
-    return f"unexpected at byte {place.rstrip(')')}" if marker else "it is cut short"
+    return f"unexpected at byte {end}" if marker else "it is cut short"
