@@ -28,7 +28,6 @@ _POSTED: Final = 1 << 14
 """How long a body may be that is sent with others: nobody waits for the client to have room for it."""
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
-_TRAILER: Final = ("Trailer", "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts")
 _BODILESS: Final = frozenset({204, 205, 304})
 _RESET: Final = 205
 _LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -77,8 +76,6 @@ class WebClient:
             response.headers["x-gateway-generation"] = str(self.generation)
         if media_type(response.headers.get("Content-Type", "")) == EVENT_STREAM:
             response.headers.extend(_STREAMED)
-            if self._request.version >= HttpVersion11:
-                response.headers.add(*_TRAILER)
         response.content_length = 0 if status == _RESET else length
         try:
             self._writer = await response.prepare(self._request)
@@ -99,7 +96,10 @@ class WebClient:
             raise ClientLeftError from error
 
     async def finish(self, trailer: Fields = NONE) -> None:
-        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
+        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2).
+
+        It is not announced: Node's servers throw where a proxy passes the field `Trailer` on, and no chunks.
+        """
         assert self.response is not None  # noqa: S101 - as above
         fields = trailer.text
         self._ended = True
@@ -359,7 +359,7 @@ def _are_of_a_stream(fields: Fields) -> bool:
 
 
 _CHUNKED: Final = "Transfer-Encoding: chunked\r\n"
-_CHUNKED_STREAM: Final = _CHUNKED + Fields((*_STREAMED, _TRAILER)).text
+_CHUNKED_STREAM: Final = _CHUNKED + Fields(_STREAMED).text
 _EMPTY: Final = "Content-Length: 0\r\n"
 _CLOSES: Final = "Connection: close\r\n"
 

@@ -352,7 +352,7 @@ async def test_the_trailer_and_the_log_tell_of_a_rescue(config: Config) -> None:
         await client.send(asking())
         await read_through(client, cut)
         head = await client.read_head()
-        assert head.get("trailer") == "x-gateway-rescue, x-gateway-deployment, x-gateway-attempts"
+        assert head.get("trailer") is None  # Node's proxies die of it
         await client.read_until(b"\n\n\r\n0\r\n")
         fields = await client.read_until(b"\r\n\r\n")
         assert fields == b"x-gateway-rescue: continue\r\nx-gateway-deployment: b\r\nx-gateway-attempts: 2\r\n\r\n"
