@@ -279,8 +279,11 @@ class OpenAI:
         return web.Response(body=_json(self._model(model)), content_type="application/json")
 
     def _model(self, model: Model) -> dict[str, object]:
-        owner = {"owned_by": "hybrid-inference-gateway"}
-        return {"id": model.id, "object": "model", "created": self._created, **owner, **model.metadata}
+        """Describe a model as OpenAI does, with what vLLM and SGLang say beside that, which their tools ask for."""
+        told = {"id": model.id, "object": "model", "created": self._created, "owned_by": "hybrid-inference-gateway"}
+        length = model.metadata.get("context_length")
+        longest = {} if length is None else {"max_model_len": length}
+        return {**told, "root": model.id, **longest, **model.metadata}
 
 
 def _trace(sampling: Sampling, headers: CIMultiDictProxy[str]) -> Trace:

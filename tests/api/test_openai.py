@@ -215,6 +215,8 @@ async def test_models_are_listed_with_their_metadata(config: Config) -> None:
             "object": "model",
             "created": 0,
             "owned_by": "org",
+            "root": "org/big",
+            "max_model_len": 8192,
             "name": "The Big One",
             "context_length": 8192,
             "pricing": {"prompt": "0.5"},
@@ -224,6 +226,7 @@ async def test_models_are_listed_with_their_metadata(config: Config) -> None:
             "object": "model",
             "created": 0,
             "owned_by": "hybrid-inference-gateway",
+            "root": "small",
         }
         assert (await gate.say(get("/v1/models"))).json() == listed
         for name in ("org/big", "org%2Fbig", "big"):
