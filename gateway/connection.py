@@ -10,6 +10,7 @@ import asyncio
 from typing import Final
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
@@ -17,7 +18,7 @@ from gateway.api.context import request_id_of
 from gateway.api.errors import error_response
 from gateway.capacity import Capacity
 from gateway.execution.client import SERVER, close
-from gateway.server import HANDLER_ARGS
+from gateway.server import HANDLER_ARGS, LONGEST_FIELD
 
 ARGUMENTS: Final = {name: value for name, value in HANDLER_ARGS.items() if name != "handler_cancellation"}
 
@@ -106,9 +107,17 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Log as aiohttp does, answer in OpenAI's shape, close the connection."""
         super().handle_error(request, status, exc, message)
-        response = failure(status)
+        response = _too_long() if isinstance(exc, LineTooLong) else failure(status)
         response.headers["Server"], response.headers["x-request-id"] = SERVER, request_id_of(None)
         return response
+
+
+def _too_long() -> web.Response:
+    """Refuse a head of which a line is too long (RFC 6585 5)."""
+    text = f"the request's line or a header field is longer than {LONGEST_FIELD} bytes"
+    response = error_response(431, text, code="head_too_large")
+    response.force_close()
+    return response
 
 
 def failure(status: int) -> web.Response:

@@ -227,7 +227,7 @@ ASKED = {"model": "written"}
 REFUSED = {
     "NUL": post(CHAT, ASKED, [("authorization", f"{CLIENTS}\0")]),
     "no colon": post(CHAT, ASKED).replace(b"host:", f"authorization {CLIENTS}\r\nhost:".encode()),
-    "a long field": post(CHAT, ASKED, [("x-a", CLIENTS * 1000)]),
+    "a long field": post(CHAT, ASKED, [("x-a", CLIENTS * 4000)]),
     "an expectation": post(CHAT, ASKED, [("expect", CLIENTS)]),
     "an encoding": post(CHAT, ASKED, [("content-encoding", CLIENTS)]),
     "a place": post(f"{CHAT}/{CLIENTS}", ASKED),
@@ -248,7 +248,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 async def test_no_refusal_tells_a_key(gate: Running, told: list[str], case: str) -> None:
     code, raw = await say(gate, REFUSED[case])
-    assert code in {400, 404, 415, 417}
+    assert code in {400, 404, 415, 417, 431}
     told.append(raw)
 
 

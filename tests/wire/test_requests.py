@@ -61,12 +61,23 @@ async def client(gate: Running) -> AsyncIterator[RawClient]:
     assert [word for word in (b"CANARY", b"evil") if word in client.raw] == []
 
 
+@pytest.mark.parametrize(("size", "code"), [(30_000, 200), (40_000, 431)])
+async def test_a_field_may_be_as_long_as_the_cookies_of_a_browser(client: RawClient, size: int, code: int) -> None:
+    """One of more than 8,190 bytes was called malformed."""
+    await client.send(request(b"Cookie: " + b"x" * size))
+    answer = await client.read_answer()
+    assert answer.status == code
+    if code != 200:
+        assert (error_of(answer)["code"], await client.read_to_end()) == ("head_too_large", b"")
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MALFORMED)
 async def test_what_is_not_http_is_refused(client: RawClient, upstream: ScriptedUpstream, name: str) -> None:
     await client.send(MALFORMED[name] + request())
     answer = await client.read_answer()
-    assert (answer.status, error_of(answer)["code"]) == (400, "malformed_request")
+    code = (431, "head_too_large") if "100 KB" in name else (400, "malformed_request")
+    assert (answer.status, error_of(answer)["code"]) == code
     assert answer.head.values("server") == ["hybrid-inference-gateway"]
     assert len(answer.head.get("x-request-id") or "") == 32
     assert await client.read_to_end() == b""
