@@ -81,10 +81,9 @@ _SHOWN: Final = {
     "object": "an object",
 }
 _peek: Final = msgspec.json.Decoder(Peek)
-_SURROGATES: Final = re.compile(
-    rb"(?i)(?<!\\)(?:\\\\)*(?:\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(?P<half>\\ud[89a-f][0-9a-f]{2}))"
-)
-"""Escapes of characters beyond U+FFFF, in pairs, and halves of such pairs, which mean nothing (RFC 8259 8.2)."""
+_HALF: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}|\\ud[89a-f][0-9a-f]{2}\Z")
+"""Half of a character beyond U+FFFF, at the end of what was decoded: it means nothing (RFC 8259 8.2)."""
+_PAIR: Final = 12
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -428,9 +427,12 @@ def _position(error: Exception, body: bytes) -> str:
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
-    _, marker, place = str(error).partition("(byte ")
-    end = int(place.rstrip(")")) if marker else len(body)
-    half = next((each for each in _SURROGATES.finditer(body, 0, end) if each["half"]), None)
-    if half is not None:  # which the decoder may take for the end
-        return f"half of a surrogate pair at byte {half.start('half')}, as of an emoji that was cut in two"
-    return f"unexpected at byte {end}" if marker else "it is cut short"
+    _, marker, told = str(error).partition("(byte ")
+    place = int(told.rstrip(")")) if marker else len(body)
+    if not marker or "hex escape" in str(error) or "surrogate" in str(error):  # a half at the end is as one cut short
+        begins = max(0, place - _PAIR)
+        for half in _HALF.finditer(body[begins:place]):
+            at = begins + half.start()
+            if not (at - len(body[:at].rstrip(b"\\"))) % 2:  # else its backslash is escaped
+                return f"half of a surrogate pair at byte {at}, as of an emoji that was cut in two"
+    return f"unexpected at byte {place}" if marker else "it is cut short"

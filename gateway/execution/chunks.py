@@ -77,7 +77,7 @@ class Choice(msgspec.Struct, gc=False):
     @property
     def fails(self) -> bool:
         """Whether it ended with an error, as OpenRouter tells it of a choice."""
-        return self.error is not None or self.finish_reason == "error"
+        return bool(self.error) or self.finish_reason == "error"
 
     @property
     def says(self) -> bool:

@@ -39,7 +39,6 @@ class ErrorAnswerError(AttemptFailedError):
 
 
 _NULL: Final = msgspec.Raw(b"null")
-_NOTHING: Final = (_NULL, msgspec.Raw(b"[]"))
 _UNTOLD: Final = msgspec.Raw()
 _ERROR: Final = b'"error"'
 
@@ -152,7 +151,7 @@ def _looked_at(held: bytes) -> Whole:
         body = _answer.decode(held)
         if not held.isascii():
             held.decode()  # what is passed over may not be text
-        is_error, counts = body.error is not None and body.choices in _NOTHING and body.data in _NOTHING, body.usage
+        is_error, counts = body.error is not None and _is_empty(body.choices) and _is_empty(body.data), body.usage
         if not is_error and _ERROR in held:
             _look_at_choices(body.choices)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -162,9 +161,16 @@ def _looked_at(held: bytes) -> Whole:
     return Whole(held, len(held), counts)
 
 
+def _is_empty(told: msgspec.Raw) -> bool:
+    return bytes(told).strip(b"[] \t\r\n") in {b"", bytes(_NULL)}
+
+
 def _look_at_choices(told: msgspec.Raw) -> None:
     """Look whether all choices failed: OpenRouter says so there, under a good status."""
-    choices = _failed.decode(told) if told != _NULL else []
+    try:
+        choices = _failed.decode(told) if told != _NULL else []
+    except msgspec.ValidationError:  # of another shape, of which nothing is known
+        return
     errors = [choice.error or choice.finish_reason for choice in choices if choice.fails]
     if choices and len(errors) == len(choices):
         raise ErrorAnswerError(msgspec.json.encode({"error": errors[0]}))

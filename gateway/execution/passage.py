@@ -222,6 +222,7 @@ class Passage:
             last = self._sent(self._take(event.raw, event.data)[0])
         if self.finished and not self.done and not self.failed:
             self.done = True
+            last += self._sent(self._added(self._takeover.end()) if self._takeover else _NOTHING)
             last += self._sent((_BLANK if self._inside else _NOTHING) + _DONE)
         return last
 
@@ -388,6 +389,8 @@ class Passage:
         for choice in chunk.choices or ():
             if ended and choice.says:
                 self._goes_on(choice.index)
+            if choice.finish_reason and not choice.index:
+                self._template = None  # what follows on that is to be looked at
             seen = ended if choice.finish_reason else begun
             if choice.index not in seen:
                 seen.append(choice.index)

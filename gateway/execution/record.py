@@ -54,6 +54,9 @@ class Unanswered(msgspec.Struct, frozen=True):
     retry_after: int = 1
     said: str = ""
 
+    def __repr__(self) -> str:
+        return f"<{self.status} after {self.tried}>"
+
 
 class Try(msgspec.Struct, gc=False):
     """An attempt under way: what its Attempt will say.

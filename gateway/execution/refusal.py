@@ -22,6 +22,7 @@ from gateway.routing.wordings import message_of
 
 _LIMIT: Final = 1 << 20
 _SHORTEST_KEY: Final = 4
+_LONGEST_WORDS: Final = 300
 _MASK: Final = b"***"
 _WITHHELD: Final = (
     b'{"error":{"message":"the upstream\'s error could not be read safely","type":"upstream_error",'
@@ -62,8 +63,14 @@ def told_refusal(answer: Answer, deployment: Deployment, status: int, error: byt
 
 
 def words(error: bytes, deployment: Deployment) -> str:
-    """Give an upstream's own message of an error, our key masked; empty if there is none."""
-    return "" if error is _WITHHELD else message_of(_masked(error, deployment.key))
+    """Give an upstream's own message of an error, as one line, cut; empty if there is none that may be told.
+
+    Our key is masked in it twice: a proxy puts the JSON of whom it asked into a message of its own.
+    """
+    if error is _WITHHELD:
+        return ""
+    told = _masked(message_of(_masked(error, deployment.key)).encode(), deployment.key).decode()
+    return " ".join(told[:_LONGEST_WORDS].split()) + "..." * (len(told) > _LONGEST_WORDS)
 
 
 def _json_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:

@@ -45,14 +45,15 @@ class Takeover:
         if pieces is None:
             raise DiffersError
         says = any(piece.text for piece in pieces)
+        ends = chunk.finished and not says  # beside a text it may be one of many: then the end of the stream tells
         new = self._joiner.new(pieces) if says else tuple("" for _ in pieces)
         if new is None:
             self._withheld.append((data, pieces))
-            return self.end() if chunk.finished else []
+            return self.end() if ends else []
         released = self._released() if says else []
-        if chunk.finished:
+        if ends:
             released += self.end()
-        if any(new) or chunk.finished or not chunk.choices or (not says and self._joiner.settled):
+        if any(new) or not chunk.choices or (self._joiner.settled and (chunk.finished or not says)):
             released.append(self._new(data, pieces, new))
         return released
 

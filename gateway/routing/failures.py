@@ -84,6 +84,9 @@ class Failure(Struct, frozen=True):
     stale: bool = False
     said: str = ""
 
+    def __repr__(self) -> str:
+        return f"<{self.cause.value}{f': {self.detail}' if self.detail else ''}>"
+
 
 class Rule(Struct, frozen=True):
     """What follows from a cause.

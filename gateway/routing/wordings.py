@@ -14,7 +14,7 @@ from msgspec import Struct
 
 _KEY_STATUSES: Final = frozenset({402, 403})
 _UNSERVED_STATUSES: Final = frozenset({404, 501})
-_LONGEST_MESSAGE: Final = 300
+_OURS: Final = frozenset({401, 402, 403})
 
 # What the servers say when a prompt does not fit, lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
 # "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
@@ -208,15 +208,14 @@ _told: Final = msgspec.json.Decoder(_Told)
 
 
 def message_of(error: bytes) -> str:
-    """Read the message of an error in JSON, as one line; empty where there is none."""
+    """Read the message of an error in JSON; empty where there is none, and where it is about the key or the account."""
     try:
         told = _told.decode(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     inner = told.error.get("message") if isinstance(told.error, dict) else told.error
-    found = next((each for each in (inner, told.message, told.detail) if isinstance(each, str)), "")
-    line = " ".join(found[:_LONGEST_MESSAGE].split())
-    return line + "..." if len(found) > _LONGEST_MESSAGE else line
+    found = (each for each in (inner, told.message, told.detail) if isinstance(each, str))
+    return "" if code_of(error) in _OURS else next(found, "")
 
 
 def _says(told: bytes, phrases: Sequence[bytes]) -> bool:

@@ -254,6 +254,7 @@ async def test_a_content_type_is_told_if_it_is_a_usual_one(config: Config, kind:
         ("application/json", {"choices": [{"finish_reason": "stop", "error": None, "x": "error"}]}),
         ("application/json", {"choices": [{"finish_reason": "error"}, {"finish_reason": "stop"}]}),
         ("application/json", {"choices": [], "x": "error"}),
+        ("application/json", {"choices": [{"finish_reason": "stop", "error": ""}]}),
         ("application/vnd.box+json; charset=utf-8", OK),
         ("application/json; charset*", OK),
         ("application/json", {"data": "x" * (3 << 20)}),

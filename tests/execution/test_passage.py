@@ -530,7 +530,10 @@ def test_what_was_withheld_of_a_continuation_comes_before_its_end(end: bytes) ->
 
 def test_what_was_withheld_comes_with_the_last_text() -> None:
     passage = taken("continue", TEXT)
-    assert content(feed(passage, second(content="once "), second(finish="stop", content="upon"))) == "once upon"
+    assert content(feed(passage, second(content="once "), second(finish="stop", content="upon"), DONE)) == "once upon"
+    passage = taken("continue", TEXT)
+    assert feed(passage, second(content="once "), second(finish="stop", content="upon")) == b""
+    assert content(passage.end()) == "once upon"
     passage = taken("continue", TEXT)
     assert content(feed(passage, second(content="once "), second(content="more"))) == "once more"
     passage = taken("continue", TEXT)
@@ -542,7 +545,7 @@ def test_what_was_withheld_comes_with_the_last_text() -> None:
     ("how", "stream"),
     [
         ("replay", second(finish="stop")),
-        ("replay", second(content=TEXT[:-1], finish="stop")),
+        ("replay", second(content=TEXT[:-1], finish="stop") + DONE),
         ("replay", second(content=TEXT[:-1]) + DONE),
         ("replay", DONE),
         ("replay", second(content="Once")),
@@ -570,6 +573,32 @@ def test_what_cannot_be_joined_ends_the_rescue(how: Rescue, stream: bytes) -> No
     passage = taken(how, TEXT)
     with pytest.raises(DiffersError):
         feed(passage, stream)
+
+
+@pytest.mark.parametrize("how", ["replay", "continue"])
+@pytest.mark.parametrize("end", [DONE, b""])
+def test_who_takes_over_may_send_a_finish_reason_in_each_event(how: Rescue, end: bytes) -> None:
+    """One that began again was taken for one that goes on, or for one that ends."""
+    passage = taken(how, TEXT)
+    words = [second("stop", content=word) for word in (TEXT[:10], TEXT[10:], "and ", "so on")]
+    got = feed(passage, *words, end) + passage.end()
+    assert (content(got), got.endswith(DONE), passage.complete) == ("and so on", True, True)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_choice_of_several_that_goes_on_is_seen_to(*, learns: bool) -> None:
+    passage = Passage(lambda: 0.0, choices=2, learns=learns)
+    feed(passage, CONTENT, CONTENT, FINISH, CONTENT, sse({"choices": [{"index": 1, "finish_reason": "stop"}]}))
+    assert (passage.complete, passage.truncated) == (False, True)
+
+
+@pytest.mark.parametrize("error", ["", {}, False, 0, []])
+def test_an_error_that_says_nothing_is_none(error: object) -> None:
+    passage = passing()
+    choice = {"delta": {"content": "hi"}, "error": error}
+    stream = sse({"choices": [choice]}) + sse({"choices": [choice | {"delta": {}, "finish_reason": "stop"}]}) + DONE
+    assert feed(passage, stream) == stream
+    assert (passage.failed, passage.complete) == (False, True)
 
 
 @pytest.mark.parametrize("rest", [second(finish="stop"), DONE])
