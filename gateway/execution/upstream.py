@@ -29,6 +29,7 @@ from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange, Link
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import Connector, is_tested
+from gateway.execution.resolving import Resolver
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
 
@@ -222,8 +223,9 @@ class Upstream:
         return era
 
     def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
-        make = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
-        return make(limit=0, force_close=True) if fresh else make(limit=0, keepalive_timeout=KEEPALIVE)
+        connector = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
+        make = partial(connector, resolver=Resolver(), limit=0)
+        return make(force_close=True) if fresh else make(keepalive_timeout=KEEPALIVE)
 
     def _retire(self, era: _Era) -> None:
         """Open nothing more with a session: it closes after its last answer."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.execution.support import CHAT, DONE, ask, chain, error_of, read_broken, running
 from tests.fakes.client import post
+from tests.fakes.connection import PATIENCE
 from tests.fakes.upstream import (
     Close,
     Hang,
@@ -29,7 +31,7 @@ from tests.fakes.upstream import (
     sse_head,
     status,
 )
-from tests.running import Config
+from tests.running import Config, until
 
 OK = {"answer": "from b"}
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -59,6 +61,29 @@ def ask_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         return lookup(host, *others, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+async def test_names_that_nobody_answers_for_hold_up_nobody(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them held up every new connection, to an address, too: uvloop connects in the threads that look up."""
+    lookup, asked, over = socket.getaddrinfo, list[str](), threading.Event()
+
+    def found(host: str, *others: Any, **options: Any) -> Any:
+        if not host.endswith(".invalid"):
+            return lookup(host, *others, **options)
+        asked.append(host)
+        over.wait(PATIENCE)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    names = [f"{number}.invalid" for number in range(9)]
+    async with ScriptedUpstream([Send(json_answer(OK))]) as a:
+        near = {"near": chain(a.url), "named": chain(a.url.replace("127.0.0.1", "localhost"))}
+        async with running(config, {name: chain(f"http://{name}") for name in names} | near, timeout=PATIENCE) as gate:
+            asking = [asyncio.create_task(gate.post(name)) for name in names]
+            await until(lambda: len(asked) == len(names))
+            assert [(await gate.post(name)).status for name in near] == [200, 200]
+            over.set()
+            assert {answer.status for answer in await asyncio.gather(*asking)} == {502}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""Names are looked up in threads of their own.
+
+uvloop looks them up in the four threads of libuv, two at a time, and what connects goes through those threads, too,
+even to an address. So two names whose servers do not answer would hold up every new connection, to whatever box.
+"""
+
+import asyncio
+import socket
+from typing import Final
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from gateway.threads import DaemonThreads
+
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+class Resolver(AbstractResolver):
+    """Asks the system, one thread a question; aiohttp asks for a name once at a time, and keeps the answers a while."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._threads = DaemonThreads("lookup")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Look a name up.
+
+        Raises:
+            OSError: it was not found.
+
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _found, host, port, family)
+
+    async def close(self) -> None:
+        """Nobody waits for a look-up that hangs."""
+
+
+def _found(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+    return [
+        ResolveResult(
+            hostname=host,
+            host=socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0],  # with an IPv6 scope
+            port=int(address[1]),
+            family=kind,
+            proto=protocol,
+            flags=_NUMERIC,
+        )
+        for kind, _, protocol, _, address in found
+    ]
