@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EmptyStreamReader, StreamReader
 
 from gateway.execution.answer import Facts, facts, length_of
+from gateway.execution.client import close
 from gateway.execution.flow import Flow
 from gateway.execution.framing import ENDS
 from gateway.execution.heads import LastHead
@@ -76,6 +77,22 @@ class AnswerProtocol(ResponseHandler):
     def was_used(self) -> bool:
         """Whether an answer has been read here: a parser is made for each."""
         return self._parser is not None
+
+    def close(self) -> None:
+        """Close. What is in the midst waits for no peer: neither until it has read the request, nor for TLS's farewell.
+
+        One that has stopped would hold the connection, and the body that it does not read, for as long as it lives. It
+        is reset, or the kernel would go on offering what it has of that.
+        """
+        transport = self.transport
+        is_amid = self._awaited is not None or (self.flow is not None and not self.flow.over)
+        if transport is not None and (
+            transport.get_write_buffer_size() or (is_amid and transport.get_extra_info("sslcontext") is not None)
+        ):
+            close(transport, reset=True)
+            self.abort()
+        else:
+            super().close()
 
     def is_connected(self) -> bool:
         """Tell whether a next request may be sent: it is connected, said nothing unasked, and all went well.

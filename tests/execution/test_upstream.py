@@ -1,5 +1,6 @@
 import asyncio
 import errno
+import select
 import socket
 import ssl
 
@@ -8,9 +9,12 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from gateway.execution.fields import Fields
+from gateway.execution.outbox import Outbox
+from gateway.execution.protocol import AnswerProtocol, LastHeads
 from gateway.execution.upstream import Call, Upstream, failure_of
 from gateway.routing.failures import Cause
 from tests.execution.support import CONTENT, chain, deployment, error_of, no_descriptors, running
+from tests.execution.test_wire_client import Recorded
 from tests.fakes.leaping import leap
 from tests.fakes.upstream import (
     Hang,
@@ -21,7 +25,7 @@ from tests.fakes.upstream import (
     json_answer,
     sse_head,
 )
-from tests.running import Config
+from tests.running import Config, until
 
 CALL = Call("chat/completions", b'{"model": "m"}', Fields(()), "id")
 
@@ -60,6 +64,29 @@ async def _passes(seconds: float) -> None:
     leap(seconds)
     for _ in range(2):
         await asyncio.sleep(0)
+
+
+class Ending(Recorded):
+    """A transport that tells how it was ended; so many bytes wait in it, and it may be TLS's."""
+
+    def __init__(self, waits: int, *, secure: bool) -> None:
+        super().__init__()
+        self.waits, self.secure, self.ended = waits, secure, ""
+        self.socket = socket.socket()
+
+    def get_write_buffer_size(self) -> int:
+        return self.waits
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        if name == "socket":
+            return self.socket
+        return ssl.create_default_context() if self.secure and name == "sslcontext" else default
+
+    def close(self) -> None:
+        self.ended = "close"
+
+    def abort(self) -> None:
+        self.ended = "abort"
 
 
 async def test_sessions_grow_old_and_close_after_their_last_answer() -> None:
@@ -114,6 +141,44 @@ async def test_an_open_that_is_given_up_leaves_nothing() -> None:
         assert upstream._pooled is not None
         assert upstream._pooled.open == 0
         await upstream.close()
+
+
+async def test_a_box_that_does_not_read_is_not_waited_for() -> None:
+    """One that had stopped kept the connection, and the body, for as long as it lived."""
+    with socket.create_server(("127.0.0.1", 0)) as box:
+        upstream = Upstream()
+        call = Call("chat/completions", b"x" * (32 << 20), Fields({}.items()), "id")
+        url = f"http://127.0.0.1:{box.getsockname()[1]}"
+        opening = asyncio.create_task(upstream.open(deployment(url), call, connect_timeout=5))
+        connection, _ = await asyncio.to_thread(box.accept)
+        with connection:
+            ends = select.poll()
+            ends.register(connection, select.POLLIN)
+            await until(lambda: bool(ends.poll(0)))
+            assert not ends.poll(0)[0][1] & select.POLLHUP
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            await until(lambda: bool(ends.poll(0)[0][1] & select.POLLHUP))
+        await upstream.close()
+
+
+@pytest.mark.parametrize(
+    ("waits", "secure", "asked", "ended"),
+    [(0, False, True, "close"), (0, True, False, "close"), (0, True, True, "abort"), (1, False, False, "abort")],
+)
+async def test_who_is_in_the_midst_is_closed_without_a_farewell(
+    waits: int, ended: str, *, secure: bool, asked: bool
+) -> None:
+    transport = Ending(waits, secure=secure)
+    protocol = AnswerProtocol(Outbox(), asyncio.get_running_loop())
+    protocol.connection_made(transport)
+    if asked:
+        asking = protocol.ask(b"POST", LastHeads())
+        assert not asking.done()
+    protocol.close()
+    transport.socket.close()
+    assert transport.ended == ended
 
 
 async def test_an_answer_that_comes_before_the_body_is_sent_passes(config: Config) -> None:
