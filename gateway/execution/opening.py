@@ -19,6 +19,8 @@ from gateway.execution.refusal import Refusal, read_refusal, retry_after, told_r
 from gateway.execution.upstream import Call, Upstream
 from gateway.routing.failures import Cause, Failure, Verdict, status_failure, verdict
 
+_STALE: Final = 1.0
+"""Seconds in which a pooled connection tells that it was closed; later it is the box, which worked meanwhile."""
 _REFUSAL_SECONDS: Final = 10.0
 _SPARE_REFUSAL_SECONDS: Final = 1.0
 _REDIRECTION: Final = 300
@@ -45,13 +47,14 @@ class Opening(Exchange):
 
         """
         answer: Answer | None = None
-        this = self.this
+        this, clock = self.this, self.record.clock
+        asked = clock()
         try:
             with self.record.deadline:
                 try:
                     answer = await self.upstream.open(this.deployment, call, this.clocks.connect, self)
                 except AttemptFailedError as error:
-                    if verdict(error.failure) is not Verdict.RETRY_HERE:
+                    if verdict(error.failure) is not Verdict.RETRY_HERE or clock() - asked > _STALE:
                         raise
                     this.detail = "reconnected: the pooled connection was closed"
                     answer = await self.upstream.open(this.deployment, call, this.clocks.connect, self, fresh=True)

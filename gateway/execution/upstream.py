@@ -327,6 +327,8 @@ def failure_of(error: Exception, *, reused: bool) -> Failure:
         case aiohttp.ClientConnectorDNSError():
             ours = error.os_error.errno in _OURS_IN_DNS or _is_ours(error.os_error) or _is_out_of_descriptors()
             return Failure(Cause.LOCAL_FAULT if ours else Cause.DNS, "name lookup failed")
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as wrong):
+            return Failure(Cause.TLS, wrong.verify_message.partition(",")[0])  # what follows names the host
         case aiohttp.ClientSSLError() | ssl.SSLError() | aiohttp.ServerFingerprintMismatch():
             return Failure(Cause.TLS, type(error).__name__)
         case aiohttp.ClientConnectorError():

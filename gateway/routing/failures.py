@@ -42,6 +42,7 @@ class Cause(Enum):
     RATE_LIMITED = "rate_limited"
     SEND_AGAIN = "send_again"
     SERVER_ERROR = "server_error"
+    GATEWAY_TIMEOUT = "gateway_timeout"
     LOADING = "loading"
     KEY_REFUSED = "key_refused"
     MODEL_MISSING = "model_missing"
@@ -118,6 +119,7 @@ TABLE: Final[Mapping[Cause, Rule]] = MappingProxyType(
         Cause.RATE_LIMITED: Rule(passes=True),
         Cause.SEND_AGAIN: Rule(passes=True),
         Cause.SERVER_ERROR: Rule(passes=True),
+        Cause.GATEWAY_TIMEOUT: Rule(),
         Cause.LOADING: Rule(blames=False),
         Cause.KEY_REFUSED: Rule(out=KEY_OUT),
         Cause.MODEL_MISSING: Rule(out=MODEL_OUT),
@@ -141,7 +143,9 @@ _BY_STATUS: Final[Mapping[int, Cause]] = MappingProxyType(
 )
 _CONTEXT_STATUSES: Final = frozenset({400, 413, 422, 500})
 _CLIENTS: Final = range(400, 500)
-_SILENT: Final = frozenset({Cause.CONNECT_TIMEOUT, Cause.FIRST_TOKEN_TIMEOUT, Cause.TOTAL_TIMEOUT, Cause.STALLED})
+_SILENT: Final = frozenset(
+    {Cause.CONNECT_TIMEOUT, Cause.GATEWAY_TIMEOUT, Cause.FIRST_TOKEN_TIMEOUT, Cause.TOTAL_TIMEOUT, Cause.STALLED}
+)
 _OURS: Final = frozenset({Cause.LOCAL_FAULT, Cause.LOADING})
 
 
@@ -193,6 +197,8 @@ def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
             return Cause.CONTEXT_LENGTH
         case _ if says_key(status, told) and not says_policy(told):
             return Cause.NOT_SERVED if incapable else Cause.KEY_REFUSED
+        case 504 | 524:  # of a proxy's whose patience ended; 524 is Cloudflare's
+            return Cause.GATEWAY_TIMEOUT
         case _ if status >= 500 or (status == 400 and says_gone(told)):  # noqa: PLR2004 - RFC 9110 15.5.1, 15.6
             return Cause.SERVER_ERROR
         case _ if 300 <= status < 400:  # noqa: PLR2004 - as above

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 _KEY_STATUSES: Final = frozenset({402, 403})
+_PAGES: Final = frozenset({400, 413, 414, 431})
 _UNSERVED_STATUSES: Final = frozenset({404, 501})
 _OURS: Final = frozenset({401, 402, 403})
 
@@ -158,7 +159,12 @@ def says_missing(status: int, told: bytes, model: str) -> bool:
 
 
 def says_unserved(status: int, told: bytes) -> bool:
-    """Tell whether an error says that the request is not served, unless it is about the model's name."""
+    """Tell whether an error says that the request is not served, unless it is about the model's name.
+
+    So does a page of what stands before a box: nginx's, that a body is too large for it, or that it wants TLS.
+    """
+    if status in _PAGES:
+        return told.lstrip().startswith(b"<")
     return status in _UNSERVED_STATUSES or (status == 500 and _UNFIT.search(told) is not None)  # noqa: PLR2004 - as above
 
 

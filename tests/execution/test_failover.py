@@ -184,7 +184,8 @@ async def test_an_answer_that_does_not_begin_is_asked_for_elsewhere(
     [
         *((code, "send_again", 2) for code in (408, 425)),
         (429, "rate_limited", 2),
-        *((code, "server_error", 2) for code in (500, 502, 503, 504, 529, 599)),
+        *((code, "server_error", 2) for code in (500, 502, 503, 529, 599)),
+        *((code, "gateway_timeout", 1) for code in (504, 524)),
         *((code, "key_refused", 1) for code in (401, 402, 403)),
         *((code, "not_served", 1) for code in (404, 501)),
         *((code, "redirected", 1) for code in (300, 301, 302, 304, 307, 308)),
@@ -460,6 +461,21 @@ async def test_a_stale_connection_is_replaced_unseen(config: Config) -> None:
         assert (attempt.deployment, attempt.failure) == ("a", None)
         assert attempt.detail == "reconnected: the pooled connection was closed"
         assert (len(a.requests), a.connections, b.requests) == (3, 2, [])
+
+
+async def test_a_pooled_connection_that_is_closed_late_has_failed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The box had worked on the request by then, and was given it once more, unseen."""
+    monkeypatch.setattr("gateway.execution.opening._STALE", -1.0)
+    async with (
+        ScriptedUpstream(lambda index, _: [Close()] if index else [Send(json_answer(OK))]) as a,
+        ScriptedUpstream([Send(json_answer(OK))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
+    ):
+        assert [(await gate.post("m")).status for _ in range(2)] == [200, 200]
+        assert await gate.failures(2) == ["disconnected", "disconnected", None]
+        assert (len(a.requests), len(b.requests)) == (3, 1)
 
 
 @pytest.mark.parametrize(

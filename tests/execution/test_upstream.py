@@ -190,6 +190,12 @@ async def test_an_answer_that_comes_before_the_body_is_sent_passes(config: Confi
         assert (answer.status, answer.json()) == (413, {"error": "too large"})
 
 
+def distrusted(why: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = why
+    return error
+
+
 KEY = ConnectionKey("::1", 80, is_ssl=False, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
 
 
@@ -216,6 +222,14 @@ KEY = ConnectionKey("::1", 80, is_ssl=False, ssl=True, proxy=None, proxy_auth=No
         (aiohttp.ClientOSError(errno.ENOBUFS, ""), Cause.LOCAL_FAULT, "ENOBUFS"),
         (aiohttp.ClientPayloadError(), Cause.MALFORMED_ANSWER, "the answer is not HTTP"),
         (aiohttp.ClientConnectionError(), Cause.DISCONNECTED, "closed without an answer"),
+        (
+            aiohttp.ClientConnectorCertificateError(
+                KEY, distrusted("Hostname mismatch, certificate is not valid for 'a'")
+            ),
+            Cause.TLS,
+            "Hostname mismatch",
+        ),
+        (aiohttp.ClientConnectorCertificateError(KEY, ValueError("x")), Cause.TLS, "ClientConnectorCertificateError"),
     ],
 )
 def test_each_error_has_its_cause(error: Exception, cause: Cause, detail: str) -> None:

@@ -70,7 +70,8 @@ def cause_of(status: int, body: bytes, model: str = "") -> Cause | None:
         (501, Cause.NOT_SERVED),
         (502, Cause.SERVER_ERROR),
         (503, Cause.SERVER_ERROR),
-        (504, Cause.SERVER_ERROR),
+        (504, Cause.GATEWAY_TIMEOUT),
+        (524, Cause.GATEWAY_TIMEOUT),
         (520, Cause.SERVER_ERROR),
         (529, Cause.SERVER_ERROR),
         (599, Cause.SERVER_ERROR),
@@ -433,6 +434,7 @@ def test_without_failures_there_is_nothing_to_tell() -> None:
         (Cause.FIRST_TOKEN_TIMEOUT, 504),
         (Cause.TOTAL_TIMEOUT, 504),
         (Cause.STALLED, 504),
+        (Cause.GATEWAY_TIMEOUT, 504),
         (Cause.CONNECT_REFUSED, 502),
         (Cause.SERVER_ERROR, 502),
         (Cause.KEY_REFUSED, 502),
@@ -447,6 +449,7 @@ def test_what_status_a_client_gets(cause: Cause | None, status: int) -> None:
     [
         (503, "Model is loading", Cause.LOADING),
         (503, "API key expired", Cause.SERVER_ERROR),
+        (413, "too large", None),
         (422, "API key expired", None),
         (503, "image input is not supported", Cause.SERVER_ERROR),
         (400, "image input is not supported", None),
@@ -454,3 +457,11 @@ def test_what_status_a_client_gets(cause: Cause | None, status: int) -> None:
 )
 def test_words_count_with_their_status_alone(status: int, message: str, cause: Cause | None) -> None:
     assert cause_of(status, json.dumps({"error": {"message": message}}).encode()) is cause
+
+
+@pytest.mark.parametrize("status", [400, 413, 414, 431])
+def test_a_page_is_of_what_stands_before_one_box(status: int) -> None:
+    """It was taken for the client's answer."""
+    page = b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>"
+    assert cause_of(status, page) is Cause.NOT_SERVED
+    assert cause_of(status, b"the body is too large") is None
