@@ -465,3 +465,9 @@ def test_a_page_is_of_what_stands_before_one_box(status: int) -> None:
     page = b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>"
     assert cause_of(status, page) is Cause.NOT_SERVED
     assert cause_of(status, b"the body is too large") is None
+
+
+def test_what_was_said_is_in_no_repr() -> None:
+    """It may quote the prompt."""
+    failure = Failure(Cause.SERVER_ERROR, "status 500", 500, said="the prompt")
+    assert (repr(failure), repr(Failure(Cause.DNS))) == ("<server_error: status 500>", "<dns>")

@@ -17,7 +17,7 @@ from gateway.config.sources import read
 from gateway.execution.answer import AttemptFailedError
 from gateway.execution.fields import Fields
 from gateway.execution.outcome import Outcome
-from gateway.execution.record import Ask
+from gateway.execution.record import Ask, Unanswered
 from gateway.execution.refusal import Refusal
 from gateway.execution.upstream import Call
 from gateway.lifecycle import Listen
@@ -265,6 +265,7 @@ async def test_nothing_that_can_be_shown_shows_a_key(gate: Running, told: list[s
     call = Call("chat/completions", KEYS["written"].encode(), Fields([("authorization", CLIENTS)]), "id")
     told += map(repr, [gate.door, gateway.options, snapshot, snapshot.deployments, snapshot.settings, plan, call])
     told += map(repr, [Ask("1", "m", stream=False, call=call), Refusal("a", 400, [], KEYS["written"].encode())])
+    told.append(repr(Unanswered(502, 1, said=CLIENTS)))
     told += [repr(vars(each)) for each in (gateway, gateway.manager, gateway.reloader)]
     told += [repr(gateway.state), repr(read(gateway.files)), repr(dict(snapshot.routes))]
 
