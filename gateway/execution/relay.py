@@ -23,6 +23,8 @@ from gateway.routing.failures import Cause, Failure
 
 _AFTERMATH: Final = 5.0
 """Seconds for what may follow on the last finish reason: the usage, and `[DONE]`."""
+_FAREWELL: Final = 1.0
+"""Seconds for the end itself, after `[DONE]`."""
 
 
 class Body:
@@ -36,6 +38,7 @@ class Body:
     malformed: Final = 0
     complete: Final = False
     whole: Final = False
+    done: Final = False
     failed: Final = False
 
     def __init__(self, clock: Callable[[], float], *, is_object: bool = False, length: int | None = None) -> None:
@@ -164,6 +167,8 @@ class _Course:
                 self._ends = now + _AFTERMATH
             elif self._rested is not None:
                 self._ends += now - self._rested
+            if self.passing.done:
+                self._ends = min(self._ends, now + _FAREWELL)
             self.deadline, self._rested = self._ends, None if runs else now
         elif content or self.deadline == inf:
             self.deadline, self._ends = self.now() + self.idle, None

@@ -286,7 +286,8 @@ async def test_the_last_words_are_said_once(config: Config, monkeypatch: pytest.
 async def test_a_complete_stream_that_is_kept_open_ends_well(
     config: Config, monkeypatch: pytest.MonkeyPatch, sent: bytes, added: bytes | None
 ) -> None:
-    monkeypatch.setattr("gateway.execution.relay._AFTERMATH", 0.01)
+    monkeypatch.setattr("gateway.execution.relay._AFTERMATH", RUNS_OUT if DONE in sent else 0.01)
+    monkeypatch.setattr("gateway.execution.relay._FAREWELL", 0.01)
     async with (
         ScriptedUpstream([Send(sse_head() + chunk(CONTENT) + chunk(sent)), SILENCE]) as a,
         running(config, {"m": chain(a.url)}, timeouts={"idle": RUNS_OUT}) as gate,
