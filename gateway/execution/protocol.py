@@ -89,7 +89,8 @@ class AnswerProtocol(ResponseHandler):
         if transport is not None and (
             transport.get_write_buffer_size() or (is_amid and transport.get_extra_info("sslcontext") is not None)
         ):
-            close(transport, reset=True)
+            if not transport.is_closing():  # else there may be no socket any more
+                close(transport, reset=True)
             self.abort()
         else:
             super().close()

@@ -167,8 +167,9 @@ async def test_a_box_that_does_not_read_is_not_waited_for() -> None:
     ("waits", "secure", "asked", "ended"),
     [(0, False, True, "close"), (0, True, False, "close"), (0, True, True, "abort"), (1, False, False, "abort")],
 )
+@pytest.mark.parametrize("closing", [True, False])
 async def test_who_is_in_the_midst_is_closed_without_a_farewell(
-    waits: int, ended: str, *, secure: bool, asked: bool
+    waits: int, ended: str, *, secure: bool, asked: bool, closing: bool
 ) -> None:
     transport = Ending(waits, secure=secure)
     protocol = AnswerProtocol(Outbox(), asyncio.get_running_loop())
@@ -176,6 +177,9 @@ async def test_who_is_in_the_midst_is_closed_without_a_farewell(
     if asked:
         asking = protocol.ask(b"POST", LastHeads())
         assert not asking.done()
+    if closing:
+        transport.closing = True
+        transport.socket.close()
     protocol.close()
     transport.socket.close()
     assert transport.ended == ended
