@@ -16,6 +16,8 @@ from gateway.execution.usage import usage_of
 
 _DONE: Final = b"[DONE]"
 _NULL: Final = b"null"
+_UNTOLD: Final = {"code": "error"}
+"""An error of which nothing is said."""
 
 
 class Piece(NamedTuple):
@@ -75,9 +77,9 @@ class Choice(msgspec.Struct, gc=False):
     error: object = None
 
     @property
-    def fails(self) -> bool:
-        """Whether it ended with an error, as OpenRouter tells it of a choice."""
-        return bool(self.error) or self.finish_reason == "error"
+    def failure(self) -> object:
+        """The error that it ended with, as OpenRouter tells it of a choice; None where it did not."""
+        return self.error or (_UNTOLD if self.finish_reason == "error" else None)
 
     @property
     def says(self) -> bool:
@@ -102,13 +104,12 @@ class Chunk(msgspec.Struct, gc=False):
         return False
 
     @property
-    def failed(self) -> object:
-        """The error that it tells of, of the answer or of a choice; None where there is none."""
-        if self.error is None:
-            for choice in self.choices or ():
-                if choice.fails:
-                    return choice.error or choice.finish_reason
-        return self.error
+    def failure(self) -> object:
+        """The first error that a choice of it ended with."""
+        for choice in self.choices or ():
+            if choice.failure:
+                return choice.failure
+        return None
 
     @property
     def finished(self) -> bool:

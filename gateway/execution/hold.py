@@ -171,8 +171,8 @@ def _look_at_choices(told: msgspec.Raw) -> None:
         choices = _failed.decode(told) if told != _NULL else []
     except msgspec.ValidationError:  # of another shape, of which nothing is known
         return
-    errors = [choice.error or choice.finish_reason for choice in choices if choice.fails]
-    if choices and len(errors) == len(choices):
+    errors = [choice.failure for choice in choices]
+    if choices and all(errors):
         raise ErrorAnswerError(msgspec.json.encode({"error": errors[0]}))
 
 

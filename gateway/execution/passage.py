@@ -338,7 +338,7 @@ class Passage:
             self._first = self._first or data
             self._take_plain(chunk, raw, said)
             return raw, True
-        if self._choices == 1 and (error := chunk.failed) is not None:
+        if self._choices == 1 and (error := chunk.failure) is not None:
             return self._take_error(msgspec.json.encode({"error": error}))
         return self._take_chunk(chunk, data, raw)
 

@@ -76,6 +76,8 @@ def event(data: object) -> bytes:
         (event({"error": {"message": f"no memory for {KEY}", "code": 500}}), "no memory for ***"),
         (json_answer({"error": {"message": json.dumps({"error": f"key {KEY}"})}}, 500), '{"error": "key ***"}'),
         (json_answer({"error": {"message": "no key", "code": 401}}), None),
+        (json_answer({"choices": [{"finish_reason": "error"}]}), None),
+        (json_answer({"choices": [{"error": {"message": "the provider is gone"}}]}), "the provider is gone"),
         (status(200, "OK", b'{"error": "no", "choices": [ ]}', [("content-type", "application/json")]), "no"),
         (json_answer({"error": {"message": 5}, "message": None}, 500), None),
         (json_answer([KEY], 500), None),
