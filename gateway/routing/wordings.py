@@ -15,7 +15,6 @@ from msgspec import Struct
 _KEY_STATUSES: Final = frozenset({402, 403})
 _PAGES: Final = frozenset({400, 413, 414, 431})
 _UNSERVED_STATUSES: Final = frozenset({404, 501})
-_OURS: Final = frozenset({401, 402, 403})
 
 # What the servers say when a prompt does not fit, lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
 # "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
@@ -221,7 +220,7 @@ def message_of(error: bytes) -> str:
         return ""
     inner = told.error.get("message") if isinstance(told.error, dict) else told.error
     found = (each for each in (inner, told.message, told.detail) if isinstance(each, str))
-    return "" if code_of(error) in _OURS else next(found, "")
+    return "" if code_of(error) in {401, *_KEY_STATUSES} else next(found, "")
 
 
 def _says(told: bytes, phrases: Sequence[bytes]) -> bool:
