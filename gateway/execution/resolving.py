@@ -5,6 +5,7 @@ even to an address. So two names whose servers do not answer would hold up every
 """
 
 import asyncio
+import errno
 import socket
 from typing import Final
 
@@ -28,10 +29,15 @@ class Resolver(AbstractResolver):
         """Look a name up.
 
         Raises:
-            OSError: it was not found.
+            OSError: it was not found, or there is no thread left to look it up.
 
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _found, host, port, family)
+        loop = asyncio.get_running_loop()
+        try:
+            looking = loop.run_in_executor(self._threads, _found, host, port, family)
+        except RuntimeError as error:
+            raise OSError(errno.ENOMEM, str(error)) from error
+        return await looking
 
     async def close(self) -> None:
         """Nobody waits for a look-up that hangs."""

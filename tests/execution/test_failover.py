@@ -86,6 +86,23 @@ async def test_names_that_nobody_answers_for_hold_up_nobody(config: Config, monk
             assert {answer.status for answer in await asyncio.gather(*asking)} == {502}
 
 
+async def test_without_a_thread_to_look_a_name_up_nobody_is_blamed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "lookup":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    async with ScriptedUpstream() as b, running(config, {"m": chain("http://a.invalid", b.url)}) as gate:
+        answer = await gate.post("m")
+        assert (answer.status, error_of(answer)["code"], b.requests) == (503, "gateway_exhausted", [])
+        assert await gate.failures() == ["local_fault"]
+
+
 @pytest.mark.parametrize(
     ("url", "failure", "detail"),
     [
