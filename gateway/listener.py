@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from gateway.sockets import CLIENT_GONE, keep_asking
+
 _Taken = tuple[asyncio.BaseTransport, asyncio.BaseProtocol]
 
 _BACKLOG: Final = 4096
@@ -155,6 +157,7 @@ def _bound(made: socket.socket, address: tuple[object, ...]) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if made.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        keep_asking(made, CLIENT_GONE)
         made.bind(address)
     except OSError:
         made.close()

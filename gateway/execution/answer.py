@@ -5,6 +5,7 @@ does what is the upstream's own business.
 """
 
 import asyncio
+import errno
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -104,8 +105,8 @@ class Head(Protocol):
         ...
 
     @property
-    def was_reset(self) -> bool:
-        """Whether the connection ended by a reset, or by an error of ours."""
+    def lost_by(self) -> BaseException | None:
+        """The error that the connection ended by; None: by none, or it has not ended."""
         ...
 
     def release(self) -> object:
@@ -152,10 +153,11 @@ class Response(aiohttp.ClientResponse):
         return self.content
 
     @property
-    def was_reset(self) -> bool:
-        """Whether the connection ended by a reset, or by an error of ours."""
+    def lost_by(self) -> BaseException | None:
+        """The error that the connection ended by."""
         ended = self._ended
-        return ended.done() and not ended.cancelled() and ended.exception() is not None
+        error = ended.exception() if ended.done() and not ended.cancelled() else None
+        return error and (error.__cause__ or error)  # aiohttp's own says what it was caused by
 
     def close(self) -> None:
         """Close the connection."""
@@ -216,7 +218,7 @@ class Answer(msgspec.Struct, eq=False):
         try:
             chunk = await self.body.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise _cut_short() from unquoting(error)
+            raise self._cut_short() from unquoting(error)
         if not chunk:
             self._end()
         return chunk
@@ -249,7 +251,7 @@ class Answer(msgspec.Struct, eq=False):
         try:
             await flow.pour(take, straight)
         except (aiohttp.ClientError, OSError) as error:
-            raise _cut_short() from unquoting(error)
+            raise self._cut_short() from unquoting(error)
         if flow.at_eof():
             self._end()
 
@@ -278,13 +280,18 @@ class Answer(msgspec.Struct, eq=False):
             done()
 
     def _end(self) -> None:
-        if self.facts.to_the_end and self.response.was_reset:
-            raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "the connection was reset inside the body"))
+        if self.facts.to_the_end and self.response.lost_by is not None:
+            raise self._cut_short()
         self.close()
 
+    def _cut_short(self) -> AttemptFailedError:
+        why = errno_of(self.response.lost_by)
+        return AttemptFailedError(Failure(Cause.CUT_ANSWER, f"the body was cut short{why and f' ({why})'}"))
 
-def _cut_short() -> AttemptFailedError:
-    return AttemptFailedError(Failure(Cause.CUT_ANSWER, "the body was cut short"))
+
+def errno_of(error: BaseException | None) -> str:
+    """Give the name of an error of the system's; an empty one if it has none."""
+    return errno.errorcode.get(getattr(error, "errno", None) or 0, "")
 
 
 @lru_cache(maxsize=4096)

@@ -22,6 +22,7 @@ from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
 from gateway.execution.protocol import AnswerProtocol, LastHeads, Said
 from gateway.routing.snapshot import Deployment, Identity
+from gateway.sockets import GONE, acknowledged_within
 
 LARGEST: Final = 1 << 16
 KEEPALIVE: Final = 4.0
@@ -51,9 +52,9 @@ class DirectResponse(msgspec.Struct, eq=False):
     body: Flow
 
     @property
-    def was_reset(self) -> bool:
-        """Whether the connection ended by a reset, or by an error of ours."""
-        return self.body.reset
+    def lost_by(self) -> BaseException | None:
+        """The error that the connection ended by."""
+        return self.body.lost_by
 
     def release(self) -> None:
         """Keep the connection for the next request, if it can be used again."""
@@ -106,6 +107,8 @@ class Origin:
         connection = await self._connector.connect(self._request, traces=[], timeout=timeout)
         protocol = connection.protocol
         assert isinstance(protocol, AnswerProtocol)  # noqa: S101 - our connector makes no others
+        if protocol.transport is not None:
+            acknowledged_within(protocol.transport.get_extra_info("socket"), GONE)
         return Link(connection, protocol)
 
     def keep(self, link: Link) -> None:

@@ -30,16 +30,16 @@ class Source(Protocol):
 class Flow(msgspec.Struct, eq=False):
     """One body, which a `source` takes over its transport; that is told to rest when too much waits.
 
-    Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and whether the
-    connection was `reset`; who waits or takes; and whether the transport rests. Of a body in chunks (RFC 9112, 7.1)
-    also whether what comes next is a chunk's beginning (`between`).
+    Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and the
+    error that the connection ended by, if it did; who waits or takes; and whether the transport rests. Of a body in
+    chunks (RFC 9112, 7.1) also whether what comes next is a chunk's beginning (`between`).
     """
 
     transport: asyncio.Transport
     source: Source
     parts: list[bytes]
     over: bool
-    reset: bool = False
+    lost_by: BaseException | None = None
     between: bool = False
     _error: BaseException | None = None
     _take: Callable[[bytes], bool] | None = None

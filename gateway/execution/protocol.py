@@ -264,7 +264,7 @@ class AnswerProtocol(ResponseHandler):
         """Let a body that is not whole break: aiohttp tells of some ends only."""
         flow, self.flow = self.flow, None
         if flow is not None:
-            flow.reset = exc is not None
+            flow.lost_by = exc
         super().connection_lost(exc)
         self._fails(self.exception() or aiohttp.ServerDisconnectedError())
         if flow is not None:

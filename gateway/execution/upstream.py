@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import aiohttp
 import msgspec
@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway import __version__
 from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
-from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, unquoting
+from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, errno_of, unquoting
 from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange, Link
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
@@ -32,6 +32,7 @@ from gateway.execution.protocol import Connector, is_tested
 from gateway.execution.resolving import Resolver
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
+from gateway.sockets import GONE, keep_asking
 
 Transport = Literal["direct", "session"]
 """How requests pass: on connections, by the gateway itself; or by aiohttp's handlers and sessions."""
@@ -44,6 +45,11 @@ _FAULTS: Final = (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeErro
 """What is raised where no head comes."""
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _OURS_IN_DNS: Final = frozenset({socket.EAI_SYSTEM, socket.EAI_MEMORY})
+_LOSSES: Final = {
+    **dict.fromkeys(_OURS, Cause.LOCAL_FAULT),
+    **dict.fromkeys((errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH), Cause.UNREACHABLE),
+}
+"""Why a connection ended: we had not what it takes, or its other machine was not heard any more."""
 _CONNECT_CAUSES: Final = {
     errno.ECONNREFUSED: Cause.CONNECT_REFUSED,
     errno.ECONNRESET: Cause.CONNECT_RESET,
@@ -224,7 +230,7 @@ class Upstream:
 
     def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
         connector = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
-        make = partial(connector, resolver=Resolver(), limit=0)
+        make = partial(connector, resolver=Resolver(), limit=0, socket_factory=_socket)
         return make(force_close=True) if fresh else make(keepalive_timeout=KEEPALIVE)
 
     def _retire(self, era: _Era) -> None:
@@ -245,6 +251,12 @@ class Upstream:
             closing = asyncio.create_task(era.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    made = socket.socket(*address[:3])
+    keep_asking(made, GONE)
+    return made
 
 
 async def _got(era: _Era, url: str) -> Head:
@@ -337,22 +349,22 @@ def failure_of(error: Exception, *, reused: bool) -> Failure:
             return Failure(Cause.CONNECT_TIMEOUT, "no connection in time")
         case HttpProcessingError() | aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP")
-        case OSError() if _is_ours(error):
-            return Failure(Cause.LOCAL_FAULT, _errno(error))
+        case OSError() if (cause := _LOSSES.get(error.errno or 0)) is not None:
+            return Failure(cause, errno_of(error))
         case UnicodeError():
             return Failure(Cause.DNS, "the host is no host name")
         case aiohttp.ServerDisconnectedError() if not isinstance(error.message, str):
             return Failure(Cause.DISCONNECTED, "closed inside the answer's head")
         case _:
-            return Failure(Cause.DISCONNECTED, _errno(error) or "closed without an answer", stale=reused)
+            return Failure(Cause.DISCONNECTED, errno_of(error) or "closed without an answer", stale=reused)
 
 
 def _connect_failure(error: OSError, host: str) -> Failure:
     """Tell our faults from the endpoint's: EADDRNOTAVAIL means no free port, or for an IPv6 address, no IPv6 here."""
     without_ipv6 = error.errno == errno.EADDRNOTAVAIL and ":" in host
     if _is_ours(error) and not without_ipv6:
-        return Failure(Cause.LOCAL_FAULT, _errno(error))
-    return Failure(_CONNECT_CAUSES.get(error.errno or 0, Cause.UNREACHABLE), _errno(error) or "no address answered")
+        return Failure(Cause.LOCAL_FAULT, errno_of(error))
+    return Failure(_CONNECT_CAUSES.get(error.errno or 0, Cause.UNREACHABLE), errno_of(error) or "no address answered")
 
 
 def _is_out_of_descriptors() -> bool:
@@ -366,7 +378,3 @@ def _is_out_of_descriptors() -> bool:
 
 def _is_ours(error: OSError) -> bool:
     return error.errno in _OURS
-
-
-def _errno(error: Exception) -> str:
-    return errno.errorcode.get(getattr(error, "errno", None) or 0, "")

@@ -35,7 +35,7 @@ class Head:
     """An answer whose head was read; it lets go of nothing."""
 
     length = None
-    was_reset = False
+    lost_by = None
 
     def __init__(self, facts: Facts, body: Flow) -> None:
         self.facts = facts

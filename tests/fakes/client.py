@@ -146,6 +146,10 @@ class RawClient:
         """Leave with a FIN."""
         await self._connection.close()
 
+    def vanish(self) -> None:
+        """Be heard no more (Linux)."""
+        self._connection.vanish()
+
     def half_close(self) -> None:
         """Send a FIN and go on reading."""
         self._connection.half_close()

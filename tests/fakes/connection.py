@@ -6,12 +6,15 @@ before the reset needs them. Here every byte from the peer stays in `received`, 
 
 import asyncio
 import contextlib
+import ctypes
 import socket
 import struct
 from collections.abc import Callable
 from typing import Literal, cast
 
 Headers = tuple[tuple[str, str], ...]
+
+_SO_ATTACH_FILTER = 26
 
 PATIENCE = 20.0
 """Seconds after which a wait of a test gives up. A guard against a hung suite, never a measure."""
@@ -155,6 +158,12 @@ class Connection(asyncio.Protocol):
         """Close at once, whatever waits to be written."""
         self.transport.abort()
         await self._wait(lambda: self.lost)
+
+    def vanish(self) -> None:
+        """Be heard no more, as a machine that lost its power: the kernel drops all that comes (Linux)."""
+        drop = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # BPF: return 0
+        program = struct.pack("HP", 1, ctypes.addressof(drop))
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
     def half_close(self) -> None:
         """Send a FIN and go on reading."""

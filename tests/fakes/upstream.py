@@ -30,6 +30,7 @@ __all__ = [
     "ScriptedUpstream",
     "Send",
     "Step",
+    "Vanish",
     "chunk",
     "fd_count",
     "json_answer",
@@ -77,6 +78,15 @@ class Reset(Step):
 
     async def run(self, connection: Connection) -> None:
         await connection.reset()
+
+
+@dataclass(frozen=True, slots=True)
+class Vanish(Step):
+    """Be heard no more: nothing that comes is acknowledged, and nothing is said."""
+
+    async def run(self, connection: Connection) -> None:
+        connection.vanish()
+        await connection.wait_ended()
 
 
 @dataclass(frozen=True, slots=True)
