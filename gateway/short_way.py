@@ -1,6 +1,6 @@
 """The short way through aiohttp's protocol.
 
-Nearly every request is a POST of JSON to one of three paths, in HTTP/1.1, with nothing in its head that needs a closer
+Nearly every request is a POST of JSON to one of four paths, in HTTP/1.1, with nothing in its head that needs a closer
 look. It goes the short way: aiohttp's parser reads it, and then it is answered on the connection itself, in one task,
 without a `web.Request`, middlewares and a `web.StreamResponse`. Everything else is aiohttp's, which does not notice:
 while a request goes the short way, the future by which aiohttp's handler waits for the next message is out of reach.

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient
 from aiohttp.typedefs import Handler
 from openai import AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from openai.types.responses import ResponseInputParam
 from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
 from gateway.simulator import STATE, Box, State, create_simulator
@@ -26,6 +27,10 @@ BOX = Box("local-a", models=("qwen", "bge"), tokens=6)
 SLOW = replace(BOX, first_token=1)
 TEXT = "I am local-a. This text is"
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "what is this"}]
+PARTS: ResponseInputParam = [
+    {"role": "user", "content": [{"type": "input_text", "text": "what"}, {"type": "input_text", "text": "is this"}]},
+    {"type": "function_call_output", "call_id": "c", "output": "3"},
+]
 TOOLS: list[ChatCompletionToolParam] = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("weather", "clock")
 ]
@@ -44,6 +49,21 @@ async def events(client: TestClient[Any, Any], target: str, **body: Any) -> list
         *told, end, rest = (await answer.text()).split("\n\n")
     assert (end, rest) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in told]
+
+
+async def test_a_response_is_told_whole_and_in_events(aiohttp_server: AiohttpServer) -> None:
+    async with sdk(aiohttp_server) as client:
+        answer = await client.responses.create(model="qwen", input="what is this")
+        assert answer.usage is not None
+        assert (answer.output_text, answer.status, answer.usage.total_tokens) == (TEXT, "completed", 9)
+        async with client.responses.stream(model="qwen", input=PARTS, instructions="be brief") as stream:
+            types = [event.type async for event in stream]
+            answer = await stream.get_final_response()
+        assert answer.usage is not None
+        assert (answer.output_text, answer.usage.input_tokens) == (TEXT, 5)
+        assert types.count("response.output_text.delta") == 6
+        cut = await client.responses.create(model="qwen", input="", max_output_tokens=2)
+        assert (cut.output_text, cut.status, cut.incomplete_details is not None) == ("I am", "incomplete", True)
 
 
 async def test_a_completion_says_which_box_answers(aiohttp_server: AiohttpServer) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-Operation = Literal["chat/completions", "completions", "embeddings"]
+Operation = Literal["chat/completions", "completions", "responses", "embeddings"]
 OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
 
 DEFAULT_HEALTH_PATH: Final = "/health"

@@ -18,7 +18,8 @@ GENERATION: Final = web.RequestKey("GENERATION", int)
 _SANE: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-fv:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 _NOWHERE: Final = (
-    "nothing is served at this path, expected /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/models"
+    "nothing is served at this path, expected /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings or "
+    "/v1/models"
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -69,9 +69,11 @@ class Peek(msgspec.Struct):
 
     def adds_usage(self, operation: Operation) -> bool:
         """Tell whether the upstream is to be asked for the usage of a stream that the client does not ask for."""
-        return self.stream is True and not self.stream_options and operation != "embeddings"
+        return self.stream is True and not self.stream_options and operation in _TELLING
 
 
+_TELLING: Final = frozenset({"chat/completions", "completions"})
+"""What tells the usage of a stream when it is asked to."""
 _SHOWN: Final = {
     "str": "a string",
     "int": "a number",

@@ -218,9 +218,18 @@ def read(data: bytes) -> Chunk | None:
     try:
         return _chunk.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass  # at the first wrong type, and at what clients do read: NaN, half a surrogate
+        parsed(data)
+    return None
+
+
+def parsed(data: bytes) -> object:
+    """Parse what msgspec does not decode: what is of another type, and what clients do read: NaN, half a surrogate.
+
+    Raises:
+        MalformedError: it is no JSON.
+
+    """
     try:
-        json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError):
         raise MalformedError from None
-    return None

@@ -12,7 +12,7 @@ Four clocks run: `connect` and `first_token` (`opening`), `idle` between content
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -29,7 +29,7 @@ from gateway.execution.outcome import Observer, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.record import CLIENT_LEFT, Ask, Record, Try, Unanswered
 from gateway.execution.refusal import Refusal, safe_fields, words
-from gateway.execution.relay import Body, relay
+from gateway.execution.relay import Body, Stream, relay
 from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import Trace, new_span_id
@@ -260,7 +260,7 @@ class Executor:
         )
         if told is not None:
             self._changed(told)
-        if failure.cause is not Cause.ERROR_ANSWER or this.content is None or not isinstance(record.passing, Passage):
+        if failure.cause is not Cause.ERROR_ANSWER or this.content is None or not isinstance(record.passing, Stream):
             return failure
         return msgspec.structs.replace(failure, said=words(record.passing.error, this.deployment))
 
@@ -321,7 +321,7 @@ class Executor:
         deployment = this.deployment
         if this.rescue is None:
             passing = record.passing
-            if not isinstance(passing, Passage):
+            if not isinstance(passing, Stream):
                 passing = record.passing = Body(self._clock, is_object=answer.facts.is_json, length=answer.length)
             record.status, record.served = answer.status, deployment
             await client.begin(
@@ -331,7 +331,7 @@ class Executor:
             passing = record.passing
             assert isinstance(passing, Passage)  # noqa: S101 - nothing else is rescued
             passing.taken_over(this.rescue)
-        is_fed = this.rescue is None and isinstance(passing, Passage)
+        is_fed = this.rescue is None and isinstance(passing, Stream)
         await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed=is_fed)
         record.served = deployment
         await client.finish(_trailer(record, this))
@@ -371,11 +371,10 @@ async def _break_off(record: Record, client: Client, failure: Failure) -> None:
     await client.break_off(record.passing.last_words(_broken(failure)) if record.passing else b"")
 
 
-def _broken(failure: Failure) -> bytes:
-    """Say that a stream broke, as vLLM, SGLang and OpenRouter do: go-openai reads no error behind an `event: error`."""
+def _broken(failure: Failure) -> Mapping[str, object]:
+    """Say that a stream broke."""
     message = "the upstream broke off in mid-stream" + (f": {failure.said}" if failure.said else "")
-    error = {"message": message, "type": "upstream_error", "param": None, "code": "stream_broken"}
-    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+    return {"message": message, "type": "upstream_error", "param": None, "code": "stream_broken"}
 
 
 def _fields(record: Record, deployment: Deployment, answer: Answer) -> Fields:

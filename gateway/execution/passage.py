@@ -11,7 +11,7 @@ A stream that takes over is joined to what the client has (`joining`), and its e
 taken out, `id` and `created` stay those of the first stream, and `usage` is what one unbroken stream would have told.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -271,9 +271,12 @@ class Passage:
         """Whether an end here would hide a loss."""
         return not (self.finished or self.done or self.failed)
 
-    def last_words(self, event: bytes) -> bytes:
-        """Give an event to say last, set apart from what was cut."""
-        return (_BLANK if self._inside else _NOTHING) + event
+    def last_words(self, error: Mapping[str, object]) -> bytes:
+        """Give an event to say last, set apart from what was cut.
+
+        It is that of vLLM, SGLang and OpenRouter: go-openai reads no error behind an `event: error`.
+        """
+        return (_BLANK if self._inside else _NOTHING) + b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
     def _sent(self, data: bytes) -> bytes:
         if data:

@@ -12,8 +12,9 @@ from gateway.execution.hold import Whole
 from gateway.execution.outcome import Attempt, Outcome
 from gateway.execution.passage import Passage
 from gateway.execution.refusal import Refusal
-from gateway.execution.relay import Passing
+from gateway.execution.relay import Passing, Stream
 from gateway.execution.rescue import BrokenStream
+from gateway.execution.responses import ResponseStream
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import Trace
 from gateway.execution.upstream import Call
@@ -126,7 +127,7 @@ class Record(msgspec.Struct):
     @property
     def is_said(self) -> bool:
         """Whether a stream has been passed on to its last event: who leaves then, and was not full, has all of it."""
-        return isinstance(self.passing, Passage) and self.passing.done and not self.out_of_time
+        return isinstance(self.passing, Stream) and self.passing.done and not self.out_of_time
 
     @property
     def may_try(self) -> bool:
@@ -144,9 +145,12 @@ class Record(msgspec.Struct):
         """Keep the first refusal of its cause, for what the client may be told."""
         self.refusals = {cause: refusal, **self.refusals}
 
-    def passes(self) -> Passage:
+    def passes(self) -> Stream:
         """Begin with an event stream, which nobody has seen anything of."""
         ask = self.ask
+        if ask.call.operation == "responses":
+            stream = self.passing = ResponseStream(self.clock)
+            return stream
         keeps = self.route.rescue != "off" and ask.call.operation != "embeddings"
         passage = self.passing = Passage(self.clock, hides_usage=ask.adds_usage, keeps=keeps, choices=ask.choices)
         return passage

@@ -18,6 +18,7 @@ from gateway.execution.framing import BEGINNINGS
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
+from gateway.execution.responses import ResponseStream
 from gateway.execution.usage import TAIL, usage_in
 from gateway.routing.failures import Cause, Failure
 
@@ -85,12 +86,14 @@ class Body:
         """The tokens that the answer told of."""
         return usage_in(self._tail)
 
-    def last_words(self, _: bytes) -> bytes:
+    def last_words(self, _: object) -> bytes:
         """Say nothing: it would be taken for a part of the body."""
         return b""
 
 
-Passing = Passage | Body
+Stream = Passage | ResponseStream
+"""What an event stream goes through on its way to the client."""
+Passing = Stream | Body
 """What an answer's bytes go through on their way to the client."""
 
 

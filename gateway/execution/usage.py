@@ -23,16 +23,23 @@ class _CompletionDetails(msgspec.Struct, gc=False):
 
 
 class _Usage(msgspec.Struct, gc=False):
+    """As chats and completions tell it, and as responses do."""
+
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    input_tokens_details: _PromptDetails | None = None
+    output_tokens_details: _CompletionDetails | None = None
 
     def told(self) -> Usage:
-        read, thought = self.prompt_tokens_details, self.completion_tokens_details
+        read = self.prompt_tokens_details or self.input_tokens_details
+        thought = self.completion_tokens_details or self.output_tokens_details
         return Usage(
-            self.prompt_tokens,
-            self.completion_tokens,
+            self.input_tokens if self.prompt_tokens is None else self.prompt_tokens,
+            self.output_tokens if self.completion_tokens is None else self.completion_tokens,
             None if read is None else read.cached_tokens,
             None if thought is None else thought.reasoning_tokens,
         )
@@ -51,6 +58,10 @@ class _AnyUsage(_Usage, gc=False):
     completion_tokens: int | None = None
     prompt_tokens_details: _AnyPromptDetails | None = None
     completion_tokens_details: _AnyCompletionDetails | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _AnyPromptDetails | None = None
+    output_tokens_details: _AnyCompletionDetails | None = None
 
     def told(self) -> Usage:
         told = super().told()

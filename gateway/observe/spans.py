@@ -18,7 +18,12 @@ Value = str | int | float | bool
 Attributes = dict[str, Value]
 
 _LONGEST_NAME: Final = 256
-_OPERATIONS: Final = {"chat/completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_OPERATIONS: Final = {
+    "chat/completions": "chat",
+    "completions": "text_completion",
+    "responses": "chat",
+    "embeddings": "embeddings",
+}
 _PROVIDERS: Final = {"gemini": "gcp.gemini"}
 """Kinds that the conventions call otherwise."""
 _PORTS: Final = {"http": 80, "https": 443}

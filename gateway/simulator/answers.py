@@ -49,7 +49,7 @@ class _Tool(msgspec.Struct):
 
 
 class Asked(msgspec.Struct):
-    """A body of any of the three endpoints, as far as a simulated box reads it."""
+    """A body of a chat, a completion or embeddings, as far as a simulated box reads it."""
 
     model: str
     messages: list[Message] = []
@@ -216,8 +216,13 @@ def _choice(content: Json, finish: str | None) -> list[Json]:
 
 
 def _usage(prompt: Iterable[str], pieces: tuple[str, ...]) -> Json:
-    read, spent = sum(len(text.split()) for text in prompt), len(pieces)
+    read, spent = words(prompt), len(pieces)
     return {"prompt_tokens": read, "completion_tokens": spent, "total_tokens": read + spent}
+
+
+def words(prompt: Iterable[str]) -> int:
+    """Count the words, which are a prompt's tokens."""
+    return sum(len(text.split()) for text in prompt)
 
 
 def _vector(text: str, dimensions: int, encoding: str) -> list[float] | str:

@@ -14,9 +14,11 @@ from gateway.simulator.box import Box, Prefill, State
 from gateway.simulator.errors import loading, refusal
 from gateway.simulator.faults import AnyFault, NotNegative, named
 from gateway.simulator.play import Sleep, play
+from gateway.simulator.responses import AskedResponse, response
 from gateway.simulator.script import Reply
 
 T = TypeVar("T")
+A = TypeVar("A", Asked, AskedResponse)
 
 MAX_BODY = 64 * 2**20
 STATE = web.AppKey("state", State)
@@ -33,6 +35,7 @@ def create_simulator(
     app.on_response_prepare.append(handlers.sign)
     app.router.add_post("/v1/chat/completions", handlers.generate)
     app.router.add_post("/v1/completions", handlers.generate)
+    app.router.add_post("/v1/responses", handlers.respond)
     app.router.add_post("/v1/embeddings", handlers.embed)
     app.router.add_get("/v1/models", handlers.models)
     app.router.add_get("/health", handlers.health)
@@ -60,18 +63,23 @@ class _Handlers:
         self._clock = clock
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        asked, fault = await self._read(request)
+        asked, fault = await self._read(request, Asked)
         try:
             begun = asked.begun(self._state.prefill)
         except PrefillRefusedError as error:
             raise refusal(web.HTTPBadRequest, str(error), None) from error
         said = self._said(asked.texts(without_last=begun is not None))
         answer = Answer(asked, said, begun, self._box.name, chat=request.path.endswith("/chat/completions"))
-        return await self._answer(request, asked, answer.reply(), fault)
+        return await self._answer(request, asked.model, answer.reply(), fault)
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        asked, fault = await self._read(request, AskedResponse)
+        reply = response(asked, self._said(asked.texts()), self._box.name)
+        return await self._answer(request, asked.model, reply, fault)
 
     async def embed(self, request: web.Request) -> web.StreamResponse:
-        asked, fault = await self._read(request)
-        return await self._answer(request, asked, embeddings(asked), fault)
+        asked, fault = await self._read(request, Asked)
+        return await self._answer(request, asked.model, embeddings(asked), fault)
 
     async def models(self, _: web.Request) -> web.Response:
         model = {"object": "model", "created": 0, "owned_by": self._box.name}
@@ -105,8 +113,8 @@ class _Handlers:
             raise refusal(web.HTTPUnauthorized, "Incorrect API key provided.", "invalid_api_key")
         return await handler(request)
 
-    async def _read(self, request: web.Request) -> tuple[Asked, AnyFault | None]:
-        asked = await _decode(request, Asked)
+    async def _read(self, request: web.Request, shape: type[A]) -> tuple[A, AnyFault | None]:
+        asked = await _decode(request, shape)
         model, fault = (asked.model, None) if asked.model in self._box.models else _named(asked.model)
         if self._box.models and model not in self._box.models:
             message = f"The model `{model}` does not exist or you do not have access to it."
@@ -119,12 +127,12 @@ class _Handlers:
         return deterministic(prompt, tokens) if self._state.deterministic else introduction(self._box.name, tokens)
 
     async def _answer(
-        self, request: web.Request, asked: Asked, reply: Reply, named: AnyFault | None
+        self, request: web.Request, model: str, reply: Reply, named: AnyFault | None
     ) -> web.StreamResponse:
         if named is not None:
-            fault = self._state.take_named(named, reply, asked.model)
+            fault = self._state.take_named(named, reply, model)
         else:
-            fault = self._state.take(reply, asked.model, self._clock())
+            fault = self._state.take(reply, model, self._clock())
         script = fault(reply, self._state.pace) if fault else reply.script(self._state.pace)
         self._state.streams += reply.is_stream
         try:

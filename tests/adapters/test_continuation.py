@@ -41,7 +41,7 @@ def completion(**fields: object) -> dict[str, Any]:
 
 def test_the_kinds_are_those_that_a_configuration_names() -> None:
     assert {"vllm", "sglang", "llamacpp", "deepseek"} <= set(KINDS)
-    assert set(get_args(Operation)) == {CHAT, COMPLETIONS, "embeddings"}
+    assert set(get_args(Operation)) == {CHAT, COMPLETIONS, "responses", "embeddings"}
 
 
 @pytest.mark.parametrize(

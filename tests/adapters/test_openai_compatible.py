@@ -39,6 +39,7 @@ def test_every_operation_has_a_url() -> None:
     assert dict(Address.of("http://box").operation_urls()) == {
         "chat/completions": "http://box/v1/chat/completions",
         "completions": "http://box/v1/completions",
+        "responses": "http://box/v1/responses",
         "embeddings": "http://box/v1/embeddings",
     }
     assert tuple(Address.of("http://box").operation_urls()) == OPERATIONS

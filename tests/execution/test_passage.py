@@ -54,6 +54,8 @@ DONE = b"data: [DONE]\n\n"
 WHOLE = ROLE + CONTENT + FINISH + DONE
 FAILED = sse({"error": {"message": "overloaded"}})
 COMMENT = b": keep-alive\n\n"
+SAID = {"message": "no"}
+NO = b'data: {"error":{"message":"no"}}\n\n'
 
 
 def passing(*, hides_usage: bool = False, keeps: bool = True) -> Passage:
@@ -171,7 +173,7 @@ def test_nothing_passes_after_an_error(error: bytes, rest: bytes) -> None:
     assert feed(passage, CONTENT + error + rest, rest) == CONTENT
     assert passage.end() == b""
     assert (passage.failed, passage.truncated, passage.complete, passage.malformed) == (True, False, False, 0)
-    assert (passage.last_words(b"no"), passage.opaque) == (b"no", False)
+    assert (passage.last_words(SAID), passage.opaque) == (NO, False)
 
 
 @pytest.mark.parametrize(
@@ -251,9 +253,9 @@ def test_an_error_after_finish_reasons_that_were_none_is_one() -> None:
 @pytest.mark.parametrize("rest", [b"", b"\n", COMMENT[:-2], CONTENT[:-2], FAILED[:-2], b"data: {"])
 def test_of_what_was_cut_nothing_stands_before_the_last_words(rest: bytes) -> None:
     passage = passing()
-    got = feed(passage, CONTENT, rest) + passage.last_words(b"no")
-    assert got == CONTENT + b"no"
-    assert passage.end() + passage.last_words(b"no") == b"no"
+    got = feed(passage, CONTENT, rest) + passage.last_words(SAID)
+    assert got == CONTENT + NO
+    assert passage.end() + passage.last_words(SAID) == NO
 
 
 def test_the_first_content_is_timed_once() -> None:
@@ -337,10 +339,10 @@ def test_a_long_event_is_content_and_passes_in_parts() -> None:
     assert passage.feed(CONTENT + begun) == (CONTENT, True)
     assert not passage.opaque
     assert passage.feed(b"y") == (begun + b"y", True)
-    assert (passage.opaque, passage.last_words(b"no"), passage.truncated) == (True, b"\n\nno", True)
+    assert (passage.opaque, passage.last_words(SAID), passage.truncated) == (True, b"\n\n" + NO, True)
     assert passage.feed(b"z" * 2 * MIB) == (b"z" * 2 * MIB, True)
     assert passage.feed(b"\n\n" + FINISH + DONE) == (b"\n\n" + FINISH + DONE, True)
-    assert (passage.complete, passage.malformed, passage.last_words(b"no")) == (True, 0, b"no")
+    assert (passage.complete, passage.malformed, passage.last_words(SAID)) == (True, 0, NO)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def passage_of(*, learns: bool, hides_usage: bool = False, keeps: bool = True) -
 def known(passage: Passage) -> tuple[object, ...]:
     told = (passage.usage, passage.lost, passage.tokens, passage.said, passage.malformed, passage.opaque)
     ends = (passage.finished, passage.done, passage.failed, passage.complete, passage.truncated)
-    return (*told, *ends, passage.size, passage.first_content, passage.last_words(b"no"))
+    return (*told, *ends, passage.size, passage.first_content, passage.last_words({"no": 1}))
 
 
 def met(passage: Passage, chunks: Iterable[bytes], *, ends: bool) -> list[object]:

@@ -161,6 +161,19 @@ async def test_legacy_completions(sdk: Sdk) -> None:
     assert "".join(part.choices[0].text for part in chunks) == SAID
 
 
+async def test_responses(sdk: Sdk) -> None:
+    answer = await sdk.get(lambda client: client.responses.create(model="chat", input="who are you?"))
+    assert (answer.output_text, answer.status, answer.metadata["box"]) == (SAID, "completed", "local")
+    assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (3, 7, 10)
+    events = await sdk.stream(
+        lambda client: client.responses.create(model="chat", input=ASKED, stream=True, max_output_tokens=2)
+    )
+    assert "".join(each.delta for each in events if each.type == "response.output_text.delta") == "I am"
+    assert [each.sequence_number for each in events] == list(range(len(events)))
+    last = events[-1]
+    assert (last.type, last.response.incomplete_details.reason) == ("response.incomplete", "max_output_tokens")
+
+
 @pytest.mark.parametrize("encoding", [openai.omit, "float", "base64"])
 async def test_embeddings(sdk: Sdk, encoding: Any) -> None:
     answer = await sdk.get(
@@ -226,6 +239,17 @@ async def test_a_stream_that_breaks_is_an_error(connect: Callable[[Door], Sdk], 
         sdk = connect(await serving(door, config, upstream))
         with pytest.raises(openai.APIError, match="the upstream broke off in mid-stream") as error:
             await sdk.stream(lambda client: client.chat.completions.create(model="chat", messages=ASKED, stream=True))
+        assert error.value.code == "stream_broken"
+
+
+async def test_a_response_that_breaks_is_an_error(
+    connect: Callable[[Door], Sdk], door: OpenDoor, config: Config
+) -> None:
+    begun = chunk(sse('{"type": "response.output_text.delta", "sequence_number": 4, "delta": "one"}'))
+    async with ScriptedUpstream([Send(sse_head() + begun), Reset()]) as upstream:
+        sdk = connect(await serving(door, config, upstream))
+        with pytest.raises(openai.APIError, match="the upstream broke off in mid-stream") as error:
+            await sdk.stream(lambda client: client.responses.create(model="chat", input=ASKED, stream=True))
         assert error.value.code == "stream_broken"
 
 
