@@ -17,10 +17,14 @@ _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Resolver(AbstractResolver):
-    """Asks the system, one thread a question; aiohttp asks for a name once at a time, and keeps the answers a while."""
+    """Asks the system, one thread a question; aiohttp asks for a name once at a time, and keeps the answers a while.
+
+    Mutable: the names that are `sought` now; who waits for one may give up before it is found.
+    """
 
     def __init__(self) -> None:
         """Ask nothing yet."""
+        self.sought: list[str] = []
         self._threads = DaemonThreads("lookup")
 
     async def resolve(
@@ -37,7 +41,11 @@ class Resolver(AbstractResolver):
             looking = loop.run_in_executor(self._threads, _found, host, port, family)
         except RuntimeError as error:
             raise OSError(errno.ENOMEM, str(error)) from error
-        return await looking
+        self.sought.append(host)
+        try:
+            return await looking
+        finally:
+            self.sought.remove(host)
 
     async def close(self) -> None:
         """Nobody waits for a look-up that hangs."""

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Self
 import aiohttp
 import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
 
 from gateway import __version__
 from gateway.adapters.edited import Body, pieces
@@ -121,6 +122,7 @@ class Upstream:
         self._age = session_age
         self._outbox = outbox or Outbox()
         self.transport: Transport = transport if is_tested(aiohttp.__version__) else "session"
+        self._resolver = Resolver()
         self._pooled: _Era | None = None
         self._fresh: _Era | None = None
         self._timers: dict[_Era, asyncio.TimerHandle] = {}
@@ -170,7 +172,8 @@ class Upstream:
                 response = await _asked(era.session, deployment, call, connect_timeout, exchange)
         except _FAULTS as error:
             era.gave_up(link)
-            raise AttemptFailedError(failure_of(error, reused=exchange.reused)) from unquoting(error)
+            failure = self._failure(error, deployment.urls[call.operation], reused=exchange.reused)
+            raise AttemptFailedError(failure) from unquoting(error)
         except BaseException:
             era.gave_up(link)
             raise
@@ -198,7 +201,7 @@ class Upstream:
                 finally:
                     response.close()
         except _FAULTS as error:
-            raise AttemptFailedError(failure_of(error, reused=False)) from unquoting(error)
+            raise AttemptFailedError(self._failure(error, url, reused=False)) from unquoting(error)
         finally:
             era.left()
 
@@ -217,6 +220,13 @@ class Upstream:
         self._retired.clear()
         await asyncio.gather(*(era.close() for era in eras), *self._closing)
 
+    def _failure(self, error: Exception, url: str, *, reused: bool) -> Failure:
+        """Translate what aiohttp raised; time that ran out while a name was looked up is not the endpoint's."""
+        failure = failure_of(error, reused=reused)
+        if failure.cause is Cause.CONNECT_TIMEOUT and URL(url).raw_host in self._resolver.sought:
+            return Failure(Cause.DNS, "name lookup takes too long")
+        return failure
+
     def _begun(self, *, fresh: bool) -> _Era:
         """Begin a session, which is retired when it is old."""
         session = _session(self._connector(fresh=fresh))
@@ -230,7 +240,7 @@ class Upstream:
 
     def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
         connector = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
-        make = partial(connector, resolver=Resolver(), limit=0, socket_factory=_socket)
+        make = partial(connector, resolver=self._resolver, limit=0, socket_factory=_socket)
         return make(force_close=True) if fresh else make(keepalive_timeout=KEEPALIVE)
 
     def _retire(self, era: _Era) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.execution.support import CHAT, DONE, ask, chain, error_of, read_broken, running
 from tests.fakes.client import post
 from tests.fakes.connection import PATIENCE
+from tests.fakes.leaping import RUNS_OUT, leap
 from tests.fakes.upstream import (
     Close,
     Hang,
@@ -63,27 +64,44 @@ def ask_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", found)
 
 
-async def test_names_that_nobody_answers_for_hold_up_nobody(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of them held up every new connection, to an address, too: uvloop connects in the threads that look up."""
-    lookup, asked, over = socket.getaddrinfo, list[str](), threading.Event()
+@pytest.fixture
+def over(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let nobody answer for `*.invalid` until this is over."""
+    lookup, over = socket.getaddrinfo, threading.Event()
 
     def found(host: str, *others: Any, **options: Any) -> Any:
         if not host.endswith(".invalid"):
             return lookup(host, *others, **options)
-        asked.append(host)
         over.wait(PATIENCE)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", found)
+    yield over
+    over.set()
+
+
+async def test_names_that_nobody_answers_for_hold_up_nobody(config: Config, over: threading.Event) -> None:
+    """Two of them held up every new connection, to an address, too: uvloop connects in the threads that look up."""
     names = [f"{number}.invalid" for number in range(9)]
     async with ScriptedUpstream([Send(json_answer(OK))]) as a:
         near = {"near": chain(a.url), "named": chain(a.url.replace("127.0.0.1", "localhost"))}
         async with running(config, {name: chain(f"http://{name}") for name in names} | near, timeout=PATIENCE) as gate:
             asking = [asyncio.create_task(gate.post(name)) for name in names]
-            await until(lambda: len(asked) == len(names))
+            await until(lambda: len(gate.gateway.upstream._resolver.sought) == len(names))
             assert [(await gate.post(name)).status for name in near] == [200, 200]
             over.set()
             assert {answer.status for answer in await asyncio.gather(*asking)} == {502}
+
+
+@pytest.mark.usefixtures("over")
+async def test_a_name_that_nobody_answers_for_is_no_box_that_does_not(config: Config) -> None:
+    async with running(config, {"m": chain("http://a.invalid")}, timeout=RUNS_OUT) as gate:
+        asking = asyncio.create_task(gate.post("m"))
+        await until(lambda: gate.gateway.upstream._resolver.sought == ["a.invalid"])
+        leap(RUNS_OUT)
+        assert (await asking).status == 502
+        assert await gate.failures() == ["dns"]
+        assert gate.outcomes[0].attempts[0].detail == "name lookup takes too long"
 
 
 async def test_without_a_thread_to_look_a_name_up_nobody_is_blamed(
