@@ -91,7 +91,8 @@ class Stamp:
 
     `current` gives the snapshot in force; `draining` tells whether the gateway is about to stop, so that connections
     are closed after their answer (RFC 9112 9.6). So are those that would change their protocol (RFC 9110 9.3.6, 7.8):
-    aiohttp takes what follows CONNECT, its body too, for a request, and loses what follows an Upgrade.
+    aiohttp takes what follows CONNECT, its body too, for a request, and loses what follows an Upgrade. In HTTP/1.0 a
+    body whose length is not told ends with the connection, which aiohttp would keep for a client that asks for that.
     """
 
     def __init__(self, current: Callable[[], Snapshot | None], draining: Callable[[], bool]) -> None:
@@ -107,6 +108,7 @@ class Stamp:
         headers["x-request-id"] = request.get(REQUEST_ID) or request_id_of(request.headers.get("x-request-id"))
         if "x-gateway-generation" not in headers:
             headers["x-gateway-generation"] = str(request.get(GENERATION, snapshot.generation if snapshot else 0))
-        if self._draining() or request.method == METH_CONNECT or "Upgrade" in request.headers:
+        is_endless = request.version < HttpVersion11 and response.content_length is None
+        if is_endless or self._draining() or request.method == METH_CONNECT or "Upgrade" in request.headers:
             response.force_close()
             headers["Connection"] = "close"  # aiohttp has made up its mind about this field by now

@@ -172,7 +172,7 @@ class OpenAI:
         """
         if request.headers.get("Expect", "").lower() != "100-continue":
             raise web.HTTPExpectationFailed
-        with suppress(RequestError):
+        with suppress(RequestError, ConnectionError):  # who left is noticed when the body is read
             check_framing(request)
             _check_head(request.headers, _kind(request), _length(request), self._limits.body)
             if request.version == HttpVersion11:

@@ -32,7 +32,9 @@ SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 USAGE = sse('{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"details":{"cached":1}}}')
 ROLE = sse('{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
+CODED = b"transfer-encoding: chunked\r\n\r\n"
 LARGE = b'{"choices": ["' + b"x" * (2 << 20)
+WHOLE = LARGE + b'"]}'
 BROKEN = (
     b'data: {"error":{"message":"the upstream broke off in mid-stream","type":"upstream_error",'
     b'"param":null,"code":"stream_broken"}}\n\n'
@@ -326,13 +328,24 @@ async def old_answer(client: RawClient, request: bytes) -> bytes:
     return await client.read_to_end()
 
 
-async def test_an_http_1_0_client_gets_a_stream_to_the_end(config: Config) -> None:
+@pytest.mark.parametrize("kept", [b"", b"\r\nConnection: keep-alive"])
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (sse_answer('"a"', "[DONE]"), sse('"a"') + DONE),
+        (JSON + CODED + chunk(WHOLE) + last_chunk(), WHOLE),
+    ],
+)
+async def test_an_http_1_0_client_gets_what_has_no_length_to_the_end(
+    config: Config, answer: bytes, body: bytes, kept: bytes
+) -> None:
+    """One that asks for the connection to be kept waited for more, and took the next answer for that."""
     async with (
-        ScriptedUpstream([Send(sse_answer('"a"', "[DONE]"))]) as a,
+        ScriptedUpstream([Send(answer)]) as a,
         running(config, {"m": chain(a.url)}) as gate,
         gate.client() as client,
     ):
-        assert await old_answer(client, ask(stream=True)) == sse('"a"') + DONE
+        assert await old_answer(client, ask(stream=True).replace(b"HTTP/1.1", b"HTTP/1.1" + kept)) == body
         assert client.ended == "fin"
 
 

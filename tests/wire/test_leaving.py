@@ -51,6 +51,18 @@ async def test_the_upstream_is_left_too(
         assert (a.leftover, b.connections, gate.gateway.active) == ([], 0, 0)
 
 
+@pytest.mark.parametrize("leave", [RawClient.close, RawClient.abort])
+async def test_who_leaves_before_the_invitation_has_left(
+    config: Config, leave: Callable[[RawClient], Awaitable[None]]
+) -> None:
+    """It was told as an exception, and left no record."""
+    async with running(config, {"m": chain("http://127.0.0.1:1")}) as gate, gate.client() as client:
+        await client.send(request(b"Expect: 100-continue").partition(b"{")[0])
+        await leave(client)
+        assert await left(gate) == [499, "client_left", []]
+        assert "exception" not in {record["event"] for record in await gate.log()}
+
+
 async def test_requests_in_the_queue_are_left_too(config: Config) -> None:
     async with (
         ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Hang()]) as a,
