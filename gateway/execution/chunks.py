@@ -15,7 +15,7 @@ from gateway.execution.outcome import Usage
 from gateway.execution.usage import usage_of
 
 _DONE: Final = b"[DONE]"
-_NULL: Final = b"null"
+_NULL: Final = msgspec.Raw(b"null")
 _UNTOLD: Final = {"code": "error"}
 """An error of which nothing is said."""
 
@@ -120,9 +120,14 @@ class Chunk(msgspec.Struct, gc=False):
         return False
 
     @property
+    def tells_usage(self) -> bool:
+        """Whether it tells of tokens, in whatever way."""
+        return bool(self.usage) and self.usage != _NULL
+
+    @property
     def told_usage(self) -> Usage | None:
         """The tokens that it tells of."""
-        return None if self.usage == _NULL else usage_of(self.usage)
+        return usage_of(self.usage) if self.tells_usage else None
 
     def pieces(self) -> tuple[Piece, ...] | None:
         """Give what it says; None where that is not the text of one choice, so that it cannot be said again."""

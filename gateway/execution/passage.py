@@ -382,8 +382,8 @@ class Passage:
             passed = self._added(self._takeover.take(chunk, data))
         if usage is not None:
             self._tally.tells(usage, self._takeover.recounted(usage) if self._takeover else usage)
-            if self._hides_usage and not chunk.choices:
-                passed = _NOTHING
+        if self._hides_usage and not chunk.choices and chunk.tells_usage:
+            passed = _NOTHING
         return passed, content
 
     def _count_choices(self, chunk: Chunk) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.execution.outcome import Usage
+from gateway.execution.outcome import MOST_TOKENS, Usage
 
 _KEPT: Final = ("id", "created")
 _CALL_OPENING: Final = ("id", "type")
@@ -90,7 +90,7 @@ def recounted(usage: Usage, spent: int) -> Usage:
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     return Usage(
         None if prompt is None else prompt - moved,
-        None if completion is None else completion + moved,
+        None if completion is None else min(completion + moved, MOST_TOKENS),
         usage.cached_tokens,
         usage.reasoning_tokens,
     )

@@ -45,28 +45,35 @@ class _Usage(msgspec.Struct, gc=False):
         )
 
 
-class _AnyPromptDetails(_PromptDetails, gc=False):
-    cached_tokens: int | None = None
+class _AnyUsage(msgspec.Struct, gc=False):
+    """As servers tell it whose numbers are texts, or whose empty objects are lists: what can be read of it counts."""
 
-
-class _AnyCompletionDetails(_CompletionDetails, gc=False):
-    reasoning_tokens: int | None = None
-
-
-class _AnyUsage(_Usage, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _AnyPromptDetails | None = None
-    completion_tokens_details: _AnyCompletionDetails | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _AnyPromptDetails | None = None
-    output_tokens_details: _AnyCompletionDetails | None = None
+    prompt_tokens: object = None
+    completion_tokens: object = None
+    prompt_tokens_details: object = None
+    completion_tokens_details: object = None
+    input_tokens: object = None
+    output_tokens: object = None
+    input_tokens_details: object = None
+    output_tokens_details: object = None
 
     def told(self) -> Usage:
-        told = super().told()
-        counts = (told.prompt_tokens, told.completion_tokens, told.cached_tokens, told.reasoning_tokens)
-        return Usage(*(count if 0 <= (count or 0) <= MOST_TOKENS else None for count in counts))
+        return Usage(
+            _count(self.input_tokens if self.prompt_tokens is None else self.prompt_tokens),
+            _count(self.output_tokens if self.completion_tokens is None else self.completion_tokens),
+            _detail(self.prompt_tokens_details or self.input_tokens_details, "cached_tokens"),
+            _detail(self.completion_tokens_details or self.output_tokens_details, "reasoning_tokens"),
+        )
+
+
+def _count(told: object) -> int | None:
+    if isinstance(told, float) and told.is_integer():
+        told = int(told)
+    return told if type(told) is int and 0 <= told <= MOST_TOKENS else None
+
+
+def _detail(details: object, name: str) -> int | None:
+    return _count(details.get(name)) if isinstance(details, dict) else None
 
 
 class _Rest(msgspec.Struct, gc=False):

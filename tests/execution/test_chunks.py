@@ -232,12 +232,12 @@ def test_what_cannot_be_said_again_is_no_text(event: bytes) -> None:
         (b"null", None),
         (b"[]", None),
         (b'"1"', None),
-        (b'{"prompt_tokens":"1"}', None),
+        (b'{"prompt_tokens":"1"}', Usage()),
         (b'{"prompt_tokens":-5,"completion_tokens":7}', Usage(None, 7)),
         (b'{"prompt_tokens":0,"completion_tokens":99999999999999999999999999}', Usage(0, None)),
         (b'{"prompt_tokens":10000000000,"completion_tokens":10000000001}', Usage(10**10, None)),
         (b'{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":-1}}', Usage(9)),
-        (b'{"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":1e30}}', None),
+        (b'{"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":1e30}}', Usage(None, 9)),
     ],
 )
 def test_an_event_tells_of_usage(told: bytes, usage: Usage | None) -> None:

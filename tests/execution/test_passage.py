@@ -294,11 +294,14 @@ def test_what_is_more_than_usage_is_not_hidden(event: bytes) -> None:
     assert feed(passing(hides_usage=True), event) == event
 
 
-def test_usage_with_null_for_choices_is_hidden() -> None:
+@pytest.mark.parametrize(
+    ("told", "usage"), [(b'{"prompt_tokens":3,"completion_tokens":4}', Usage(3, 4)), (b'"3"', None), (b"[]", None)]
+)
+def test_usage_with_null_for_choices_is_hidden(told: bytes, usage: Usage | None) -> None:
     passage = passing(hides_usage=True)
     feed(passage, CONTENT + FINISH)
-    assert feed(passage, b'data: {"choices":null,"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n') == b""
-    assert (passage.usage, passage.opaque) == (Usage(3, 4), False)
+    assert feed(passage, b'data: {"choices":null,"usage":' + told + b"}\n\n") == b""
+    assert (passage.usage, passage.opaque) == (usage, False)
 
 
 def test_tokens_are_counted_where_nobody_tells() -> None:

@@ -218,6 +218,7 @@ def test_what_was_given_in_a_prompt_is_counted_as_generated(told: object, spent:
         (Usage(9, 2), 0, Usage(9, 2)),
         (Usage(2, 2), 3, Usage(0, 4)),
         (Usage(9, None), 3, Usage(6, None)),
+        (Usage(9, 10**10), 3, Usage(6, 10**10)),
         (Usage(None, 2), 3, Usage(None, 2)),
         (Usage(), 3, Usage()),
     ],
