@@ -20,10 +20,19 @@ class New(NamedTuple):
     pieces: tuple[Piece, ...]
 
 
+class _Withheld(NamedTuple):
+    """An event, what it says, and whether it is apart from the answer's text: usage, and what a filter found."""
+
+    data: bytes
+    pieces: tuple[Piece, ...]
+    is_apart: bool
+
+
 class Takeover:
     """Takes a second stream's events.
 
-    Mutable: how far it is joined, what is withheld until that is known, and the white space that may still be repeated.
+    Mutable: how far it is joined, whether it has said anything, what is withheld until that is known, and the white
+    space that may still be repeated.
     """
 
     def __init__(self, how: Rescue, said: tuple[Piece, ...], frame: Frame, spent: int) -> None:
@@ -32,7 +41,8 @@ class Takeover:
         self._overlap = _trailing_space(said) if how == "continue" else ""
         self._frame = frame
         self._spent = spent
-        self._withheld: list[tuple[bytes, tuple[Piece, ...]]] = []
+        self._withheld: list[_Withheld] = []
+        self._spoke = False
 
     def take(self, chunk: Chunk, data: bytes) -> list[New]:
         """Give what the client may have now.
@@ -45,15 +55,19 @@ class Takeover:
         if pieces is None:
             raise DiffersError
         says = any(piece.text for piece in pieces)
-        ends = chunk.finished and not says  # beside a text it may be one of many: then the end of the stream tells
+        self._spoke = self._spoke or says
+        # beside a text, or before all, a finish reason may be one of many: then the end of the stream tells
+        ends = chunk.finished and not says and self._spoke
         new = self._joiner.new(pieces) if says else tuple("" for _ in pieces)
-        if new is None:
-            self._withheld.append((data, pieces))
-            return self.end() if ends else []
+        is_apart = not chunk.choices
+        is_early = chunk.finished and not self._spoke and not self._joiner.settled
+        if new is None or is_early or (is_apart and self._withheld):
+            self._withheld.append(_Withheld(data, pieces, is_apart))
+            return []
         released = self._released() if says else []
         if ends:
             released += self.end()
-        if any(new) or not chunk.choices or (self._joiner.settled and (chunk.finished or not says)):
+        if any(new) or is_apart or (self._joiner.settled and (chunk.finished or not says)):
             released.append(self._new(data, pieces, new))
         return released
 
@@ -78,9 +92,8 @@ class Takeover:
 
     def _released(self) -> list[New]:
         withheld, self._withheld = self._withheld, []
-        if self._joiner.repeats:
-            return []
-        return [self._new(data, pieces, tuple(piece.text for piece in pieces)) for data, pieces in withheld]
+        new = [each for each in withheld if each.is_apart or not self._joiner.repeats]
+        return [self._new(data, pieces, tuple(piece.text for piece in pieces)) for data, pieces, _ in new]
 
     def _new(self, data: bytes, pieces: tuple[Piece, ...], new: tuple[str, ...]) -> New:
         if self._overlap and not self._joiner.repeats:

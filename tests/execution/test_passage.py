@@ -520,6 +520,35 @@ def test_what_repeats_the_clients_text_is_withheld(how: Rescue) -> None:
     assert (passage.complete, passage.lost) == (True, Usage(9, 2))
 
 
+EARLY = second(role="assistant", content="", finish="stop")
+
+
+@pytest.mark.parametrize("how", ["replay", "continue"])
+def test_a_finish_reason_before_all_text_ends_nothing(how: Rescue) -> None:
+    """A replay was broken off by it, and a text that a box said again, though it was to go on, was said twice."""
+    passage = taken(how, TEXT)
+    assert feed(passage, EARLY, second(content=TEXT[:9], finish="stop")) == b""
+    assert content(feed(passage, second(content=TEXT[9:] + "empty", finish="stop"), DONE)) == "empty"
+    assert passage.said[0].text == TEXT + "empty"
+
+
+@pytest.mark.parametrize("told", [b"", usage_of(9, 2, "second")])
+def test_a_continuation_may_have_nothing_to_add(told: bytes) -> None:
+    passage = taken("continue", TEXT)
+    *passed, done = events(feed(passage, EARLY, told, DONE))
+    assert (passed[0]["choices"][0]["finish_reason"], len(passed), done) == ("stop", 1 + bool(told), "[DONE]")
+
+
+def test_usage_does_not_overtake_what_is_withheld() -> None:
+    """Who took it for the last event lost text."""
+    passage = taken("continue", TEXT)
+    text, usage, done = events(feed(passage, second(content="once ", finish="stop"), usage_of(9, 2, "second"), DONE))
+    assert (text["choices"][0]["delta"]["content"], usage["choices"], done) == ("once ", [], "[DONE]")
+    passage = taken("continue", TEXT)
+    [text] = events(feed(passage, second(content=TEXT[:-1]), usage_of(9, 2, "second"), second(content=TEXT[-1:])))
+    assert text["choices"] == []
+
+
 @pytest.mark.parametrize("end", [second(finish="stop"), second(finish="stop", content=""), DONE])
 def test_what_was_withheld_of_a_continuation_comes_before_its_end(end: bytes) -> None:
     passage = taken("continue", TEXT)
@@ -549,7 +578,9 @@ def test_what_was_withheld_comes_with_the_last_text() -> None:
 @pytest.mark.parametrize(
     ("how", "stream"),
     [
-        ("replay", second(finish="stop")),
+        ("replay", second(finish="stop") + DONE),
+        ("replay", second(role="assistant", finish="stop") + second(content="Once")),
+        ("replay", second(content=TEXT[:9]) + second(finish="stop")),
         ("replay", second(content=TEXT[:-1], finish="stop") + DONE),
         ("replay", second(content=TEXT[:-1]) + DONE),
         ("replay", DONE),
