@@ -83,7 +83,9 @@ _SHOWN: Final = {
     "object": "an object",
 }
 _peek: Final = msgspec.json.Decoder(Peek)
-_HALF: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}|\\ud[89a-f][0-9a-f]{2}\Z")
+_HALF: Final = re.compile(
+    rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}\Z"
+)
 """Half of a character beyond U+FFFF, at the end of what was decoded: it means nothing (RFC 8259 8.2)."""
 _PAIR: Final = 12
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])

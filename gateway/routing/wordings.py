@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 _KEY_STATUSES: Final = frozenset({402, 403})
+_KEY_CODES: Final = frozenset({"401", "402", "403"})
 _PAGES: Final = frozenset({400, 413, 414, 431})
 _UNSERVED_STATUSES: Final = frozenset({404, 501})
 
@@ -203,10 +204,25 @@ def code_of(error: bytes) -> int:
     return (told.code or 0) if isinstance(told, _Error) else 0
 
 
+_ABOUT_KEYS: Final = frozenset(
+    {"invalid_api_key", "authentication_error", "permission_error", "insufficient_quota", "billing_error"}
+)
+"""How OpenAI and Anthropic name what is about a key or its account, as `code` or `type`, beside any status."""
+
+
 class _Told(Struct):
     error: object = None
     message: object = None
     detail: object = None
+    code: object = None
+    type: object = None
+
+    @property
+    def is_about_keys(self) -> bool:
+        """Whether a status or a name in it says so."""
+        fields = self.error if isinstance(self.error, dict) else {}
+        named = (str(each) for each in (self.code, self.type, fields.get("code"), fields.get("type")))
+        return any(each in _ABOUT_KEYS or each in _KEY_CODES for each in named)
 
 
 _told: Final = msgspec.json.Decoder(_Told)
@@ -220,7 +236,7 @@ def message_of(error: bytes) -> str:
         return ""
     inner = told.error.get("message") if isinstance(told.error, dict) else told.error
     found = (each for each in (inner, told.message, told.detail) if isinstance(each, str))
-    return "" if code_of(error) in {401, *_KEY_STATUSES} else next(found, "")
+    return "" if told.is_about_keys else next(found, "")
 
 
 def _says(told: bytes, phrases: Sequence[bytes]) -> bool:

@@ -43,6 +43,7 @@ def raw(body: bytes, fields: bytes = b"content-type: application/json\r\n") -> b
                 (rb"\\ude00 \ud83d\ude00\ud83d\u0041", 41),
             ]
         ),
+        (b'{"model": "m", "x": "\\ud83d\\ude00', "the body is not valid JSON: it is cut short", None, "invalid_json"),
         (b'{"model": m, "x": "\\ud83d"}', "the body is not valid JSON: unexpected at byte 10", None, "invalid_json"),
         (b'{"model" "m", "x": "\\ud83d"}', "the body is not valid JSON: unexpected at byte 9", None, "invalid_json"),
         (b'{"model": "m", "x": "\\\\ud83d", "y', "the body is not valid JSON: it is cut short", None, "invalid_json"),
