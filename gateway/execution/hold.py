@@ -3,7 +3,8 @@
 Until then nothing goes to the client, so that failing over is still possible:
 
 - An event stream is held back up to its first content: text, reasoning, a refusal or a tool call. Heads, comments,
-  role-only and empty chunks are none. A stream that ends well without any (a finish reason, `[DONE]`) is an answer too.
+  role-only and empty chunks are none. A stream that ends well without any (`[DONE]`, or its end after a finish reason)
+  is an answer too; a finish reason alone is not, for some servers send one in the first event.
 - Any other body is held back whole if it is JSON of at most a MiB, and checked: not empty, not cut short, no error
   object under a 200. A larger one is committed to at the limit.
 
@@ -140,10 +141,12 @@ async def _first_content(answer: Answer, passage: Passage | ResponseStream | Non
         passed, content = looked.feed(chunk)
         held += chunk if passage is None else passed
         size += len(chunk)
-        if content or looked.complete or size > LARGEST:
+        if content or looked.done or size > LARGEST:
             return bytes(held)
         if looked.failed:
             raise ErrorAnswerError(looked.error)
+    if looked.whole:
+        return bytes(held)
     cause = Cause.CUT_ANSWER if size else Cause.EMPTY_ANSWER
     raise AttemptFailedError(Failure(cause, "the stream ended before its first content"))
 

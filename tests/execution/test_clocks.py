@@ -40,6 +40,7 @@ SILENT: list[list[Step]] = [
     [Send(HEAD + b"content-length: 9\r\n\r\n"), SILENCE],
     [Send(sse_head()), SILENCE],
     [Send(sse_head() + chunk(ROLE)), SILENCE],
+    [Send(sse_head() + chunk(FINISH)), SILENCE],
     [Send(sse_head()), Drip(itertools.repeat(chunk(COMMENT)))],
     [Send(sse_head()), Drip(itertools.repeat(chunk(ROLE)))],
     [Send(sse_head()), Drip(itertools.repeat(chunk(b":")))],
