@@ -85,15 +85,27 @@ class AnswerProtocol(ResponseHandler):
         is reset, or the kernel would go on offering what it has of that.
         """
         transport = self.transport
-        is_amid = self._awaited is not None or (self.flow is not None and not self.flow.over)
         if transport is not None and (
-            transport.get_write_buffer_size() or (is_amid and transport.get_extra_info("sslcontext") is not None)
+            transport.get_write_buffer_size() or (self._is_amid and transport.get_extra_info("sslcontext") is not None)
         ):
             if not transport.is_closing():  # else there may be no socket any more
                 close(transport, reset=True)
             self.abort()
         else:
             super().close()
+
+    @property
+    def _is_amid(self) -> bool:
+        """Whether an answer is still to come, or the rest of it: ours, or one that aiohttp reads for its session."""
+        if self.flow is not None:
+            return not self.flow.over
+        payload = self._payload
+        return self._awaited is not None or (self._parser is not None and (payload is None or not payload.is_eof()))
+
+    def set_response_params(self, **params: Any) -> None:  # noqa: ANN401 - aiohttp's own
+        """Make a parser for the next answer; that of the last one is no longer read."""
+        self._payload = None
+        super().set_response_params(**params)
 
     def is_connected(self) -> bool:
         """Tell whether a next request may be sent: it is connected, said nothing unasked, and all went well.

@@ -27,6 +27,7 @@ from tests.fakes.upstream import (
 )
 from tests.running import Config, until
 
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 CALL = Call("chat/completions", b'{"model": "m"}', Fields(()), "id")
 
 
@@ -180,6 +181,29 @@ async def test_who_is_in_the_midst_is_closed_without_a_farewell(
     if closing:
         transport.closing = True
         transport.socket.close()
+    protocol.close()
+    transport.socket.close()
+    assert transport.ended == ended
+
+
+@pytest.mark.parametrize(
+    ("came", "ended"),
+    [
+        ([], "close"),
+        ([b""], "abort"),
+        ([HEAD + b"a"], "abort"),
+        ([HEAD + b"ab"], "close"),
+        ([HEAD + b"ab", b""], "abort"),
+    ],
+)
+async def test_what_aiohttp_reads_itself_may_be_in_the_midst_too(came: list[bytes], ended: str) -> None:
+    """A large body over TLS held its connection for half a minute."""
+    transport = Ending(0, secure=True)
+    protocol = AnswerProtocol(Outbox(), asyncio.get_running_loop())
+    protocol.connection_made(transport)
+    for answer in came:
+        protocol.set_response_params()
+        protocol.data_received(answer)
     protocol.close()
     transport.socket.close()
     assert transport.ended == ended
