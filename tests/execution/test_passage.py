@@ -165,6 +165,7 @@ def test_a_stream_without_an_end_is_truncated(end: bytes) -> None:
         sse({"choices": [{"delta": {"content": "x"}, "error": {"code": 502, "message": "no"}}]}),
         b'error: {"code":500,"message":"no"}\n\n',
         b'error: {"code":500,"message":"no"}\r\n\r\n',
+        b'error: {"code":500,"message":"n\xf6"}\n\n',
     ],
 )
 @pytest.mark.parametrize("rest", [b"", CONTENT, DONE, FINISH + DONE, b"data: {\n\n", b"data: " + b"x" * (MIB + 1)])
@@ -504,6 +505,15 @@ def test_the_id_is_that_of_the_clients_text() -> None:
     """Azure opens with a chunk of its filter's results that has neither."""
     passage = passing()
     feed(passage, sse({"id": "", "created": 0, "choices": [], "prompt_filter_results": []}), ROLE, chunk(content=TEXT))
+    passage.taken_over("replay")
+    [event] = events(feed(passage, second(content=TEXT + "empty")))
+    assert (event["id"], event["created"]) == ("first", 5)
+
+
+@pytest.mark.parametrize("more", [(), (USAGE,), (written("other", {"content": ""}),)])
+def test_the_id_is_that_of_the_first_event_where_that_is_text(more: tuple[bytes, ...]) -> None:
+    passage = passing()
+    feed(passage, chunk(content=TEXT), *more)
     passage.taken_over("replay")
     [event] = events(feed(passage, second(content=TEXT + "empty")))
     assert (event["id"], event["created"]) == ("first", 5)
