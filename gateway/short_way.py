@@ -291,8 +291,9 @@ class ShortWay(Connection):
         finally:
             self.outbox.requests -= 1
             self._client = None
-        is_read = asked.is_read() or await self._read_out(asked.content)
-        self._ends = client.closes or not is_read
+        if not asked.is_read():
+            await self._read_out(asked.content)
+        self._ends = client.closes
         self._next()
 
     async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
@@ -300,18 +301,17 @@ class ShortWay(Connection):
         client.closes = not asked.is_read()
         await client.respond(response, self._gateway.manager.generation)
 
-    async def _read_out(self, body: StreamReader) -> bool:
+    async def _read_out(self, body: StreamReader) -> None:
         """Read what is left of a body that nobody wanted: else closing would reset the connection, and the answer.
 
-        The answer has been given by now: the request is no longer active. Tells whether all of it has been read.
+        The answer has been given by now: the request is no longer active.
         """
         if self.transport is None or self.transport.is_closing():
-            return False
+            return
         with suppress(TimeoutError, web.RequestPayloadError):
             async with asyncio.timeout(self._lingering_time):
                 while not body.is_eof():
                     await body.readany()
-        return body.is_eof()
 
     async def _failed(self, client: WireClient, error: Exception) -> None:
         """Log as aiohttp does; say so, if nothing has been said, and close the connection."""
