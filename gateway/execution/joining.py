@@ -182,11 +182,11 @@ class Continuation:
 
 
 def _is_periodic(text: str) -> bool:
-    """Tell whether a text is a shorter one, at least twice, with a part of it at the end perhaps."""
+    """Tell whether a text is a shorter one, at least twice, with a part of it at the end perhaps.
+
+    Its first half comes again first where the shortest such text ends. Where the rest does not go on so from there, no
+    longer one does (Fine and Wilf).
+    """
     half = text[: (len(text) + 1) // 2]
     shift = text.find(half, 1)
-    while 0 < shift <= len(text) // 2:
-        if text[shift:] == text[:-shift]:
-            return True
-        shift = text.find(half, shift + 1)
-    return False
+    return 0 < shift <= len(text) // 2 and text[shift:] == text[:-shift]

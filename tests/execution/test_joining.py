@@ -1,5 +1,6 @@
 """Joining two streams: nothing is lost and nothing is said twice, wherever they are cut."""
 
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -235,6 +236,28 @@ def test_a_text_that_repeats_itself_may_go_on_so() -> None:
     line = "-" * 40
     got, whole = take(Continuation(content(line)), [content("-") for _ in range(40)] + [content("\n")])
     assert (got, whole) in ((content(line + "\n"), True), ((), False))
+
+
+@pytest.mark.parametrize(
+    "text", ["once upon a time" * 2, "and so on, " * 3 + "and", "no, no, yes, " * 3, "-" * TELLING, "-" * (TELLING + 1)]
+)
+def test_of_a_text_that_goes_round_in_circles_nothing_can_be_told(text: str) -> None:
+    with pytest.raises(DiffersError):
+        Continuation(content(text)).new(content(text))
+
+
+@pytest.mark.parametrize("text", ["ab" * 9 + "b", "once upon a time, once upon", "no, no, no, no, no, no, yes"])
+def test_a_text_that_left_its_circles_can_be_told(text: str) -> None:
+    again = Continuation(content(text))
+    assert (again.new(content(text + "!")), again.repeats) == (("!",), True)
+
+
+def test_a_long_text_that_left_its_circles_is_told_soon() -> None:
+    """It took as long as the square of its length: minutes for a MiB, and nobody was served meanwhile."""
+    text = "-" * ((1 << 20) - 1) + "."
+    began = time.process_time()
+    assert Continuation(content(text)).new(content(text)) == ("",)
+    assert time.process_time() - began < 5
 
 
 def test_a_transcript_joins_what_adds_to_the_same_part() -> None:
