@@ -60,6 +60,18 @@ async def test_our_key_is_masked_however_json_escapes_it(config: Config, said: s
         assert (answer.status, answer.body) == (400, body.replace(said, passed).encode())
 
 
+@pytest.mark.parametrize(("key", "passed"), [("four", "*** ***"), ("one", r"one \u006fne")])
+async def test_a_key_that_is_part_of_many_words_is_not_masked(config: Config, key: str, passed: str) -> None:
+    body = f"{key} \\u{ord(key[0]):04x}{key[1:]}".encode()
+    async with (
+        ScriptedUpstream([Send(status(400, "No", body, [("x-ratelimit-reset-tokens", key)]))]) as a,
+        running(config, {"m": {"a": {"base_url": a.url, "api_key": key}}}) as gate,
+    ):
+        answer = await gate.post("m")
+        assert answer.body == passed.encode()
+        assert answer.head.get("x-ratelimit-reset-tokens") == (None if "*" in passed else key)
+
+
 def event(data: object) -> bytes:
     return sse_head() + chunk(sse(json.dumps(data)) + DONE) + last_chunk()
 
@@ -71,7 +83,8 @@ def event(data: object) -> bytes:
         (json_answer({"error": "model requires\n more system memory "}, 500), "model requires more system memory"),
         (json_answer({"object": "error", "message": "the engine died"}, 500), "the engine died"),
         (json_answer({"detail": "overloaded"}, 503), "overloaded"),
-        (json_answer({"error": {"message": "x" * 999}}, 502), "x" * 300 + "..."),
+        (json_answer({"error": {"message": "x" * 300}}, 502), "x" * 300),
+        (json_answer({"error": {"message": "x" * 301}}, 502), "x" * 300 + "..."),
         (json_answer({"error": {"message": f"no memory for {KEY}"}}), "no memory for ***"),
         (event({"error": {"message": f"no memory for {KEY}", "code": 500}}), "no memory for ***"),
         (json_answer({"error": {"message": json.dumps({"error": f"key {KEY}"})}}, 500), '{"error": "key ***"}'),
