@@ -106,11 +106,10 @@ class Takeover:
 
     def _beyond_overlap(self, text: str) -> str:
         """Leave out the white space that the client has, and that was not given to the box to go on from."""
-        while text and self._overlap.startswith(text[0]):
-            text, self._overlap = text[1:], self._overlap[1:]
-        if text:
-            self._overlap = ""
-        return text
+        overlap, end = self._overlap, len(text)
+        known = next((place for place in range(end) if text[place] != overlap[place : place + 1]), end)
+        self._overlap = overlap[known:] if known == end else ""
+        return text[known:]
 
 
 def _trailing_space(said: tuple[Piece, ...]) -> str:
