@@ -12,6 +12,7 @@ from gateway.api.openai import Asked, Limits, peek_body
 from tests.execution.support import CHAT, ask, chain, error_of, running
 from tests.fakes.answers import sse_answer
 from tests.fakes.client import RawClient, get, post
+from tests.fakes.connection import PATIENCE
 from tests.fakes.upstream import ScriptedUpstream, Send, chunk, json_answer, last_chunk, refused_url
 from tests.running import Config, until
 
@@ -106,6 +107,7 @@ async def test_a_body_that_stalls_is_given_up(config: Config, data: bytes) -> No
         assert answer.head.get("connection") == "close"
         outcome = await gate.outcome()
         assert (outcome.status, outcome.failure) == (408, "request_timeout")
+        assert 10 < outcome.duration < 1000 * PATIENCE
 
 
 async def test_a_body_gets_more_time_the_more_has_come(config: Config) -> None:

@@ -273,6 +273,7 @@ async def test_a_client_that_leaves_while_its_body_is_awaited_is_told_of(config:
         await client.abort()
         outcome = await gate.outcome()
         assert (outcome.status, outcome.failure, outcome.attempts) == (499, "client_left", ())
+        assert {record["level"] for record in await gate.log()} == {"info"}
         assert outcome.request_id == "gone"
         await until(lambda: not gate.gateway.active)
 
