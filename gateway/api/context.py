@@ -79,8 +79,6 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         answer = error_response(405, message, code="method_not_allowed", headers={"Allow": allowed})
     except web.HTTPNotFound:
         answer = error_response(404, _NOWHERE, code="not_found")
-    except web.HTTPException as error:
-        answer = error_response(error.status, error.reason.lower())
     if not (is_framed and request.content.is_eof()):
         answer.force_close()
     return answer
