@@ -231,7 +231,6 @@ class Passage:
         spent = self._tally.restarts(self._takeover.given if self._takeover else 0)
         self._takeover = Takeover(how, self.said, Frame.of(self._first), spent)
         self._scanner = EventScanner()
-        self._inside_event = False
         self._template = None
         self._begun, self._ended = [], []
         self.finished = self.done = self.failed = self._resumed = False
@@ -399,7 +398,6 @@ class Passage:
                 seen.append(choice.index)
         if self._choices and len(ended) >= self._choices and all(index in ended for index in begun):
             self.finished = True
-            self._template = None
 
     def _goes_on(self, index: object) -> None:
         """Note that a choice says something; some servers send a finish reason in the first event, or in each."""
