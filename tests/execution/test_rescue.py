@@ -325,6 +325,21 @@ async def test_a_body_that_another_box_cannot_be_sent_ends_as_a_visible_break(co
         assert (outcome.status, outcome.failure) == (200, "cut_answer")
 
 
+async def test_a_request_that_we_cannot_read_is_not_made_again(config: Config) -> None:
+    """Routing passes over what it need not know: here a number beyond all that there are."""
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream(telling()) as b,
+        running(config, {"m": boxes(a, b)}) as gate,
+    ):
+        async with gate.client() as client:
+            await client.send(asking(seed=10_000).replace(b"10000", b"1e999"))
+            await read_through(client, cut)
+            body, how = await read_broken(client)
+        assert (body.endswith(BROKEN), how, b.requests) == (True, "fin", [])
+        assert (await gate.failures()) == ["cut_answer"]
+
+
 @pytest.mark.parametrize("gone", [[Send(status(503, "No"))], [Close()], [Send(sse_head()), Close()]])
 async def test_without_anyone_to_carry_it_on_a_break_is_visible(config: Config, gone: list[Step]) -> None:
     async with (
