@@ -12,6 +12,7 @@ from gateway.observe.board import ROWS, Board
 from gateway.observe.live import Live
 from gateway.observe.models import Models
 from gateway.observe.traffic import Traffic
+from gateway.routing.breakers import SLOW_START
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.health import ProbeResult
 from gateway.routing.manager import RoutingManager
@@ -173,6 +174,19 @@ async def test_a_breaker_is_told_where_it_changes(seen: Seen) -> None:
     told = {each["name"]: each["why"] for each in state["models"][0]["deployments"]}
     assert told == {"a": "breaker open", "b": "covers for a"}
     assert (await seen.tick())["models"] == []
+
+
+async def test_a_slow_start_is_told_as_long_as_it_lasts(seen: Seen) -> None:
+    assert seen.manager.snapshot is not None
+    a = seen.manager.snapshot.routes["m"].chain[0]
+    seen.manager.failed(a, Failure(Cause.KEY_REFUSED), seen.now)
+    await seen.tick(3600)
+    assert seen.manager.admits(a, seen.now)
+    seen.manager.succeeded(a, seen.now)
+    for seconds, why in ((SLOW_START - 2, {"a": "slow start", "b": "covers for a"}), (2, {"a": None, "b": None})):
+        seen.manager.tick(seen.now + seconds)
+        [row] = (await seen.tick(seconds))["models"]
+        assert {each["name"]: each["why"] for each in row["deployments"]} == why
 
 
 async def test_another_configuration_is_told_whole_where_it_differs(seen: Seen) -> None:
