@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.observe import shares
 from gateway.observe.live import Live
@@ -47,6 +48,18 @@ def test_who_looks_late_counts_only_what_is_not_old() -> None:
     count(live, ended(attempt("b")))
     now[0] += 1
     assert recent.advance(now[0]) == {B}
+    assert recent.answers == {B: 1}
+
+
+def test_who_looks_late_counts_each_second_once_and_as_long_as_it_is_recent() -> None:
+    live, recent, now = counted()
+    for name in "ab":
+        count(live, ended(attempt(name)))
+        now[0] += 1
+    assert [recent.advance(now[0]) for _ in range(2)] == [{A, B}, set()]
+    assert recent.answers == {A: 1, B: 1}
+    now[0] += WINDOW - 1
+    assert recent.advance(now[0]) == {A}
     assert recent.answers == {B: 1}
 
 
@@ -175,6 +188,12 @@ def test_what_is_nobodys_failure_is_cut_short(failure: str) -> None:
 def test_few_failures_do_not_explain_much() -> None:
     shares = Share("a", 0.5, 0.5, answers=100, failures=3), Share("b", 0.5, 0.5, answers=400)
     assert why(*shares) == ["catching up", "catching up"]
+
+
+def test_failures_explain_twice_as_many_answers_at_most() -> None:
+    lacks, sibling = Share("a", 0.5, 0.5, answers=10), Share("b", 0.5, 0.5, answers=50)
+    assert why(replace(lacks, failures=11), sibling) == ["11 failed", "took over what failed"]
+    assert why(replace(lacks, failures=9), sibling) == ["catching up", "catching up"]
 
 
 def test_failures_are_told_where_nothing_is_answered() -> None:
