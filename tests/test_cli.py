@@ -565,6 +565,7 @@ async def test_serve_takes_everything_from_the_environment(config: Config) -> No
         "PORT": "0",
         "GATEWAY_MAX_BODY": "1k",
         "GATEWAY_DRAIN_TIMEOUT": "1",
+        "GATEWAY_CORS_ORIGINS": "https://page.example.com",
     }
     async with Process("serve", environ=environ) as gateway:
         url = await gateway.url()
@@ -572,9 +573,11 @@ async def test_serve_takes_everything_from_the_environment(config: Config) -> No
         page = f"{url.replace('0.0.0.0', '127.0.0.1')}/"
         assert gateway.stderr == f"gateway: serving on {url}, page: {page}, log: {config.log}\n"
         async with RawClient(url.replace("0.0.0.0", "127.0.0.1")) as client:
-            await client.send(post("/v1/chat/completions", {"model": "x" * 1024}))
+            origin = "https://page.example.com"
+            await client.send(post("/v1/chat/completions", {"model": "x" * 1024}, [("origin", origin)]))
             answer = await client.read_answer()
             assert (answer.status, answer.json()["error"]["message"]) == (413, "the body is larger than 1024 bytes")
+            assert answer.head.get("access-control-allow-origin") == origin
         gateway.process.terminate()
         assert await gateway.ended() == 0
 

@@ -308,7 +308,7 @@ def test_usage_with_null_for_choices_is_hidden(told: bytes, usage: Usage | None)
 
 def test_tokens_are_counted_where_nobody_tells() -> None:
     passage = passing()
-    feed(passage, ROLE + CONTENT * 3 + COMMENT)
+    feed(passage, ROLE + CONTENT * 2 + chunk(tool_calls=[arguments("{}")]) + COMMENT)
     assert (passage.tokens, passage.usage, passage.lost) == (3, None, None)
     feed(passage, USAGE + FINISH)
     assert passage.tokens == 4
