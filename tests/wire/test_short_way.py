@@ -293,6 +293,23 @@ async def test_an_idle_connection_is_closed_after_a_while(
         assert await client.read_to_end() == b""
 
 
+async def test_a_connection_is_idle_from_its_last_answer_on(
+    config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", RUNS_OUT)
+    async with (
+        ScriptedUpstream(answering) as a,
+        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        gate.client() as client,
+    ):
+        for name in ("one", "two", "three"):
+            await client.send(named(name))
+            assert (await client.read_answer()).json() == {"id": name}
+            leap(RUNS_OUT * 0.6)
+            await asyncio.sleep(0)
+        assert client.ended is None
+
+
 async def test_a_stream_outlives_the_time_that_a_connection_may_be_idle(
     config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
