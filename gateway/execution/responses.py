@@ -47,20 +47,25 @@ class _Event(msgspec.Struct, gc=False):
     response: object = None
 
     @property
+    def kind(self) -> str:
+        """Its type, where that is one."""
+        return self.type if isinstance(self.type, str) else ""
+
+    @property
     def failure(self) -> object:
         """The error that it tells of: in an `error` of its own, as the event itself, or as the response's."""
         if self.error is not None:
             return self.error
-        if self.type == _ERROR:
+        if self.kind == _ERROR:
             return {"code": self.code, "message": self.message}
-        if self.type == _FAILED:
+        if self.kind == _FAILED:
             return self.of_response("error") or {"code": _FAILED}
         return None
 
     @property
     def is_end(self) -> bool:
         """Whether it ends the answer."""
-        return self.type in _ENDS
+        return self.kind in _ENDS
 
     def of_response(self, name: str) -> object:
         """Give a field of the response that it shows."""
@@ -189,7 +194,7 @@ class ResponseStream:
         if event.is_end:
             self.done = True
             self._counts = msgspec.Raw(json.dumps(event.of_response("usage")).encode())
-        return raw, event.type not in _ANNOUNCING
+        return raw, event.kind not in _ANNOUNCING
 
     def _fails(self, error: bytes) -> None:
         if not self.done:  # else it is none of the answer's any more

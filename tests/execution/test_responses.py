@@ -77,7 +77,7 @@ def test_the_bytes_pass_as_they_are(size: int) -> None:
         event("response.web_search_call.searching"),
         event("response.of_a_kind_to_come"),
         COMPLETED,
-        b'data: {"type": 1}\n\n',
+        b'data: {"type": []}\n\n',
         b"data: [1]\n\n",
     ],
 )
