@@ -32,10 +32,11 @@ def keep_asking(made: socket.socket, seconds: int) -> None:
     _set(made, "TCP_KEEPCNT", _PROBES)
 
 
-def acknowledged_within(made: _Settable, seconds: int) -> None:
+def acknowledge_within(made: _Settable, seconds: int) -> None:
     """Lose the connection when the other machine does not acknowledge what it was sent for so many seconds.
 
-    One that has no room for it counts as well, however alive: not for bodies that may wait there to be read.
+    0: the system's patience, a quarter of an hour. Who has no room for it acknowledges nothing either, however alive:
+    so this is for what its kernel takes, whether its process reads or not.
     """
     _set(made, "TCP_USER_TIMEOUT", seconds * _MILLISECONDS)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gateway import listener
-from gateway.execution import direct, upstream
+from gateway.execution import protocol, upstream
 from gateway.execution.answer import AttemptFailedError
 from gateway.execution.fields import Fields
 from gateway.execution.upstream import TRANSPORTS, Call, Transport, Upstream
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's c
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (upstream, direct):
+    for module in (upstream, protocol):
         monkeypatch.setattr(module, "GONE", 1)
     monkeypatch.setattr(listener, "CLIENT_GONE", 1)
 

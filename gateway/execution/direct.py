@@ -22,7 +22,6 @@ from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
 from gateway.execution.protocol import AnswerProtocol, LastHeads, Said
 from gateway.routing.snapshot import Deployment, Identity
-from gateway.sockets import GONE, acknowledged_within
 
 LARGEST: Final = 1 << 16
 KEEPALIVE: Final = 4.0
@@ -107,8 +106,6 @@ class Origin:
         connection = await self._connector.connect(self._request, traces=[], timeout=timeout)
         protocol = connection.protocol
         assert isinstance(protocol, AnswerProtocol)  # noqa: S101 - our connector makes no others
-        if protocol.transport is not None:
-            acknowledged_within(protocol.transport.get_extra_info("socket"), GONE)
         return Link(connection, protocol)
 
     def keep(self, link: Link) -> None:

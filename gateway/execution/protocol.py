@@ -20,8 +20,11 @@ from gateway.execution.flow import Flow
 from gateway.execution.framing import ENDS
 from gateway.execution.heads import LastHead
 from gateway.execution.outbox import Outbox
+from gateway.sockets import GONE, acknowledge_within
 
 _NEVER_PAUSED: Final = 1 << 30
+_FITTING: Final = 1 << 14
+"""How many bytes of a request a box's kernel takes, though the box reads nothing."""
 _FINAL: Final = 200
 _SWITCHING: Final = 101
 _timer: Final = TimerNoop()
@@ -59,14 +62,15 @@ class Connector(aiohttp.TCPConnector):
 class AnswerProtocol(ResponseHandler):
     """Aiohttp's protocol, which knows the head that is awaited, and the flow of the answer that comes.
 
-    Mutable: those; the last heads of the place that was asked; and what is still `due` of a body whose head repeated
-    one that told a length, which is then not aiohttp's parser's.
+    Mutable: those; the last heads of the place that was asked; what is still `due` of a body whose head repeated one
+    that told a length, which is then not aiohttp's parser's; and whether the time to acknowledge a request is bounded.
     """
 
     flow: Flow | None = None
     _awaited: asyncio.Future[Said] | None = None
     _last: LastHeads
     _due = 0
+    _is_bounded = False
 
     def __init__(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
         """Make one for a connection to come, whose requests are posted."""
@@ -143,8 +147,17 @@ class AnswerProtocol(ResponseHandler):
         self._parser = None
         self._last = last
         awaited = self._awaited = self._loop.create_future()
+        if (len(data) <= _FITTING) is not self._is_bounded:
+            self._bound(transport, is_bounded=len(data) <= _FITTING)
         self._outbox.post(transport, data)
         return awaited
+
+    def _bound(self, transport: asyncio.Transport, *, is_bounded: bool) -> None:
+        """Bound the time in which what is sent is to be acknowledged, or bound it no longer."""
+        self._is_bounded = is_bounded
+        made = transport.get_extra_info("socket")
+        if made is not None:
+            acknowledge_within(made, GONE if is_bounded else 0)
 
     def divert(self, receive: Callable[[bytes], object] | None) -> None:
         """Let what comes be received so, and not by `data_received`; None: no longer.

@@ -3,6 +3,7 @@ import errno
 import select
 import socket
 import ssl
+import sys
 
 import aiohttp
 import pytest
@@ -207,6 +208,21 @@ async def test_what_aiohttp_reads_itself_may_be_in_the_midst_too(came: list[byte
     protocol.close()
     transport.socket.close()
     assert transport.ended == ended
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's user timeout")
+async def test_what_surely_fits_is_to_be_acknowledged_soon() -> None:
+    """A box that reads nothing for a while, and has no room for more, is alive."""
+    transport = Ending(0, secure=False)
+    protocol = AnswerProtocol(Outbox(), asyncio.get_running_loop())
+    protocol.connection_made(transport)
+    bounds = []
+    for size in (1, 1 << 14, (1 << 14) + 1, 1 << 16, 1 << 14):
+        asking = protocol.ask(b"x" * size, LastHeads())
+        assert not asking.done()
+        bounds.append(transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    assert bounds == [20_000, 20_000, 0, 0, 20_000]
+    transport.socket.close()
 
 
 async def test_an_answer_that_comes_before_the_body_is_sent_passes(config: Config) -> None:
