@@ -83,10 +83,9 @@ _SHOWN: Final = {
     "object": "an object",
 }
 _peek: Final = msgspec.json.Decoder(Peek)
-_HALF: Final = re.compile(
-    rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}\Z"
-)
+_HALF: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?P<second>\\ud[c-f][0-9a-f]{2})\Z")
 """Half of a character beyond U+FFFF, at the end of what was decoded: it means nothing (RFC 8259 8.2)."""
+_FIRST: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}")
 _PAIR: Final = 12
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -437,6 +436,13 @@ def _position(error: Exception, body: bytes) -> str:
         begins = max(0, place - _PAIR)
         for half in _HALF.finditer(body[begins:place]):
             at = begins + half.start()
-            if not (at - len(body[:at].rstrip(b"\\"))) % 2:  # else its backslash is escaped
+            first = at - _PAIR // 2
+            is_whole = half["second"] and _FIRST.fullmatch(body, first, at) and _is_escape(body, first)
+            if _is_escape(body, at) and not is_whole:
                 return f"half of a surrogate pair at byte {at}, as of an emoji that was cut in two"
     return f"unexpected at byte {place}" if marker else "it is cut short"
+
+
+def _is_escape(body: bytes, at: int) -> bool:
+    """Tell whether the backslash there is not itself escaped."""
+    return not (at - len(body[:at].rstrip(b"\\"))) % 2

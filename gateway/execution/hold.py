@@ -49,6 +49,7 @@ class _Answer(msgspec.Struct):
     error: object = None
     choices: msgspec.Raw = _NULL
     data: msgspec.Raw = _NULL
+    output: msgspec.Raw = _NULL
     usage: msgspec.Raw = _UNTOLD
 
 
@@ -141,10 +142,12 @@ async def _first_content(answer: Answer, passage: Passage | ResponseStream | Non
         passed, content = looked.feed(chunk)
         held += chunk if passage is None else passed
         size += len(chunk)
-        if content or looked.done or size > LARGEST:
+        if content or looked.done:
             return bytes(held)
         if looked.failed:
             raise ErrorAnswerError(looked.error)
+        if size > looked.most_held:
+            return bytes(held)
     if looked.whole:
         return bytes(held)
     cause = Cause.CUT_ANSWER if size else Cause.EMPTY_ANSWER
@@ -157,7 +160,7 @@ def _looked_at(held: bytes) -> Whole:
         body = _answer.decode(held)
         if not held.isascii():
             held.decode()  # what is passed over may not be text
-        is_error, counts = body.error is not None and _is_empty(body.choices) and _is_empty(body.data), body.usage
+        is_error, counts = _is_error(body), body.usage
         if not is_error and _ERROR in held:
             _look_at_choices(body.choices)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -165,6 +168,13 @@ def _looked_at(held: bytes) -> Whole:
     if is_error:
         raise ErrorAnswerError(held)
     return Whole(held, len(held), counts)
+
+
+def _is_error(body: _Answer) -> bool:
+    """Look whether it tells of an error, and of nothing else; a response that failed may have some output, too."""
+    if body.error is None or not (_is_empty(body.choices) and _is_empty(body.data)):
+        return False
+    return bool(body.error) or _is_empty(body.output)
 
 
 def _is_empty(told: msgspec.Raw) -> bool:

@@ -49,6 +49,9 @@ class Passage:
     (something passed that nobody can go on from, or too much).
     """
 
+    most_held: Final = 1 << 20
+    """Bytes that may be held back for its first content."""
+
     __slots__ = (
         "_begun",
         "_choices",

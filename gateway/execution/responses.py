@@ -9,7 +9,8 @@ Such a stream is not carried on elsewhere: the ids of its items, and what a tool
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Final
+from contextlib import suppress
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -20,7 +21,7 @@ from gateway.execution.usage import usage_of
 
 _LONGEST: Final = 32 << 20
 """Bytes of an event: it may hold the request's instructions and tools, and the whole answer."""
-_TOO_LONG: Final = b'{"error": {"message": "an event is longer than 32 MiB"}}'
+_TOO_LONG: Final = {"message": "an event is longer than 32 MiB"}
 _ANNOUNCING: Final = frozenset(
     {
         "response.created",
@@ -29,12 +30,16 @@ _ANNOUNCING: Final = frozenset(
         "response.output_item.added",
         "response.content_part.added",
         "response.reasoning_summary_part.added",
+        "keepalive",
     }
 )
-"""What says that something is to come, and nothing of it."""
+"""What says that something is to come, and nothing of it; OpenAI keeps who waits with `keepalive`."""
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.cancelled"})
+_UNREAD: Final = ("response", "usage")
+"""What stays JSON until it is looked at: it may be long."""
 _FAILED: Final = "response.failed"
 _ERROR: Final = "error"
+_UNTOLD: Final = b'{"error": {"code": "error"}}'
 _NOTHING: Final = b""
 
 
@@ -44,7 +49,7 @@ class _Event(msgspec.Struct, gc=False):
     error: object = None
     code: object = None
     message: object = None
-    response: object = None
+    response: msgspec.Raw = msgspec.Raw()
 
     @property
     def kind(self) -> str:
@@ -54,26 +59,29 @@ class _Event(msgspec.Struct, gc=False):
     @property
     def failure(self) -> object:
         """The error that it tells of: in an `error` of its own, as the event itself, or as the response's."""
-        if self.error is not None:
+        if self.error:
             return self.error
         if self.kind == _ERROR:
             return {"code": self.code, "message": self.message}
-        if self.kind == _FAILED:
-            return self.of_response("error") or {"code": _FAILED}
-        return None
+        return (self.shown.error or {"code": _FAILED}) if self.kind == _FAILED else None
 
     @property
-    def is_end(self) -> bool:
-        """Whether it ends the answer."""
-        return self.kind in _ENDS
+    def shown(self) -> "_Response":
+        """The response that it shows."""
+        try:
+            return (self.response and _read(_response, self.response)) or _Response()
+        except MalformedError:  # nested too deeply
+            return _Response()
 
-    def of_response(self, name: str) -> object:
-        """Give a field of the response that it shows."""
-        return self.response.get(name) if isinstance(self.response, dict) else None
+
+class _Response(msgspec.Struct, gc=False):
+    error: object = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
-_NAMES: Final = _Event.__struct_fields__
+T = TypeVar("T", _Event, _Response)
 _event: Final = msgspec.json.Decoder(_Event)
+_response: Final = msgspec.json.Decoder(_Response)
 
 
 class ResponseStream:
@@ -82,6 +90,9 @@ class ResponseStream:
     Mutable: `done` (what ends it came), `failed` (an error came: `error`), `size` (bytes passed), `first_content` (when
     it came), `malformed` (events left out), the tokens that were told, and the last event's number.
     """
+
+    most_held: Final = 8 << 20
+    """Bytes that may be held back for its first content: the request's instructions and tools are shown before it."""
 
     __slots__ = (
         "_clock",
@@ -99,7 +110,7 @@ class ResponseStream:
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` is monotonic, in seconds."""
         self.done = self.failed = False
-        self.error = _NOTHING
+        self.error = _UNTOLD
         self.size = self.malformed = 0
         self.first_content: float | None = None
         self._clock = clock
@@ -180,45 +191,56 @@ class ResponseStream:
             self.done = True
             return raw, False
         try:
-            event = _read(data)
+            event = _read(_event, data)
         except MalformedError:
             self.malformed += 1
             return _NOTHING, False
         if event is None:
             return raw, True
         if (failure := event.failure) is not None:
-            self._fails(json.dumps({"error": failure}).encode())
+            self._fails(failure)
             return _NOTHING, False
         if isinstance(event.sequence_number, int):
             self._number = event.sequence_number
-        if event.is_end:
+        if event.kind in _ENDS:
             self.done = True
-            self._counts = msgspec.Raw(json.dumps(event.of_response("usage")).encode())
+            self._counts = event.shown.usage
         return raw, event.kind not in _ANNOUNCING
 
-    def _fails(self, error: bytes) -> None:
+    def _fails(self, error: object) -> None:
         if not self.done:  # else it is none of the answer's any more
             self.failed = True
-            self.error = error
+            with suppress(MalformedError):  # it is nested too deeply to be told
+                self.error = bytes(_raw({"error": error}))
 
 
-def _read(data: bytes) -> _Event | None:
-    """Decode an event; None for JSON of another shape.
+def _read(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T | None:
+    """Decode an event, or the response that it shows; None for JSON of another shape.
 
     Raises:
         MalformedError: it is no JSON.
 
     """
     try:
-        return _event.decode(data)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        told = parsed(data)
-    return _Event(**{name: told[name] for name in _NAMES if name in told}) if isinstance(told, dict) else None
+        told = parsed(bytes(data))
+    if not isinstance(told, dict):
+        return None
+    known = {name: told[name] for name in decoder.type.__struct_fields__ if name in told}
+    return decoder.type(**known | {name: _raw(known[name]) for name in _UNREAD if name in known})
+
+
+def _raw(told: object) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(json.dumps(told).encode())
+    except RecursionError:
+        raise MalformedError from None
 
 
 def _is_end(data: bytes) -> bool:
     try:
-        event = None if is_done(data) else _read(data)
+        event = None if is_done(data) else _read(_event, data)
     except MalformedError:
         return False
-    return is_done(data) or (event is not None and event.is_end)
+    return is_done(data) or (event is not None and event.kind in _ENDS)

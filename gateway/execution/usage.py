@@ -80,7 +80,7 @@ class _Rest(msgspec.Struct, gc=False):
     usage: _Usage
 
 
-TAIL: Final = 4096
+TAIL: Final = 1 << 14
 """How many of a body's last bytes are looked through."""
 _counts: Final = msgspec.json.Decoder(_Usage)
 _any_counts: Final = msgspec.json.Decoder(_AnyUsage)

@@ -40,6 +40,7 @@ def raw(body: bytes, fields: bytes = b"content-type: application/json\r\n") -> b
                 (rb"\ud83d and more of the text", 21),
                 (rb"\uDE00", 21),
                 (rb"\\\ud83d", 23),
+                (rb"\\ud83d\uDE00", 28),
                 (rb"\\ude00 \ud83d\ude00\ud83d\u0041", 41),
             ]
         ),

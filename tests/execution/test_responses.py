@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -54,6 +55,10 @@ def ask(**fields: object) -> bytes:
     return post(TARGET, {"model": "m", "input": "who are you?", "stream": True, **fields})
 
 
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
 def stream() -> ResponseStream:
     return ResponseStream(itertools.count(1.0).__next__)
 
@@ -83,7 +88,8 @@ def test_the_bytes_pass_as_they_are(size: int) -> None:
 )
 def test_what_announces_nothing_is_content(said: bytes) -> None:
     passing = stream()
-    assert passing.feed(COMMENT + OPENING) == (COMMENT + OPENING, False)
+    waiting = OPENING + event("keepalive")
+    assert passing.feed(COMMENT + waiting) == (COMMENT + waiting, False)
     assert passing.feed(b"data:\n\n" + said) == (b"data:\n\n" + said, True)
 
 
@@ -140,6 +146,28 @@ def test_an_error_ends_what_passes(failed: bytes, error: object) -> None:
     assert json.loads(passing.error)["error"] == (error or {"code": "server_error", "message": "\ud83d"})
 
 
+@pytest.mark.parametrize("error", [b"{}", b'""', b"false", b"null"])
+def test_an_empty_error_is_none(error: bytes) -> None:
+    passing = stream()
+    event = b'data: {"type":"response.output_text.delta","error":' + error + b"}\n\n"
+    assert passing.feed(event) == (event, True)
+
+
+def test_an_error_that_is_nested_as_deep_as_can_be_read_is_one() -> None:
+    """To write it takes more of the stack than to read it."""
+    told = set()
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
+        passing = stream()
+        passing.feed(b'data: {"error":{"a":' + nested(depth) + b"}}\n\n")
+        assert (passing.failed, passing.malformed) in {(True, 0), (False, 1)}
+        told.add(passing.error[:20])
+        passing = stream()
+        passing.feed(b'data: {"type":"response.completed","response":{"usage":' + nested(depth) + b"}}\n\n")
+        assert (passing.done, passing.malformed) in {(True, 0), (False, 1)}
+        assert passing.usage is None
+    assert len(told) > 1
+
+
 def test_an_event_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.execution.responses._LONGEST", 100)
     passing = stream()
@@ -168,14 +196,17 @@ async def test_a_stream_is_relayed_and_counted(config: Config) -> None:
         assert (told.operation, told.usage, told.failure, told.stream) == ("responses", USAGE, None, True)
 
 
-async def test_a_whole_answer_is_counted(config: Config) -> None:
-    body: dict[str, object] = {"object": "response", "status": "completed", "error": None, "output": [], "usage": SPENT}
+@pytest.mark.parametrize("error", [None, {}, ""])
+async def test_a_whole_answer_is_counted(config: Config, error: object) -> None:
+    output = [{"type": "message"}]
+    body: dict[str, object] = {"status": "completed", "error": error, "output": output, "usage": SPENT}
     async with ScriptedUpstream([Send(json_answer(body))]) as a, running(config, {"m": chain(a.url)}) as gate:
         assert (await gate.say(ask(stream=False))).json() == body
         assert (await gate.outcome()).usage == USAGE
 
 
 TOO_LONG = {"code": "context_length_exceeded", "message": "no"}
+SHOWN = of_response("response.created", tools="x" * (2 << 20))
 FAILING: dict[str, tuple[Sequence[Step], str]] = {
     "an error in its place": (
         [Send(json_answer({"status": "failed", "error": {"code": "server_error"}}))],
@@ -185,6 +216,10 @@ FAILING: dict[str, tuple[Sequence[Step], str]] = {
     "announced only": ([Send(sse_head() + chunk(OPENING) + last_chunk())], "cut_answer"),
     "silence": ([Send(sse_head() + chunk(OPENING)), SILENCE], "first_token_timeout"),
     "failed": ([Send(sse_head() + chunk(OPENING + ERRORS[3][0]) + last_chunk())], "error_answer"),
+    "failed behind much that is shown": (
+        [Send(sse_head() + chunk(SHOWN + ERRORS[3][0]) + last_chunk())],
+        "error_answer",
+    ),
     "too long": (
         [Send(sse_head() + chunk(event("error", **TOO_LONG)) + last_chunk())],
         "context_length",
