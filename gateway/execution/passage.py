@@ -53,7 +53,6 @@ class Passage:
     """Bytes that may be held back for its first content."""
 
     __slots__ = (
-        "_begun",
         "_choices",
         "_clock",
         "_decoded",
@@ -64,6 +63,7 @@ class Passage:
         "_inside_event",
         "_learns",
         "_lessons",
+        "_open",
         "_resumed",
         "_scanner",
         "_takeover",
@@ -103,8 +103,8 @@ class Passage:
         self.error = _NOTHING
         self._clock = clock
         self._choices = choices
-        self._begun: list[object] = []
-        self._ended: list[object] = []
+        self._open: set[object] = set()
+        self._ended: set[object] = set()
         self._resumed = False  # a choice went on after its finish reason: this stream's are none to rely on
         self._hides_usage = hides_usage
         self._scanner = EventScanner()
@@ -235,7 +235,7 @@ class Passage:
         self._takeover = Takeover(how, self.said, Frame.of(self._first), spent)
         self._scanner = EventScanner()
         self._template = None
-        self._begun, self._ended = [], []
+        self._open, self._ended = set(), set()
         self.finished = self.done = self.failed = self._resumed = False
 
     @property
@@ -357,10 +357,9 @@ class Passage:
     def _take_plain(self, chunk: Chunk, raw: bytes, said: tuple[str, str]) -> None:
         self._tally.passed += 1
         self._decoded += 1
-        if 0 not in self._begun:
-            self._begun.append(0)
         if self._ended:
             self._goes_on(0)
+        self._open.add(0)
         if not self.opaque:
             self._note((said,))
         usage = chunk.told_usage
@@ -390,22 +389,25 @@ class Passage:
 
     def _count_choices(self, chunk: Chunk) -> None:
         """Note which choices have begun and which are over, and whether that is all of them."""
-        begun, ended = self._begun, self._ended
         for choice in chunk.choices or ():
-            if ended and choice.says:
-                self._goes_on(choice.index)
-            if choice.finish_reason and not choice.index:
-                self._template = None  # what follows on that is to be looked at
-            seen = ended if choice.finish_reason else begun
-            if choice.index not in seen:
-                seen.append(choice.index)
-        if self._choices and len(ended) >= self._choices and all(index in ended for index in begun):
+            index = _named(choice.index)
+            if self._ended and choice.says:
+                self._goes_on(index)
+            if choice.finish_reason:
+                self._ended.add(index)
+                self._open.discard(index)
+                if not choice.index:
+                    self._template = None  # what follows on that is to be looked at
+            elif index not in self._ended:
+                self._open.add(index)
+        if self._choices and len(self._ended) >= self._choices and not self._open:
             self.finished = True
 
     def _goes_on(self, index: object) -> None:
         """Note that a choice says something; some servers send a finish reason in the first event, or in each."""
         if index in self._ended:
             self._ended.remove(index)
+            self._open.add(index)
             self.finished, self._resumed = False, True
 
     def _learn(self, raw: bytes, part: str, text: str) -> None:
@@ -455,6 +457,11 @@ class Passage:
                 self._tally.gives()
             self._note(pieces)
         return b"".join(data for data, _ in released)
+
+
+def _named(index: object) -> object:
+    """Give what a choice is known by: its index, which should be a number and may be any JSON."""
+    return msgspec.json.encode(index) if isinstance(index, list | dict) else index
 
 
 def _as_object(error: bytes) -> bytes:

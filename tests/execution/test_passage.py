@@ -860,6 +860,25 @@ def test_much_white_space_that_is_said_again_is_left_out_soon() -> None:
     assert content(feed(passage, second(content=space[1:]), second(content="  and so on"))) == "and so on"
 
 
+def test_many_choices_are_counted_soon() -> None:
+    """It took as long as the square of their number: half a minute for a MiB, and nobody was served meanwhile."""
+    passage = Passage(lambda: 0.0, choices=80_000)
+    begun = sse({"choices": [{"index": index} for index in range(80_000)]})
+    ended = sse({"choices": [{"index": index, "finish_reason": "stop"} for index in range(80_000)]})
+    assert (*passage.feed(begun), passage.whole) == (begun, False, False)
+    assert (feed(passage, ended), passage.whole) == (ended, True)
+
+
+@pytest.mark.parametrize("index", [[0], {"a": [1]}, "0"])
+def test_a_choice_may_be_known_by_anything(index: object) -> None:
+    passage = Passage(lambda: 0.0)
+    feed(passage, sse({"choices": [{"index": index, "delta": {"content": "a"}}]}))
+    feed(passage, sse({"choices": [{"index": 0, "finish_reason": "stop"}]}))
+    assert not passage.whole
+    feed(passage, sse({"choices": [{"index": index, "finish_reason": "stop"}]}))
+    assert passage.whole
+
+
 def test_a_finish_reason_beside_repeated_text_is_told() -> None:
     passage = taken("replay", TEXT)
     [event] = events(feed(passage, second(content=TEXT, finish="stop")))
