@@ -14,6 +14,7 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8
 
 _VERSIONS: Final = frozenset({"", "0.0.1", "1.0.0"})
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_LONGEST_ACCEPT: Final = 4096
 _SLICE: Final = 1 << 16
 _PARTS: Final = 2_000
 
@@ -22,9 +23,12 @@ Told = tuple[Family, Iterable[str]]
 
 
 def wants_openmetrics(accept: Sequence[str]) -> bool:
-    """Tell whether Accept fields (RFC 9110 12.5.1) name OpenMetrics, and want the older text no more than that."""
+    """Tell whether Accept fields (RFC 9110 12.5.1) name OpenMetrics, and want the older text no more than that.
+
+    Of what is longer than any client's, the beginning counts: a head may hold four million commas.
+    """
     openmetrics, plain = 0.0, 0.0
-    for item in ",".join(accept).split(","):
+    for item in ",".join(accept)[:_LONGEST_ACCEPT].split(","):
         kind, *parameters = (part.strip().lower() for part in item.split(";"))
         named = dict(parameter.partition("=")[::2] for parameter in parameters)
         quality = _quality(named.get("q", "1"))
