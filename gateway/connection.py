@@ -18,7 +18,7 @@ from gateway.api.context import request_id_of
 from gateway.api.errors import error_response
 from gateway.capacity import Capacity
 from gateway.execution.client import SERVER, close
-from gateway.server import HANDLER_ARGS, LONGEST_FIELD
+from gateway.server import HANDLER_ARGS, LONGEST_FIELD, LONGEST_LINE
 
 ARGUMENTS: Final = {name: value for name, value in HANDLER_ARGS.items() if name != "handler_cancellation"}
 
@@ -114,7 +114,7 @@ class Connection(web.RequestHandler):
 
 def _too_long() -> web.Response:
     """Refuse a head of which a line is too long (RFC 6585 5)."""
-    text = f"the request's line or a header field is longer than {LONGEST_FIELD} bytes"
+    text = f"the request's line is longer than {LONGEST_LINE} bytes, or a header field than {LONGEST_FIELD}"
     response = error_response(431, text, code="head_too_large")
     response.force_close()
     return response

@@ -56,15 +56,17 @@ from gateway.routing.plan import Plan, plan
 from gateway.routing.selector import Selector
 from gateway.routing.succession import Succession
 
+LONGEST_LINE: Final = 8 << 10
+"""Bytes of a request's line (RFC 9112 3): aiohttp looks for each beginning of its path among what is served."""
 LONGEST_FIELD: Final = 32 << 10
-"""Bytes of a request's line, or of a header field: browsers bring the cookies of everything on their host along."""
+"""Bytes of a header field: browsers bring the cookies of everything on their host along."""
 HANDLER_ARGS: Final[Mapping[str, object]] = {
     "handler_cancellation": True,
     "auto_decompress": False,
     "access_log": None,
     "keepalive_timeout": 75.0,
     "lingering_time": 5.0,
-    "max_line_size": LONGEST_FIELD,
+    "max_line_size": LONGEST_LINE,
     "max_field_size": LONGEST_FIELD,
 }
 _RAMP_SECONDS: Final = 1.0

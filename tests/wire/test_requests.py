@@ -71,6 +71,13 @@ async def test_a_field_may_be_as_long_as_the_cookies_of_a_browser(client: RawCli
         assert (error_of(answer)["code"], await client.read_to_end()) == ("head_too_large", b"")
 
 
+@pytest.mark.parametrize(("parts", "code"), [(4_000, 404), (4_100, 431)])
+async def test_a_path_has_an_end(client: RawClient, parts: int, code: int) -> None:
+    """To find nothing at one of 32 KiB, each beginning of which is looked for, held up the loop for 80 ms."""
+    await client.send(b"GET " + b"/a" * parts + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (await client.read_answer()).status == code
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MALFORMED)
 async def test_what_is_not_http_is_refused(client: RawClient, upstream: ScriptedUpstream, name: str) -> None:
