@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference. Everything here is pure: text an
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Final, Literal, get_args
@@ -85,6 +85,9 @@ _MODEL: Final = re.compile(
     rb'[ \t\r\n]*+:[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")'
 )
 """A field called `model`, in any spelling of its letters (RFC 8259 7), whose value is text."""
+_PLAIN: Final = re.compile(rb'"model"')  # such an expression looks through a body faster than `find`
+_ESCAPED: Final = b"\\u006"
+"""How each other spelling of a letter of its begins."""
 
 Span = tuple[int, int]
 """From where to where bytes stand in a body."""
@@ -110,18 +113,34 @@ def place_of_model(body: bytes) -> Span:
 
     Raises:
         UnreplaceableModelError: `model` is missing or no text, stands at the top twice (which of the two an upstream
-            would believe is anyone's guess: RFC 8259 4), or over 10,000 fields are called so.
+            would believe is anyone's guess: RFC 8259 4), or over 10,000 fields or texts are called so.
 
     """
-    spans = [match.span(1) for match in islice(_MODEL.finditer(body), _MOST_MODELS + 1)]
-    if len(spans) > _MOST_MODELS:
+    found = [*islice(_called_so(body), _MOST_MODELS + 1)]
+    if len(found) > _MOST_MODELS:
         raise UnreplaceableModelError(f"found over {_MOST_MODELS} fields called model, expected fewer")
+    spans = [match.span(1) for match in found if match is not None]
     numbers = (b'"%d"' % number for number in range(len(spans)))
     place = int(_read_model(_spliced(body, spans, numbers)))
     if len(spans) > 1:
         alone = (b'""' if number == place else b"0" for number in range(len(spans)))
         _read_model(_spliced(body, spans, alone))
     return spans[place]
+
+
+def _called_so(body: bytes) -> Iterator[re.Match[bytes] | None]:
+    """Find the fields called `model`, in their order, and nothing for what is another thing called so.
+
+    The expression tries each quote, and a text may hold little else: nearly always the name is found without it.
+    """
+    if _ESCAPED in body:
+        yield from _MODEL.finditer(body)
+        return
+    position = 0
+    while (name := _PLAIN.search(body, position)) is not None:
+        match = _MODEL.match(body, name.start())
+        yield match
+        position = match.end() if match else name.start() + 1
 
 
 def _read_model(body: bytes) -> str:

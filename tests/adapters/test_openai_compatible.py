@@ -143,6 +143,15 @@ def test_bytes_that_are_no_text_pass_as_they_are() -> None:
     assert replace_model(b'{"\xff":1,"model":"m","a":"\xfe"}', "n") == b'{"\xff":1,"model":"n","a":"\xfe"}'
 
 
+def test_texts_called_model_are_no_fields() -> None:
+    body = b'{"a":["model","model" ],"model":"model","b":"model"}'
+    assert replace_model(body, "n") == b'{"a":["model","model" ],"model":"n","b":"model"}'
+    body = b'{"a":["model","\\u006dodel"],"mode\\u006C":"model","b":"model"}'
+    assert replace_model(body, "n") == b'{"a":["model","\\u006dodel"],"mode\\u006C":"n","b":"model"}'
+    with pytest.raises(UnreplaceableModelError, match="found over 10000 fields called model, expected fewer"):
+        replace_model(b'{"model":"m","a":[' + b'"model",' * 10_000 + b"1]}", "n")
+
+
 def test_models_without_number_are_refused_early() -> None:
     body = b'{"model":"m","a":[' + b",".join([b'{"model":"x"}'] * 10_000) + b"]}"
     with pytest.raises(UnreplaceableModelError, match="found over 10000 fields called model, expected fewer"):
