@@ -163,6 +163,24 @@ async def test_a_fault_of_ours_says_nothing(watch: Watch) -> None:
         assert await watch.finds(2) == ProbeResult()
 
 
+async def test_in_a_turn_of_the_loop_one_probe_is_told_of(watch: Watch) -> None:
+    """A thousand boxes that were lost together, each of which is a change, held up the loop for thirteen seconds."""
+    turns, told = 0, list[int]()
+    tell = watch.prober._report
+
+    def noted(endpoint: str, result: ProbeResult) -> None:
+        told.append(turns)
+        tell(endpoint, result)
+
+    watch.prober._report = noted
+    watch.prober.follow(snapshot(*(f"http://127.0.0.1:1/{number}" for number in range(20))))
+    for turns in range(100_000):  # noqa: B007 - the probes' reports tell it
+        await asyncio.sleep(0)
+        if len(told) == 20:
+            break
+    assert len(set(told)) == 20
+
+
 async def test_a_report_that_fails_is_logged_and_the_endpoint_asked_again(
     watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
