@@ -10,7 +10,8 @@ import re
 from typing import Final, NamedTuple
 
 _BOM: Final = b"\xef\xbb\xbf"
-_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_DATA: Final = re.compile(rb"data(?<![^\r\n]data)(?:: ?([^\r\n]*)|(?=[\r\n]|\Z))")
+"""A field called `data`, with its value: a line that begins so."""
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _PLAIN_END: Final = b"\n\n"
 _LONGEST_END: Final = 4
@@ -91,9 +92,5 @@ def after_field(event: bytes) -> bytes:
 
 
 def _data(text: bytes) -> bytes | None:
-    values: list[bytes] = []
-    for line in _LINE_END.split(text):
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            values.append(value.removeprefix(b" "))
+    values = _DATA.findall(text)
     return b"\n".join(values) if values else None

@@ -107,3 +107,11 @@ def test_an_event_of_one_line_is_the_same_alone_and_among_others() -> None:
         Event(b"data:  b\n\n", b" b"),
         Event(b"data: \n\n", b""),
     ]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_only_a_line_that_begins_so_is_data(end: bytes) -> None:
+    lines = [b"xdata: no", b"database: no", b"data", b"data:a", b" data: no", b"data: b:c", b"data\t: no", b"data:  d"]
+    scanner = EventScanner()
+    (raw,) = scanner.cut(end.join(lines) + end + end)
+    assert scanner.data(raw) == b"\na\nb:c\n d"
