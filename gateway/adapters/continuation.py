@@ -25,6 +25,12 @@ _FINAL: Final = {"continue_final_message": True, "add_generation_prompt": False}
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
 _FORMS: Final = ("structured_outputs", "grammar", "json_schema", "regex", "ebnf", "structural_tag")
 _GUIDED: Final = "guided_"
+_MESSAGES: Final = "messages"
+_PROMPT: Final = "prompt"
+_LARGE: Final = 1 << 16
+_MESSAGE: Final = (dict, msgspec.Raw)
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_messages: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _PROBABILITIES: Final = ("logprobs", "top_logprobs", "prompt_logprobs")
 
 
@@ -33,16 +39,32 @@ class UnreadableRequestError(ValueError):
 
 
 def decoded(body: bytes) -> dict[str, Any]:
-    """Decode a request's body.
+    """Decode a request's body, as far as it is to be looked at: what else is large stays as it is written.
 
     Raises:
         UnreadableRequestError: it is no JSON object.
 
     """
     try:
-        return msgspec.json.decode(body, type=dict[str, Any])
+        return {name: _read(name, written) for name, written in _fields.decode(body).items()}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UnreadableRequestError from None
+
+
+def _read(name: str, written: msgspec.Raw) -> object:
+    """Read a field; of large messages the last one alone."""
+    if len(written) <= _LARGE or (name == _PROMPT and _first(written) == b'"'):
+        return msgspec.json.decode(written)
+    if name != _MESSAGES or _first(written) != b"[":
+        return written
+    each = _messages.decode(written)
+    if not all(_first(message) == b"{" for message in each):
+        return written
+    return [*each[:-1], msgspec.json.decode(each[-1])]
+
+
+def _first(written: msgspec.Raw) -> bytes:
+    return memoryview(written)[:1].tobytes()
 
 
 def is_repeatable(request: Mapping[str, Any]) -> bool:
@@ -80,7 +102,7 @@ def _less(request: Mapping[str, Any], spent: int) -> dict[str, int]:
 
 
 def _completion(request: Mapping[str, Any], text: str) -> dict[str, Any] | None:
-    prompt = request.get("prompt")
+    prompt = request.get(_PROMPT)
     if not isinstance(prompt, str) or request.get("suffix"):
         return None
     return {"prompt": prompt + text}
@@ -88,8 +110,8 @@ def _completion(request: Mapping[str, Any], text: str) -> dict[str, Any] | None:
 
 def _chat(request: Mapping[str, Any], text: str, kind: str, url: str) -> dict[str, Any] | None:
     fields, marks = _asking(kind, url)
-    messages = request.get("messages")
-    if fields is None or not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+    messages = request.get(_MESSAGES)
+    if fields is None or not isinstance(messages, list) or not all(isinstance(each, _MESSAGE) for each in messages):
         return None
     last = messages[-1] if messages else {}
     if last.get("role") == "assistant" and _is_open(request, last, kind):

@@ -8,7 +8,9 @@ Reasoning is none either: what follows on it may be told as an answer. The white
 along: chat templates drop it, and tokens begin with it.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Final
 
 import msgspec
 
@@ -28,15 +30,19 @@ class BrokenStream:
     """A request whose stream broke, as it is to be asked for again. `failure` is what broke it."""
 
     def __init__(self, policy: RescuePolicy, call: Call, passage: Passage, failure: Failure) -> None:
-        """Look at the request, once."""
+        """Ask for it by this call."""
         self.failure = failure
         self._policy = policy
         self._call = call
         self._passage = passage
+
+    @cached_property
+    def _request(self) -> Mapping[str, Any]:
+        """The request, looked at once; nothing where it cannot be read."""
         try:
-            self._request = decoded(bytes(call.body))
+            return decoded(bytes(self._call.body))
         except UnreadableRequestError:
-            self._request = {}
+            return {}
 
     @property
     def can_be_rescued(self) -> bool:
