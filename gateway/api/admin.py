@@ -55,7 +55,7 @@ class Admin:
         loading = [endpoint for endpoint in unusable if self._manager.health(endpoint).state == "loading"]
         out = [f"{model}/{name}" for model, name in sorted(snapshot.out)] if snapshot else []
         state = "degraded" if unusable or out or snapshot is None else "ok"
-        down = [endpoint for endpoint in unusable if endpoint not in loading]
+        down = sorted({*unusable} - {*loading})
         more = {name: found for name, found in (("loading", loading), ("out", out)) if found}
         return _json({"status": state, "down": down, **more, "version": __version__})
 
