@@ -6,6 +6,7 @@ kept: it would push out those that tell something.
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Final, Literal
 
 from msgspec import Struct, field
@@ -16,7 +17,7 @@ from gateway.observe.render import rfc3339
 KEPT: Final = 20
 
 
-class Reading(Struct, frozen=True):
+class Reading(Struct, frozen=True, dict=True):
     """One reading: when, in seconds since the epoch, and what came of it.
 
     `generation` is the one in force after it, 0 before the first. `digest` names the files' content, where it was
@@ -30,8 +31,9 @@ class Reading(Struct, frozen=True):
     changes: Mapping[str, object] | None = None
     faults: tuple[Fault, ...] = ()
 
-    def as_dict(self) -> dict[str, object]:
-        """Give it JSON-ready; what has no value is left out."""
+    @cached_property
+    def told(self) -> Mapping[str, object]:
+        """It, JSON-ready; what has no value is left out."""
         told: dict[str, object] = {"at": rfc3339(self.at), "result": self.result, "generation": self.generation}
         faults = [fault.as_dict() for fault in self.faults]
         more = {"hash": self.digest, "changes": self.changes, "faults": faults}
@@ -52,6 +54,7 @@ class ReloadState(Struct):
     faults: tuple[Fault, ...] = ()
     notices: tuple[Fault, ...] = ()
     history: deque[Reading] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _told: Mapping[str, object] | None = None
 
     def accept(
         self,
@@ -67,24 +70,29 @@ class ReloadState(Struct):
             self.accepted = self.last = at
         if last is None or (last.digest, last.generation) != (digest, generation):  # a rejection has no digest
             self.history.append(Reading(at, "accepted", generation, digest, changes))
-        self.rejected, self.faults, self.notices = None, (), tuple(notices)
+        self.rejected, self.faults, self.notices, self._told = None, (), tuple(notices), None
 
     def reject(self, at: float, generation: int, faults: Iterable[Fault]) -> bool:
         """Note a bad reading; tells whether it says something new: with the faults of the last one it does not."""
         faults = tuple(faults)
         if self.rejected is not None and self.faults == faults:
             return False
-        self.rejected, self.faults = at, faults
+        self.rejected, self.faults, self._told = at, faults, None
         self.last = at
         self.history.append(Reading(at, "rejected", generation, faults=self.faults))
         return True
 
     def as_dict(self) -> Mapping[str, object]:
-        """Give it JSON-ready; the newest reading first."""
+        """Give it JSON-ready, the newest reading first; it is written once, for the page looks at it each second."""
+        if self._told is None:
+            self._told = self._written()
+        return self._told
+
+    def _written(self) -> Mapping[str, object]:
         return {
             "accepted_at": None if self.accepted is None else rfc3339(self.accepted),
             "rejected_at": None if self.rejected is None else rfc3339(self.rejected),
             "faults": [fault.as_dict() for fault in self.faults],
             "warnings": [notice.as_dict() for notice in self.notices],
-            "history": [reading.as_dict() for reading in reversed(self.history)],
+            "history": [reading.told for reading in reversed(self.history)],
         }
