@@ -17,6 +17,7 @@ from gateway.routing.manager import RoutingManager
 from gateway.routing.snapshot import Snapshot
 
 _SLICE: Final = 50
+"""Deployments that are described in a turn of the loop, of models in whole."""
 
 
 class Admin:
@@ -82,10 +83,12 @@ class Admin:
         return _json(answer)
 
     async def _described(self, snapshot: Snapshot) -> list[dict[str, object]]:
-        models = []
-        for place, model in enumerate(snapshot.models, 1):
+        models, some = [], 0
+        for model in snapshot.models:
             models.append(self._models.of(snapshot, model.id))
-            if place % _SLICE == 0:
+            some += len(snapshot.routes[model.id].chain)
+            if some >= _SLICE:
+                some = 0
                 await asyncio.sleep(0)
         return models
 
