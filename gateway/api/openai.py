@@ -62,10 +62,9 @@ class Peek(msgspec.Struct):
     @property
     def _prompts(self) -> int:
         """How many prompts there are: a list of numbers is one, which is written in tokens."""
-        if memoryview(self.prompt)[:1].tobytes() != b"[":
+        if _PROMPTS.match(self.prompt) is None:
             return 1
-        each = _items.decode(self.prompt)
-        return 1 if each and memoryview(each[0])[:1].tobytes().isdigit() else len(each)
+        return len(_items.decode(self.prompt))
 
     def adds_usage(self, operation: Operation) -> bool:
         """Tell whether the upstream is to be asked for the usage of a stream that the client does not ask for."""
@@ -87,6 +86,7 @@ _HALF: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(
 """Half of a character beyond U+FFFF, at the end of what was decoded: it means nothing (RFC 8259 8.2)."""
 _FIRST: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}")
 _PAIR: Final = 12
+_PROMPTS: Final = re.compile(rb"\[[ \t\r\n]*+[^ \t\r\n0-9]")
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
