@@ -99,12 +99,12 @@ _NO_MODEL: Final = re.compile(
 # Of a key or an account, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or invalid
 # Authorization header.", "User location is not supported for the API use."; xAI: "Incorrect API key provided: ...";
 # Anthropic: "Your credit balance is too low ...", "You have reached your specified API usage limits. ..."; LiteLLM:
-# "Budget has been exceeded! Current cost: ...", "... Team=..."; its "ExceededBudget: End User=..." is of a user that
-# the client named.
+# "Budget has been exceeded! Current cost: ...", "... Team=...", and of a key that is not its master's, where it has no
+# database, "No connected db."; its "ExceededBudget: End User=..." is of a user that the client named.
 _NO_KEY: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:api key (?:not valid|expired)|missing or invalid authorization|incorrect api key'
     rb"|user location is not supported|your credit balance is too low|you have reached your specified api usage limits"
-    rb"|budget has been exceeded! (?:current cost|team=))"
+    rb"|budget has been exceeded! (?:current cost|team=)|no connected db\.)"
 )
 # llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
 # ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file", of an

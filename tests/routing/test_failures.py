@@ -291,6 +291,7 @@ def test_a_403_that_is_a_page_is_a_firewalls() -> None:
         b'{"type":"error","error":{"message":"You have reached your specified API usage limits. You will ..."}}',
         b'[{"error":{"code":400,"message":"User location is not supported for the API use."}}]',
         b'{"error":{"message":"Budget has been exceeded! Current cost: 1.2, Max budget: 1.0","code":"400"}}',
+        b'{"error":{"message":"No connected db.","type":"no_db_connection","param":null,"code":"400"}}',
         b'{"error":{"message":"Budget has been exceeded! Team=t Current cost: 3000.1, Max budget: 3000.0"}}',
     ],
 )
