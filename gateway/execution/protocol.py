@@ -4,7 +4,9 @@ It leans on what aiohttp does not promise: `ResponseHandler`, its parser and `St
 """
 
 import asyncio
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ from gateway.sockets import GONE, acknowledge_within
 _NEVER_PAUSED: Final = 1 << 30
 _FITTING: Final = 1 << 14
 """How many bytes of a request a box's kernel takes, though the box reads nothing."""
+_READS: Final = 16
+_MOST_READ: Final = 1 << 16
 _FINAL: Final = 200
 _SWITCHING: Final = 101
 _timer: Final = TimerNoop()
@@ -110,6 +114,25 @@ class AnswerProtocol(ResponseHandler):
         """Make a parser for the next answer; that of the last one is no longer read."""
         self._payload = None
         super().set_response_params(**params)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Take an error; one of writing may have been told why: a box may answer, and close, before it reads all."""
+        if isinstance(exc, OSError) and self._parser is not None and self._is_amid:
+            self._read_what_came()
+        super().set_exception(exc, *cause)
+
+    def _read_what_came(self) -> None:
+        """Read what the kernel has: who writes learns of the end first."""
+        transport = self.transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return
+        with suppress(OSError, ValueError):
+            place = transport.get_extra_info("socket").fileno()
+            for _ in range(_READS):
+                data = os.read(place, _MOST_READ)
+                if not data:
+                    break
+                self.data_received(data)
 
     def is_connected(self) -> bool:
         """Tell whether a next request may be sent: it is connected, said nothing unasked, and all went well.

@@ -234,6 +234,29 @@ async def test_an_answer_that_comes_before_the_body_is_sent_passes(config: Confi
         assert (answer.status, answer.json()) == (413, {"error": "too large"})
 
 
+async def test_an_answer_is_read_though_the_rest_of_the_body_has_nowhere_to_go() -> None:
+    """As llama.cpp answers who has not its key, or comes while it loads; it was told as a lost connection."""
+    refused = b"HTTP/1.1 401 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+    def refuse() -> None:
+        connection, _ = box.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(refused)
+
+    upstream = Upstream()
+    call = Call("chat/completions", b"x" * (4 << 20), Fields({}.items()), "id")
+    with socket.create_server(("127.0.0.1", 0)) as box:
+        for _ in range(5):
+            refusing = asyncio.create_task(asyncio.to_thread(refuse))
+            url = f"http://127.0.0.1:{box.getsockname()[1]}"
+            answer = await upstream.open(deployment(url), call, connect_timeout=5)
+            assert answer.status == 401
+            answer.close()
+            await refusing
+    await upstream.close()
+
+
 def distrusted(why: str) -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_message = why
