@@ -155,17 +155,14 @@ def test_an_empty_error_is_none(error: bytes) -> None:
 
 def test_an_error_that_is_nested_as_deep_as_can_be_read_is_one() -> None:
     """To write it takes more of the stack than to read it."""
-    told = set()
     for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
         passing = stream()
         passing.feed(b'data: {"error":{"a":' + nested(depth) + b"}}\n\n")
         assert (passing.failed, passing.malformed) in {(True, 0), (False, 1)}
-        told.add(passing.error[:20])
         passing = stream()
         passing.feed(b'data: {"type":"response.completed","response":{"usage":' + nested(depth) + b"}}\n\n")
         assert (passing.done, passing.malformed) in {(True, 0), (False, 1)}
         assert passing.usage is None
-    assert len(told) > 1
 
 
 def test_an_event_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
