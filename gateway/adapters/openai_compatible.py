@@ -118,7 +118,7 @@ def place_of_model(body: bytes) -> Span:
     """
     found = [*islice(_called_so(body), _MOST_MODELS + 1)]
     if len(found) > _MOST_MODELS:
-        raise UnreplaceableModelError(f"found over {_MOST_MODELS} fields called model, expected fewer")
+        raise UnreplaceableModelError(f"found over {_MOST_MODELS} fields or texts called model, expected fewer")
     spans = [match.span(1) for match in found if match is not None]
     numbers = (b'"%d"' % number for number in range(len(spans)))
     place = int(_read_model(_spliced(body, spans, numbers)))
