@@ -2,8 +2,8 @@
 
 The first probe of an endpoint runs at once, the second at a random time within an interval, so that a thousand boxes
 are not asked in the same instant, and the further ones up to a tenth of the interval early, so that they stay apart.
-In one turn of the event loop one probe begins, or is told of: a thousand boxes that are lost together, each of which is
-a change of its own, would hold the loop for seconds.
+In one turn of the event loop one probe begins, and one is told of: a thousand boxes that are lost together, each of
+which is a change of its own, would hold the loop for seconds. What was found waits for no probe that is to begin.
 A fault of our own (no file descriptor left) says nothing about the endpoint, and ends no task.
 """
 
@@ -22,6 +22,12 @@ from gateway.routing.wordings import says_loading
 _JITTER: Final = 0.1
 _log: Final = logging.getLogger(__name__)
 _Watched = tuple[Endpoint, float, float]
+
+
+async def _turn(one: asyncio.Lock) -> None:
+    """Wait for a turn of the loop that nobody else takes for this."""
+    async with one:
+        await asyncio.sleep(0)
 
 
 class Prober:
@@ -45,7 +51,8 @@ class Prober:
         self._sleep = sleep
         self._tasks: dict[_Watched, asyncio.Task[None]] = {}
         self._followed: tuple[Mapping[str, Endpoint], float, float] = ({}, 0.0, 0.0)
-        self._one = asyncio.Lock()
+        self._begins = asyncio.Lock()
+        self._tells = asyncio.Lock()
 
     def follow(self, snapshot: Snapshot) -> None:
         """Watch this snapshot's endpoints and no others; those that did not change keep their rhythm."""
@@ -81,19 +88,14 @@ class Prober:
             await self._sleep(delay)
         early = 1.0
         while True:
-            await self._turn()
+            await _turn(self._begins)
             result = await self._probe(endpoint, timeout)
             if result is not None:
-                await self._turn()
+                await _turn(self._tells)
                 self._tell(endpoint, result)
             soon = result is not None and result.loading
             await self._sleep(LOADING_INTERVAL if soon else interval * (1 - early * self._dice()))
             early = _JITTER
-
-    async def _turn(self) -> None:
-        """Wait for a turn of the loop that is no other probe's."""
-        async with self._one:
-            await asyncio.sleep(0)
 
     def _tell(self, endpoint: Endpoint, result: ProbeResult) -> None:
         """Report what a probe found; a report that fails ends no probe."""

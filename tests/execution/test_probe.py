@@ -11,7 +11,7 @@ from gateway.execution.upstream import TRANSPORTS, Transport, Upstream
 from gateway.routing.health import ProbeResult
 from gateway.routing.snapshot import Catalogue, Clocks, Model, Route, Settings, Snapshot
 from tests.execution.support import deployment, no_descriptors
-from tests.fakes.upstream import Hang, ScriptedUpstream, Send, Step, refused_url, status
+from tests.fakes.upstream import Hang, Pause, ScriptedUpstream, Send, Step, refused_url, status
 from tests.running import until
 
 
@@ -179,6 +179,16 @@ async def test_in_a_turn_of_the_loop_one_probe_is_told_of(watch: Watch) -> None:
         if len(told) == 20:
             break
     assert len(set(told)) == 20
+
+
+async def test_what_was_found_waits_for_no_probe_that_is_to_begin(watch: Watch) -> None:
+    answers = asyncio.Event()
+    async with ScriptedUpstream([Pause(answers), Send(status(200, "OK"))]) as a:
+        watch.prober.follow(snapshot(a.url))
+        await a.arrived()
+        async with watch.prober._begins:
+            answers.set()
+            assert await watch.finds(1) == ProbeResult()
 
 
 async def test_a_report_that_fails_is_logged_and_the_endpoint_asked_again(
