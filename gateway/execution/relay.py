@@ -19,6 +19,7 @@ from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
 from gateway.execution.responses import ResponseStream
+from gateway.execution.template import Reader
 from gateway.execution.usage import TAIL, usage_in
 from gateway.routing.failures import Cause, Failure
 
@@ -28,7 +29,7 @@ _FAREWELL: Final = 1.0
 """Seconds for the end itself, after `[DONE]`."""
 
 
-class Body:
+class Body(Reader):
     """Passes any body but an event stream, as it is. Mutable: what is known of it.
 
     A JSON object that is cut short, and well framed all the same, must not end well: of one whose length was told, the
@@ -60,17 +61,6 @@ class Body:
         if self.first_content is None:
             self.first_content = self._clock()
         return chunk, True
-
-    @property
-    def known(self) -> None:
-        """There is nothing that may pass without being read."""
-
-    def took(self, events: int, size: int) -> None:
-        """Note what has passed without being read: nothing does."""
-
-    def repeated(self, _: bytes) -> int:
-        """Take no chunk without reading it."""
-        return 0
 
     @property
     def truncated(self) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 from gateway.execution.chunks import MalformedError, is_done, parsed
 from gateway.execution.outcome import Usage
 from gateway.execution.sse import EventScanner
+from gateway.execution.template import Reader
 from gateway.execution.usage import usage_of
 
 _LONGEST: Final = 32 << 20
@@ -84,7 +85,7 @@ _event: Final = msgspec.json.Decoder(_Event)
 _response: Final = msgspec.json.Decoder(_Response)
 
 
-class ResponseStream:
+class ResponseStream(Reader):
     """One client's stream of events.
 
     Mutable: `done` (what ends it came), `failed` (an error came: `error`), `size` (bytes passed), `first_content` (when
@@ -141,17 +142,6 @@ class ResponseStream:
     @property
     def lost(self) -> None:
         """There is no second stream that anything is lost by."""
-
-    @property
-    def known(self) -> None:
-        """There is nothing that may pass without being read."""
-
-    def took(self, events: int, size: int) -> None:
-        """Note what has passed without being read: nothing does."""
-
-    def repeated(self, _: bytes) -> int:
-        """Take no chunk without reading it."""
-        return 0
 
     def feed(self, chunk: bytes) -> tuple[bytes, bool]:
         """Take the next bytes; give what may go to the client, and whether content came."""
@@ -240,7 +230,7 @@ def _raw(told: object) -> msgspec.Raw:
 
 def _is_end(data: bytes) -> bool:
     try:
-        event = None if is_done(data) else _read(_event, data)
+        event = _read(_event, data)
     except MalformedError:
-        return False
-    return is_done(data) or (event is not None and event.kind in _ENDS)
+        return is_done(data)
+    return event is not None and event.kind in _ENDS

@@ -91,3 +91,20 @@ class Known(NamedTuple):
     template: Template
     kept: bytearray
     most: int
+
+
+class Reader:
+    """What an answer goes through that reads all of it: there is no template."""
+
+    __slots__ = ()
+
+    @property
+    def known(self) -> None:
+        """There is nothing that may pass without being read."""
+
+    def took(self, events: int, size: int) -> None:
+        """Note what has passed without being read: nothing does."""
+
+    def repeated(self, _: bytes) -> int:
+        """Take no chunk without reading it."""
+        return 0
