@@ -23,7 +23,7 @@ from gateway.execution.answer import BODILESS, Answer, AttemptFailedError
 from gateway.execution.chunks import Choice
 from gateway.execution.outcome import Usage
 from gateway.execution.passage import Passage
-from gateway.execution.responses import ResponseStream
+from gateway.execution.relay import Stream
 from gateway.execution.usage import TAIL, usage_in, usage_of
 from gateway.routing.failures import Cause, Failure, error_failure
 
@@ -96,9 +96,7 @@ def at_once(answer: Answer) -> Whole | None:
     return None if body is None else _looked_at(body)
 
 
-async def hold(
-    answer: Answer, came: Callable[[], None], passage: Callable[[], Passage | ResponseStream] | None = None
-) -> bytes | Whole:
+async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], Stream] | None = None) -> bytes | Whole:
     """Read an answer's beginning until it is worth committing to, and give it; nothing else has been read then.
 
     `came` is called with each part of a JSON body but the last: its first byte is its content, and what follows is only
@@ -134,7 +132,7 @@ async def _something(answer: Answer) -> bytes:
     return first
 
 
-async def _first_content(answer: Answer, passage: Passage | ResponseStream | None) -> bytes:
+async def _first_content(answer: Answer, passage: Stream | None) -> bytes:
     held = bytearray()
     size = 0
     looked = passage or Passage(time.monotonic, keeps=False, learns=False)
