@@ -273,6 +273,21 @@ async def test_what_breaks_after_it_is_not_carried_on(
         assert (outcome.failure, outcome.rescue, b.requests) == (failure, None, [])
 
 
+@pytest.mark.parametrize("before", [OPENING, OPENING + DELTA])
+async def test_our_key_in_an_error_is_masked(config: Config, before: bytes) -> None:
+    failed = of_response("response.failed", error={"code": "server_error", "message": "no GPU for sk-canary-0123"})
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(before + failed) + last_chunk())]) as a,
+        running(config, {"m": {"a": {"base_url": a.url, "api_key": "sk-canary-0123"}}}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask().replace(b"HTTP/1.1", b"HTTP/1.1\r\nConnection: close"))
+        told = await client.read_to_end()
+        assert (b"no GPU for ***" in told, b"sk-canary" in told) == (True, False)
+        await gate.outcome()
+        assert "GPU" not in json.dumps(await gate.log())
+
+
 async def test_a_complete_stream_that_is_left_open_is_ended(config: Config) -> None:
     async with (
         ScriptedUpstream([Send(sse_head() + chunk(WHOLE)), SILENCE]) as a,
