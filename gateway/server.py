@@ -25,6 +25,7 @@ from gateway.api.openai import Limits, OpenAI
 from gateway.api.page import Page
 from gateway.api.plan import plan_routes
 from gateway.api.stats import Stats
+from gateway.changes import Changes
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import parse
@@ -32,7 +33,6 @@ from gateway.config.shown import dotted
 from gateway.config.sources import ConfigFiles, Sources
 from gateway.execution.executor import Executor
 from gateway.execution.outbox import Outbox
-from gateway.execution.probe import Prober
 from gateway.execution.upstream import Transport, Upstream
 from gateway.heap import building
 from gateway.observe.board import Board
@@ -50,8 +50,7 @@ from gateway.observe.sink import LogSink
 from gateway.observe.tracing import Tracing
 from gateway.observe.traffic import Traffic
 from gateway.reload import Reloader
-from gateway.routing.health import ProbeResult
-from gateway.routing.manager import BreakerChange, Change, HealthChange, RoutingManager
+from gateway.routing.manager import RoutingManager
 from gateway.routing.plan import Plan, plan
 from gateway.routing.selector import Selector
 from gateway.routing.succession import Succession
@@ -69,7 +68,6 @@ HANDLER_ARGS: Final[Mapping[str, object]] = {
     "max_line_size": LONGEST_LINE,
     "max_field_size": LONGEST_FIELD,
 }
-_RAMP_SECONDS: Final = 1.0
 _QUIET_SECONDS: Final = 5.0
 _SLICE: Final = 50
 _FLUSH_SECONDS: Final = 2.0
@@ -169,12 +167,19 @@ class Gateway:
         self.selector = Selector(random.random)
         self.outbox = Outbox()
         self.upstream = Upstream(transport=options.transport, outbox=self.outbox)
+        self.changes = Changes(
+            manager=self.manager,
+            selector=self.selector,
+            upstream=self.upstream,
+            log=self.log,
+            probed=self.metrics.probed,
+        )
         self.executor = Executor(
             upstream=self.upstream,
             selector=self.selector,
             manager=self.manager,
             observers=(self.request_log.record, self.feed.put, *self.tracing.observers),
-            changed=self._changed,
+            changed=self.changes.follow,
             clock=time.monotonic,
             dice=random.random,
         )
@@ -190,13 +195,11 @@ class Gateway:
                 money=self.costs.money,
             )
         )
-        self.prober = Prober(self.upstream, self._probed, random.random)
         self.reloader: Reloader[_Built] = Reloader(
             self.files, build=self._build, adopt=self._adopt, reject=self._reject, notice=self._notice
         )
         self._following: asyncio.Task[None] | None = None
         self._release_stdlib: Callable[[], None] | None = None
-        self._ramp: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
 
     @property
@@ -239,11 +242,10 @@ class Gateway:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-        await self.prober.close()  # what a probe finds may begin a slow start
-        for task in (self._ramp, self._tidying):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self.changes.close()
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
         self.metrics.lag.stop()
         await self.upstream.close()
         await self.tracing.close(_FLUSH_SECONDS)
@@ -291,9 +293,8 @@ class Gateway:
             self._warn(each for each in built.notices if (each.file, each.path, each.message) not in known)
             return
         self.feed.settle()  # what ended before counts as before
-        self.selector.adopt(snapshot)
         self.executor.forget(ready.succession.others)
-        self.prober.follow(snapshot)
+        self.changes.adopt(snapshot)
         self.traffic.rebase()
         self.live.rebase(snapshot.generation)
         self.costs.adopt(snapshot)
@@ -332,25 +333,6 @@ class Gateway:
     def _notice(self, event: str, fields: Mapping[str, object]) -> None:
         self.log.warning(event, **fields)
 
-    def _probed(self, endpoint: str, result: ProbeResult) -> None:
-        self.metrics.probed(endpoint, result)
-        change = self.manager.probed(endpoint, result, time.time())
-        if change is not None:
-            self._changed(change)
-
-    def _changed(self, change: Change) -> None:
-        """Follow a change of health or of a breaker, and tell of it."""
-        snapshot = self.manager.snapshot
-        revision = snapshot.revision if snapshot else 0
-        if snapshot is not None:
-            self.selector.adopt(snapshot)
-        if isinstance(change, HealthChange):
-            self._tell_health(change, revision)
-        else:
-            self._tell_breaker(change, revision)
-        if self.manager.ramping and self._ramp is None:
-            self._ramp = asyncio.create_task(self._ramped(), name="slow start")
-
     def _restart_tidying(self, old: Plan | None) -> None:
         if self._tidying is not None:
             self._tidying.cancel()
@@ -370,43 +352,6 @@ class Gateway:
             seen = self.live.number
             await asyncio.sleep(_QUIET_SECONDS)
         self.tidy(idle=True)
-
-    async def _ramped(self) -> None:
-        """Give deployments that are back their part step by step."""
-        try:
-            while self.manager.ramping:
-                await asyncio.sleep(_RAMP_SECONDS)
-                for change in self.manager.tick(time.monotonic()):
-                    self._changed(change)
-        finally:
-            self._ramp = None
-
-    def _tell_health(self, change: HealthChange, revision: int) -> None:
-        say = self.log.info if change.new.usable else self.log.warning
-        if change.new.state == "loading":
-            self.prober.hurry(change.endpoint)
-        said = {"reason": change.new.reason, "problem": change.problem}
-        say(
-            "health.changed",
-            endpoint=change.endpoint,
-            was=change.old.state,
-            now=change.new.state,
-            revision=revision,
-            **{name: text for name, text in said.items() if text},
-        )
-
-    def _tell_breaker(self, change: BreakerChange, revision: int) -> None:
-        say = self.log.error if change.lasting else self.log.warning if change.new == "open" else self.log.info
-        said = {"reason": change.reason, "problem": change.problem}
-        say(
-            "breaker.changed",
-            model=change.deployment.model,
-            deployment=change.deployment.name,
-            was=change.old,
-            now=change.new,
-            revision=revision,
-            **{name: text for name, text in said.items() if text},
-        )
 
 
 class _Epoch:

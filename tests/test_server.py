@@ -407,7 +407,8 @@ async def test_a_last_probe_leaves_no_slow_start_behind(door: OpenDoor, config: 
     share(config, boxes, health_check=60)
     opened = await door(Options(config.path, environ={}))
     gateway = opened.gateway
-    manager, prober = gateway.manager, gateway.prober
+    manager, changes = gateway.manager, gateway.changes
+    prober = changes.prober
     assert manager.snapshot is not None
     back, other = manager.snapshot.deployments[:2]
     while (opens := manager.failed(back, Failure(Cause.SERVER_ERROR), time.monotonic())) is None:
@@ -415,12 +416,12 @@ async def test_a_last_probe_leaves_no_slow_start_behind(door: OpenDoor, config: 
     closes = manager.succeeded(back, time.monotonic())
     assert closes is not None
     for change in (opens, closes):
-        gateway._changed(change)
-    assert gateway._ramp is not None
+        changes.follow(change)
+    assert changes._ramp is not None
     stop = prober.close
 
     async def closed() -> None:
-        gateway._probed(other.endpoint.identity, ProbeResult("status 500"))
+        changes.probed(other.endpoint.identity, ProbeResult("status 500"))
         await stop()
 
     prober.close = closed  # type: ignore[method-assign] # a probe ends in the last moment
