@@ -274,7 +274,8 @@ class Gateway:
             self.metrics.prepare(made.catalogue)
         place, deployments = made.settings.ledger.place, made.catalogue.deployments.values()
         keys = frozenset(each.key.get_secret_value() for each in deployments if each.key)
-        secrets = keys | (place.secrets() if place else frozenset())
+        clients = made.settings.clients.secrets() if made.settings.clients else frozenset()
+        secrets = keys | clients | (place.secrets() if place else frozenset())
         self.sink.prepare_secrets(secrets)
         return _Built(succession, secrets)
 

@@ -19,6 +19,8 @@ _TYPES: Final = {
     503: "service_unavailable_error",
     504: "upstream_error",
 }
+_TELLING: Final = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
+"""What a refusal says beside its message (RFC 9110 11.6.1, 15.6.4)."""
 _SHOWN: Final = 100
 _COMPARED: Final = 200
 _ALIKE: Final = 3
@@ -50,8 +52,8 @@ def error_response(
 
 
 def refusal(error: RequestError) -> web.Response:
-    """Answer a request that is refused; a 503 says when to ask again (RFC 9110 15.6.4)."""
-    headers = {"Retry-After": "1"} if error.status == 503 else None  # noqa: PLR2004 - as it says
+    """Answer a request that is refused."""
+    headers = _TELLING.get(error.status)
     return error_response(error.status, error.message, code=error.code, param=error.param, headers=headers)
 
 

@@ -13,11 +13,13 @@ from typing import Final
 
 import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.hdrs import AUTHORIZATION
 from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.adapters.edited import LARGE
 from gateway.adapters.openai_compatible import OPERATIONS, Operation, UnreplaceableModelError
+from gateway.api.access import admitted
 from gateway.api.context import GENERATION, REQUEST_ID, check_framing
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.api.turns import Turns
@@ -34,6 +36,7 @@ from gateway.routing.snapshot import Model, Snapshot
 JSON: Final = "application/json"
 _FORWARDED: Final = ("Accept",)
 _TRACE: Final = ("traceparent", "tracestate")
+_KEPT: Final = (*_TRACE, AUTHORIZATION)
 _GRACE: Final = 30.0
 _MOST_DIGITS: Final = 9
 _SLOWEST: Final = 16_384
@@ -103,7 +106,7 @@ class Asked(msgspec.Struct, eq=False):
     Its `body` is there, too, and then its head was looked at; or it is still to be read. `fields` pass to an upstream,
     where they are known.
 
-    Mutable: what is forgotten once it has been read.
+    Mutable: what is forgotten once it has been read, and the `client_name`, once its key is known.
     """
 
     operation: Operation
@@ -114,6 +117,7 @@ class Asked(msgspec.Struct, eq=False):
     body: bytes | None = None
     length: int = 0
     fields: Fields | None = None
+    client_name: str | None = None
 
     def __repr__(self) -> str:
         return f"<{self.operation} {self.request_id}>"
@@ -175,6 +179,7 @@ class OpenAI:
             raise web.HTTPExpectationFailed
         with suppress(RequestError, ConnectionError):  # who left is noticed when the body is read
             check_framing(request)
+            admitted(request.headers, self._manager.snapshot)
             _check_head(request.headers, _kind(request), _length(request), self._limits.body)
             if request.version == HttpVersion11:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -214,6 +219,7 @@ class OpenAI:
         try:
             if turn is not None:
                 await turn
+            asked.client_name = admitted(asked.headers, self._manager.snapshot)
             body = asked.body
             if body is None or len(body) > self._limits.body:
                 _check_head(asked.headers, asked.kind, asked.length, self._limits.body)
@@ -236,7 +242,7 @@ class OpenAI:
         del body
         is_stream = peek.stream is True
         adds_usage, choices = (peek.adds_usage(asked.operation), peek.choices) if is_stream else (False, 1)
-        ask = Ask(asked.request_id, peek.model, is_stream, call, adds_usage, trace, choices)
+        ask = Ask(asked.request_id, peek.model, is_stream, call, adds_usage, trace, choices, asked.client_name)
         try:
             unanswered = await self._executor.run(ask, snapshot, route, client)
         except ClientLeftError:
@@ -260,10 +266,15 @@ class OpenAI:
             raise RequestError(503, "the gateway has no valid configuration yet", code="no_configuration")
         return snapshot
 
-    async def list_models(self, request: web.Request) -> web.Response:
-        """Answer `GET /v1/models`; the body is made once a generation."""
+    def _shown_to(self, request: web.Request) -> Snapshot:
         snapshot = self._snapshot()
         request[GENERATION] = snapshot.generation
+        admitted(request.headers, snapshot)
+        return snapshot
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        """Answer `GET /v1/models`; the body is made once a generation."""
+        snapshot = self._shown_to(request)
         if self._listed[0] != snapshot.generation:
             data = [self._model(model) for model in snapshot.models]
             self._listed = (snapshot.generation, _json({"object": "list", "data": data}))
@@ -271,8 +282,7 @@ class OpenAI:
 
     async def show_model(self, request: web.Request) -> web.Response:
         """Answer `GET /v1/models/{id}`, an alias included."""
-        snapshot = self._snapshot()
-        request[GENERATION] = snapshot.generation
+        snapshot = self._shown_to(request)
         name = request.match_info["id"]
         route = snapshot.routes.get(name)
         if route is None:
@@ -308,6 +318,7 @@ def _refused(  # noqa: PLR0917 - what is known of it
         duration=(time.monotonic() - began) * 1000,
         failure=failure,
         trace=trace,
+        client_name=asked.client_name,
     )
 
 
@@ -317,7 +328,7 @@ def _json(value: object) -> bytes:
 
 def kept(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
     """Give what is needed of a head when another one says the same."""
-    return CIMultiDictProxy(CIMultiDict((name, value) for name in _TRACE for value in headers.getall(name, ())))
+    return CIMultiDictProxy(CIMultiDict((name, value) for name in _KEPT for value in headers.getall(name, ())))
 
 
 def _kind(request: web.Request) -> str:

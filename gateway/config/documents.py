@@ -7,7 +7,7 @@ field takes its default.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from gateway.config.fields import (
     Attempts,
     BaseUrl,
+    ClientKey,
     Count,
     Days,
     Failures,
@@ -28,6 +29,7 @@ from gateway.config.fields import (
     Pricing,
     Prose,
     Share,
+    Some,
     Text,
     Texts,
     Timeout,
@@ -204,6 +206,13 @@ class LedgerEntry(Document):
     retention_days: Days = Field(30.0, description="Days until a row is deleted. 0: none is.")
 
 
+class ClientEntry(Document):
+    """One who may ask."""
+
+    name: Text = Field(description="Its name in the log.")
+    api_key: ClientKey = Field(description="The key that it sends as Authorization: Bearer. Write it as ${VARIABLE}.")
+
+
 class Retries(Document):
     """What bounds the attempts of a request, and the second tries of a model's requests."""
 
@@ -244,5 +253,8 @@ class RoutingDocument(Document):
     )
     logging: Logging = Field(default_factory=Logging, description="Where the log goes, and how much of it.")
     ledger: LedgerEntry = Field(default_factory=LedgerEntry, description="Where a row is kept of each request.")
+    clients: Annotated[tuple[ClientEntry, ...] | None, Some] = Field(
+        None, min_length=1, description="Who may ask for models. Default: whoever reaches the port."
+    )
     local_deployment: tuple[SplitEntry, ...] = Field((), description="Who is local.")
     remote_deployment: tuple[SplitEntry, ...] = Field((), description="Who is remote.")

@@ -108,6 +108,18 @@ def _key(value: object) -> object:
     return SecretStr(str(value))
 
 
+def _client_key(value: object) -> object:
+    """Make a secret of a key that has to be there: without one, anybody would be that client."""
+    if isinstance(value, Interpolated) and not value:
+        return Unset(value.variables[0])
+    return _key(value) or _refuse_unseen("found no key, expected the one that this client sends")
+
+
+def _some(value: object) -> object:
+    """Refuse nothing, where it could be meant as none, and would be taken for all."""
+    return _refuse("at least one entry, or leave it out") if value is None or is_nothing(value) else value
+
+
 def _base_url(value: object) -> object:
     """Check a base URL (RFC 3986, RFC 9110 4.2); it is kept as it was written."""
     if isinstance(value, Unset):
@@ -207,6 +219,10 @@ BaseUrl = Annotated[
 Key = Annotated[
     SecretStr | Unset | None, PlainValidator(_key), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})
 ]
+ClientKey = Annotated[
+    SecretStr | Unset, PlainValidator(_client_key), WithJsonSchema({"type": "string", "minLength": 1})
+]
+Some = BeforeValidator(_some)
 LedgerPlace = Annotated[
     Place | None,
     PlainValidator(_ledger_place),

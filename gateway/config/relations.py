@@ -19,6 +19,7 @@ _CHECKS: Final[Path] = ("health_check",)
 _OFTEN: Final = 0.1
 _HOLD: Final[Path] = ("breaker", "hold")
 _LONGEST_HOLD: Final[Path] = ("breaker", "longest_hold")
+_CLIENTS: Final = "clients"
 
 
 def unrelated(tree: Tree) -> Iterator[Fault]:
@@ -28,6 +29,7 @@ def unrelated(tree: Tree) -> Iterator[Fault]:
         told = f"found {shown(connect, _CONNECT)} beside a timeout of {shown(short, ('timeout',))}"
         yield tree.fault(_CONNECT, f"{told}, expected one of the two: they are the same")
     yield from _holds(tree)
+    yield from _same_clients(tree)
 
 
 def odd_checks(tree: Tree) -> Iterator[Fault]:
@@ -56,6 +58,18 @@ def _holds(tree: Tree) -> Iterator[Fault]:
     else:
         than = f"{first:g}" if hold is None else shown(hold, _HOLD)
         yield tree.fault(_LONGEST_HOLD, f"found {shown(longest, _LONGEST_HOLD)}, expected at least the hold of {than}")
+
+
+def _same_clients(tree: Tree) -> Iterator[Fault]:
+    """Give a fault for each client that has the name or the key of another one."""
+    entries = _given(tree, (_CLIENTS,))
+    for part, called in (("name", "name"), ("api_key", "key")):
+        known: dict[str, int] = {}
+        for position in range(len(entries) if isinstance(entries, list) else 0):
+            path = (_CLIENTS, position, part)
+            value = _given(tree, path)
+            if isinstance(value, str) and known.setdefault(value, position) != position:
+                yield tree.fault(path, f"found the {called} of clients[{known[value]}], expected one of its own")
 
 
 def _given(tree: Tree, path: Path) -> object:

@@ -58,6 +58,7 @@ class Outcome(Struct, frozen=True, gc=False):
     answered is not the one drawn first. Times are in milliseconds: `first_content` from the request's arrival to the
     answer's first content. `usage` is what the client's answer took; `lost` is what broken streams took beyond it.
     `malformed_events` were left out of a stream. `trace` is the request's place in a trace, where requests are traced.
+    `client_name` is the client's, where clients need a key.
     """
 
     request_id: str
@@ -78,6 +79,7 @@ class Outcome(Struct, frozen=True, gc=False):
     lost: Usage | None = None
     malformed_events: int = 0
     trace: Trace | None = None
+    client_name: str | None = None
 
     @property
     def answered(self) -> Attempt | None:

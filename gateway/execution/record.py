@@ -30,7 +30,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a client asked for.
 
     `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for. `trace`: where
-    requests are traced. `choices`: how many a stream will have, 0 where that is not known.
+    requests are traced. `choices`: how many a stream will have, 0 where that is not known. `client_name`: whose key was
+    sent, where one is needed.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     adds_usage: bool = False
     trace: Trace | None = None
     choices: int = 1
+    client_name: str | None = None
 
 
 class Unanswered(msgspec.Struct, frozen=True):
@@ -190,4 +192,5 @@ class Record(msgspec.Struct):
             passing.lost,
             passing.malformed,
             self.ask.trace,
+            self.ask.client_name,
         )

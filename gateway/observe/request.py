@@ -46,6 +46,7 @@ class RequestLine(Struct, gc=False, omit_defaults=True):
     event: str
     request_id: str
     operation: str
+    client: str | None = None
     model: str | None = None
     served_model: str | None = None
     status: int | None = None
@@ -82,6 +83,7 @@ def request_line(ended: Ended, time: str) -> RequestLine:
         "request",
         outcome.request_id,
         outcome.operation,
+        outcome.client_name,
         outcome.model[:_LONGEST_NAME] or None,
         None if served == outcome.model else served,
         outcome.status,

@@ -1,6 +1,6 @@
 """What a new configuration changes: for the log and `/routing` after a save, for `gateway check --diff` before it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -60,7 +60,12 @@ class Diff:
         return {part: parts[part] for part in PARTS if part in parts}
 
 
-def diff(old: Outline | None, new: Outline, other_keys: frozenset[Identity] = frozenset()) -> Diff:
+def diff(
+    old: Outline | None,
+    new: Outline,
+    other_keys: frozenset[Identity] = frozenset(),
+    rekeyed_clients: Iterable[str] = (),
+) -> Diff:
     """Compare the last configuration, if there was one, with the new one; `other_keys` are deployments `rekeyed`.
 
     Outlines know no keys. Where those are not known, a key that comes or goes is told, and one that changes is not.
@@ -80,6 +85,7 @@ def diff(old: Outline | None, new: Outline, other_keys: frozenset[Identity] = fr
             changes.append(Change("models_removed", model=id_))
             changes += (Change("deployments_removed", "", id_, gone.name) for gone in model.deployments)
     changes += _settings(old, new) if old else ()
+    changes += (Change("settings", f"clients: the key of {name} changed") for name in rekeyed_clients)
     return Diff(tuple(changes))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.routing.clients import Clients
 from gateway.routing.snapshot import Clocks, Deployment, Group, Inactive, Model, RescuePolicy, Route, Settings
 
 
@@ -83,6 +84,7 @@ _WRITTEN: Final[Mapping[str, Callable[[Settings], object]]] = {
 } | {
     "ledger.url": lambda settings: settings.ledger.place and str(settings.ledger.place),
     "ledger.retention_days": lambda settings: settings.ledger.retention_days,
+    "clients": lambda settings: _named(settings.clients),
 }
 """The settings by what they are called in routing.yaml."""
 
@@ -132,6 +134,10 @@ def _deployment(deployment: Deployment, weight: float) -> DeploymentOutline:
         pricing="unknown" if deployment.prices is None else str(deployment.prices),
         has_key=deployment.key is not None,
     )
+
+
+def _named(clients: Clients | None) -> str:
+    return "everybody" if clients is None else ", ".join(clients.names) or "nobody"
 
 
 def _plain(values: Mapping[str, object]) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from gateway.config.fields import is_nothing
 from gateway.config.load import Loaded
 from gateway.config.shown import Path, is_secret
 from gateway.config.strict_yaml import Broken
+from gateway.routing.clients import Clients, waiting
 from gateway.routing.contract import ResolvedStrategy, resolve
 from gateway.routing.matching import Matched, match
 from gateway.routing.outline import Outline, outline
@@ -98,6 +99,7 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     configured = _configured(strategy, matched, shapes, loaded, faults)
     if faults:
         raise ConfigError(_in_order(faults))
+    notices = [*matched.notices, *(loaded.fault("routing", *each) for each in waiting(routing.clients or ()))]
     settings = _settings(routing, split=loaded.routing is not None)
     models = tuple(Model(entry.id, entry.aliases, entry.metadata()) for entry in loaded.models.models)
     routes = _healthy(loaded.models, routing, strategy, configured, shapes)
@@ -113,7 +115,7 @@ def plan(loaded: Loaded, digest: str) -> Plan:
         configured=MappingProxyType(configured),
         routes=MappingProxyType(dict(catalogue.named(routes))),
         inactive=matched.inactive,
-        notices=(*loaded.notices, *_in_order(matched.notices)),
+        notices=(*loaded.notices, *_in_order(notices)),
         outline=outline(models, routes, matched.inactive, settings),
     )
 
@@ -245,6 +247,7 @@ def _settings(routing: RoutingDocument, *, split: bool) -> Settings:
         log_output=routing.logging.output,
         log_level=routing.logging.level,
         ledger=LedgerSettings(routing.ledger.url, routing.ledger.retention_days),
+        clients=Clients.of(routing.clients),
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from gateway.adapters.openai_compatible import Operation
 from gateway.config.ledger_place import Place
+from gateway.routing.clients import Clients
 from gateway.routing.pricing import Prices
 
 Group = Literal["local", "remote", "unlisted"]
@@ -198,7 +199,7 @@ class Settings(msgspec.Struct, frozen=True):
     `parameters` are to be shown: frozen JSON, what came out of a variable as the variable's name. `split` tells whether
     there is a routing.yaml. Times are in seconds; a health interval of 0 means no active checks. `clocks` are those of
     the models that have none of their own. `retry_ratio` is the share of a model's requests that may be tried again
-    where they failed.
+    where they failed. `clients` are those who may ask; None: everybody.
     """
 
     strategy: str = "fixed"
@@ -214,6 +215,7 @@ class Settings(msgspec.Struct, frozen=True):
     log_output: str = "stdout"
     log_level: str = "info"
     ledger: LedgerSettings = LedgerSettings()
+    clients: Clients | None = None
 
     @property
     def probe_timeout(self) -> float:

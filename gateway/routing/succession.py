@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from msgspec import Struct, structs
 
+from gateway.routing import clients
 from gateway.routing.breakers import strangers
 from gateway.routing.diff import Diff, diff, rekeyed, same
 from gateway.routing.plan import Plan
@@ -36,7 +37,13 @@ class Succession(Struct, frozen=True):
             return cls(old, new, None)
         new = _sharing(old, new)
         before, now = old.catalogue.deployments, new.catalogue.deployments
-        return cls(old, new, diff(old.outline, new.outline, rekeyed(before, now)), strangers(before, now))
+        changes = diff(
+            old.outline,
+            new.outline,
+            rekeyed(before, now),
+            clients.rekeyed(old.settings.clients, new.settings.clients),
+        )
+        return cls(old, new, changes, strangers(before, now))
 
 
 def _sharing(old: Plan, new: Plan) -> Plan:

@@ -163,8 +163,8 @@ def test_keys_are_not_interpolated() -> None:
     assert faults(routing="local_deployment:\n${KEY}: 1\n", environ={"KEY": "timeout"}) == [
         (
             "config/routing.yaml:2:1: ['${KEY}']: unknown key '${KEY}', expected one of routing_strategy, "
-            "routing_parameter, timeout, timeouts, retries, breaker, health_check, logging, ledger, local_deployment, "
-            "remote_deployment"
+            "routing_parameter, timeout, timeouts, retries, breaker, health_check, logging, ledger, clients, "
+            "local_deployment, remote_deployment"
         )
     ]
 

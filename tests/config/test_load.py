@@ -81,7 +81,8 @@ def test_all_faults_of_both_files_come_at_once_in_the_order_of_the_files() -> No
         ),
         (
             "config/routing.yaml:5:1: foo: unknown key 'foo', expected one of routing_strategy, routing_parameter, "
-            "timeout, timeouts, retries, breaker, health_check, logging, ledger, local_deployment, remote_deployment"
+            "timeout, timeouts, retries, breaker, health_check, logging, ledger, clients, local_deployment, "
+            "remote_deployment"
         ),
         "config/routing.yaml:6:1: foo: found the key a second time, expected it once: the first is in line 5",
     ]

@@ -29,6 +29,18 @@ from tests.config.loading import faults, load
             "breaker: {hold: '${H}', longest_hold: 10}",
             "config/routing.yaml:1:39: breaker.longest_hold: found 10, expected at least the hold of the value of ${H}",
         ),
+        (
+            "clients: [{name: a, api_key: canary}, {name: b, api_key: canary}]",
+            "config/routing.yaml:1:58: clients[1].api_key: found the key of clients[0], expected one of its own",
+        ),
+        (
+            "clients: [{name: a, api_key: canary}, {name: b, api_key: other}, {name: a, api_key: '${H}'}]",
+            "config/routing.yaml:1:73: clients[2].name: found the name of clients[0], expected one of its own",
+        ),
+        (
+            "clients: [{name: a, api_key: '${H}'}, {name: b, api_key: '${H}'}]",
+            "config/routing.yaml:1:58: clients[1].api_key: found the key of clients[0], expected one of its own",
+        ),
     ],
 )
 def test_two_values_that_do_not_go_together_are_a_fault(routing: str, message: str) -> None:

@@ -33,6 +33,7 @@ def request_record() -> dict[str, Any]:
         usage=Usage(1, 1, 1, 1),
         lost=Usage(1, 1),
         malformed_events=1,
+        client_name="alice",
         failure="broken",
     )
     RequestLog(make_logger(sink, "info")).record(outcome)

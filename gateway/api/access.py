@@ -1,0 +1,28 @@
+"""Who may ask for models: clients send their key as a bearer token (RFC 6750 2.1), as OpenAI's do."""
+
+from collections.abc import Mapping
+
+from aiohttp.hdrs import AUTHORIZATION
+
+from gateway.api.errors import RequestError
+from gateway.routing.snapshot import Snapshot
+
+_SCHEME = "bearer "
+
+
+def admitted(headers: Mapping[str, str], snapshot: Snapshot | None) -> str | None:
+    """Name the client that asks, where clients need a key.
+
+    Raises:
+        RequestError: 401 without a key, or with one that is not known (RFC 9110 15.5.2).
+
+    """
+    clients = snapshot.settings.clients if snapshot is not None else None
+    if clients is None:
+        return None
+    told = headers.get(AUTHORIZATION, "")
+    name = clients.name_of(told[len(_SCHEME) :].strip()) if told[: len(_SCHEME)].lower() == _SCHEME else None
+    if name is None:
+        message = "the API key is not known here" if told else "no API key was sent, expected Authorization: Bearer KEY"
+        raise RequestError(401, message, code="invalid_api_key")
+    return name
