@@ -72,6 +72,11 @@ class Timeouts(Document):
     first_token: Interval | None = Field(
         None, description="From the request's last byte to the answer's first content. Default: 120."
     )
+    answer: Interval | None = Field(
+        None,
+        description="The same where the answer is not streamed, which is silent until it is whole. "
+        "Default: first_token where that is set, else 600.",
+    )
     idle: Interval | None = Field(None, description="From one content of a stream to the next. Default: 120.")
     total: Interval | None = Field(None, description="The whole request, all its attempts together. Default: 0.")
 

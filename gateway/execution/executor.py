@@ -6,7 +6,7 @@ After it, a stream that breaks is carried on where it can be (`rescue`): the wal
 says is joined to what the client has. Everything else ends visibly broken. What each attempt came to is told to the
 breakers. Whatever happens, one Outcome is left and handed to the observers.
 
-Four clocks run: `connect` and `first_token` (`opening`), `idle` between contents, `total` over everything.
+Five clocks run: `connect`, and `first_token` or `answer` (`opening`), `idle` between contents, `total` over everything.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """An attempt up to the commit point: open the upstream, and hold back until something is worth committing to.
 
-Two clocks run here: `connect` until a connection is there, and `first_token` from the request's last byte to the first
-content. Once the first byte of a JSON body is there, what follows is only slow: then it is `idle` that runs.
+Two clocks run here: `connect` until a connection is there, and from the request's last byte to the first content
+`first_token`, or `answer` where no stream is asked for. Once the first byte of a JSON body is there, what follows is
+only slow: then it is `idle` that runs.
 """
 
 from collections.abc import Awaitable
@@ -86,7 +87,12 @@ class Opening(Exchange):
 
     def sent(self) -> None:
         """Begin to wait for the first content."""
-        self.record.deadline.after(self.this.clocks.first_token)
+        self.record.deadline.after(self._patience)
+
+    @property
+    def _patience(self) -> float:
+        clocks = self.this.clocks
+        return clocks.first_token if self.record.ask.stream else clocks.answer
 
     def _came(self) -> None:
         self.came_some = True
@@ -96,7 +102,7 @@ class Opening(Exchange):
         clocks = self.this.clocks
         if self.came_some:
             return Failure(Cause.STALLED, f"nothing more of the body for {clocks.idle:g} s")
-        return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {clocks.first_token:g} s")
+        return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {self._patience:g} s")
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
         """Keep an error that came in an answer's place, for what the client may be told."""

@@ -67,6 +67,7 @@ _WRITTEN: Final[Mapping[str, Callable[[Settings], object]]] = {
         "routing_strategy": "strategy",
         "timeout": "clocks.connect",
         "timeouts.first_token": "clocks.first_token",
+        "timeouts.answer": "clocks.answer",
         "timeouts.idle": "clocks.idle",
         "timeouts.total": "clocks.total",
         "retries.attempts": "bounds.attempts",

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
 
-from msgspec import structs
-
 from gateway.config.documents import ModelsDocument, RoutingDocument, Timeouts
 from gateway.config.environment import Interpolated
 from gateway.config.faults import ConfigError, Fault
@@ -202,8 +200,8 @@ def _healthy(
         pattern = patterns.get(shape)
         if pattern is None:
             pattern = patterns[shape] = Pattern.of(strategy.selection, weights, weights, ())
-        own = _with(clocks, entry.timeouts), fallbacks[entry.id], entry.rescue
-        routes[entry.id] = pattern.route(entry.id, tuple(weights), *own)
+        own = _clocks(routing, entry.timeouts) if entry.timeouts.model_fields_set else clocks
+        routes[entry.id] = pattern.route(entry.id, tuple(weights), own, fallbacks[entry.id], entry.rescue)
     return routes
 
 
@@ -221,14 +219,12 @@ def _fallbacks(models: ModelsDocument) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-def _clocks(routing: RoutingDocument) -> Clocks:
-    connect = routing.timeout if routing.timeouts.connect is None else routing.timeouts.connect
-    return _with(Clocks(connect=connect), routing.timeouts)
-
-
-def _with(clocks: Clocks, timeouts: Timeouts) -> Clocks:
-    """Put the clocks that are set over others."""
-    return structs.replace(clocks, **timeouts.model_dump(exclude_none=True)) if timeouts.model_fields_set else clocks
+def _clocks(routing: RoutingDocument, own: Timeouts | None = None) -> Clocks:
+    """Give the clocks that routing.yaml sets, and over them a model's `own`."""
+    told: dict[str, float] = {"connect": routing.timeout}
+    for timeouts in (routing.timeouts, own):
+        told |= timeouts.model_dump(exclude_none=True) if timeouts else {}
+    return Clocks(**{"answer": told["first_token"], **told} if "first_token" in told else told)
 
 
 def _settings(routing: RoutingDocument, *, split: bool) -> Settings:

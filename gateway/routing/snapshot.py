@@ -29,12 +29,14 @@ Identity = tuple[str, str]
 class Clocks(msgspec.Struct, frozen=True):
     """How long an attempt may take, in seconds; 0 stands for no limit.
 
-    `connect`: until there is a connection. `first_token`: from the request's last byte to the answer's first content.
-    `idle`: from one content to the next. `total`: the whole request, all its attempts together.
+    `connect`: until there is a connection. `first_token`: from the request's last byte to the first content of a
+    stream, `answer`: to the first byte of an answer that is not streamed. `idle`: from one content to the next.
+    `total`: the whole request, all its attempts together.
     """
 
     connect: float = 2.0
     first_token: float = 120.0
+    answer: float = 600.0
     idle: float = 120.0
     total: float = 0.0
 

@@ -72,6 +72,22 @@ async def test_a_silent_box_alone_is_a_504(config: Config) -> None:
         assert (await gate.outcome()).failure == "first_token_timeout"
 
 
+@pytest.mark.parametrize(("clock", "stream"), [("first_token", True), ("answer", False)])
+async def test_an_answer_in_one_piece_has_a_clock_of_its_own(config: Config, clock: str, *, stream: bool) -> None:
+    """It used to be given up as a stream without a first token is, elsewhere too, and healthy boxes were out then."""
+    go_on = asyncio.Event()
+    async with (
+        ScriptedUpstream([Pause(go_on), Send(json_answer(OK))]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"first_token": 0, "answer": 0, clock: RUNS_OUT}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=not stream))
+        await a.arrived()
+        assert (await gate.say(ask(stream=stream))).status == 504
+        go_on.set()
+        assert (await client.read_answer()).json() == OK
+
+
 async def test_an_error_that_comes_too_late_is_silence(config: Config) -> None:
     async with (
         ScriptedUpstream([Send(b"HTTP/1.1 400 No\r\ncontent-length: 9\r\n\r\nab"), SILENCE]) as a,

@@ -18,10 +18,12 @@ models:
 @pytest.mark.parametrize(
     ("routing", "clocks"),
     [
-        (None, Clocks(connect=2, first_token=120, idle=120, total=0)),
+        (None, Clocks(connect=2, first_token=120, answer=600, idle=120, total=0)),
         ("timeout: 5", Clocks(connect=5)),
         ("timeouts: {connect: 5}", Clocks(connect=5)),
-        ("timeout: 5\ntimeouts: {first_token: 10, idle: 0, total: 600}", Clocks(5, 10, 0, 600)),
+        ("timeout: 5\ntimeouts: {first_token: 10, idle: 0, total: 600}", Clocks(5, 10, 10, 0, 600)),
+        ("timeouts: {first_token: 10, answer: 0}", Clocks(first_token=10, answer=0)),
+        ("timeouts: {answer: 10}", Clocks(answer=10)),
         ("timeouts: {idle: '${IDLE}', total: '${NONE:-}'}", Clocks(idle=7)),
     ],
 )
@@ -34,8 +36,25 @@ def test_the_clocks_are_those_of_routing_yaml(routing: str | None, clocks: Clock
 
 def test_a_model_has_clocks_of_its_own_over_them() -> None:
     made = make(CHAIN, "timeout: 5\ntimeouts: {first_token: 10, idle: 11}")
-    assert made.routes["a"].clocks == Clocks(5, 10, 11, 0)
-    assert made.routes["e"].clocks == Clocks(5, 10, 0, 90)
+    assert made.routes["a"].clocks == Clocks(5, 10, 10, 11, 0)
+    assert made.routes["e"].clocks == Clocks(5, 10, 10, 0, 90)
+
+
+@pytest.mark.parametrize(
+    ("routing", "own", "answer"),
+    [
+        ("", "first_token: 5", 5),
+        ("first_token: 10", "idle: 5", 10),
+        ("first_token: 10", "first_token: 5", 5),
+        ("answer: 900", "first_token: 5", 900),
+        ("first_token: 10, answer: 900", "first_token: 5, answer: 7", 7),
+    ],
+)
+def test_an_answer_in_one_piece_has_the_time_to_a_first_token_unless_it_has_its_own(
+    routing: str, own: str, answer: float
+) -> None:
+    made = make(CHAIN.replace("idle: 0, total: 90", own), f"timeouts: {{{routing}}}")
+    assert made.routes["e"].clocks.answer == answer
 
 
 def test_bounds_and_breaker_limits_are_those_of_routing_yaml() -> None:
@@ -94,6 +113,7 @@ breaker: {failures: 7, hold: 8, longest_hold: 9}
         "settings": [
             "timeout: 2 -> 3",
             "timeouts.first_token: 120 -> 1",
+            "timeouts.answer: 600 -> 1",
             "timeouts.idle: 120 -> 2",
             "timeouts.total: 0 -> 4",
             "retries.attempts: 6 -> 5",
