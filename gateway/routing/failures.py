@@ -152,12 +152,16 @@ _OURS: Final = frozenset({Cause.LOCAL_FAULT, Cause.LOADING})
 def status_failure(status: int, body: bytes = b"", retry_after: float | None = None, model: str = "") -> Failure | None:
     """Give the failure that an upstream's error answer means, if it means one; every other is the client's answer.
 
-    408, 425, 429 and 5xx may succeed elsewhere (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4, RFC 9110 15.6). 401 is about
-    the gateway's own key, and so are 402 and 403, unless they speak of what was asked. 404 is about the deployment:
-    about its model where it says so, else about its address or what it can do, as 501 is, and a 402 or 403 that says
-    so, and a 403 that is a page. A redirect is never followed: it would carry the key to where the configuration did
-    not send it. A 400 that is about the key or the account is as a 401, one that says that there is no such model as a
-    404, one that says that it is gone as a 5xx; a 500 that is about the request is as a 501.
+    - 3xx: never followed, for it would carry the key to where the configuration did not send it.
+    - 400: the client's, unless it is about the key (treated like 401), about a model that is not there (like 404) or
+      that is gone (like 500), or about a prompt that does not fit.
+    - 401: the gateway's own key. So are 402 and 403, unless they speak of what was asked, or of what the deployment can
+      do (like 501), as a page does.
+    - 404: the deployment's model where it says so, else its address or what it can do.
+    - 408, 425, 429: may succeed in a moment (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4); a 429 that says that the
+      credit is spent is treated like 401.
+    - 501: what the deployment can do. So is a 500 that is about the request.
+    - other 5xx: may succeed elsewhere (RFC 9110 15.6).
 
     `body` is the beginning of the answer's body, `retry_after` the seconds it asks to wait, `model` the name that was
     asked for.
@@ -183,7 +187,7 @@ _ADVICE: Final[Mapping[Cause, str]] = MappingProxyType(
 
 
 def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
-    if status in _BY_STATUS:
+    if status in _BY_STATUS and not says_key(status, told):
         return _BY_STATUS[status]
     incapable = says_incapable(status, told)
     match status:

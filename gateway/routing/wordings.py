@@ -50,7 +50,8 @@ _LOADING: Final = (b"loading model", b"is loading", b"currently loading", b"is s
 # OpenAI, of one model that has too much to do: "The server is overloaded or not ready yet".
 _BUSY: Final = b"overloaded"
 # A refusal of what was asked: OpenAI `content_policy_violation`, `content_filter`; Azure "content management policy";
-# OpenRouter (403) "requires moderation ... your input was flagged"; Anthropic "content filtering policy".
+# OpenRouter (403) "requires moderation ... your input was flagged"; Anthropic "content filtering policy"; xAI
+# (403) "Content violates usage guidelines. ... Failed check: SAFETY_CHECK_TYPE_...".
 _POLICY: Final = (
     b"content_policy",
     b"content_filter",
@@ -59,7 +60,10 @@ _POLICY: Final = (
     b"moderation",
     b"flagged",
     b"safety system",
+    b"violates usage guidelines",
 )
+# OpenAI, of a credit that is spent, with status 429: `{"type": "insufficient_quota", "code": "insufficient_quota"}`.
+_SPENT: Final = re.compile(rb'"(?:type|code)":\s*"insufficient_quota"')
 # What a model or an account cannot do for this request, which is about neither the key nor the model's being there.
 # OpenAI: 404 "not supported in the v1/completions endpoint", 403 "not allowed to generate embeddings from this model";
 # vLLM: "does not support"; OpenRouter: 404 "No endpoints found that support tool use", "No allowed providers are
@@ -174,8 +178,14 @@ def says_too_long(told: bytes) -> bool:
 
 
 def says_key(status: int, told: bytes) -> bool:
-    """Tell whether an error is about the key, unless it speaks of what was asked."""
-    return status in _KEY_STATUSES or (status == 400 and _NO_KEY.search(told) is not None)  # noqa: PLR2004 - as above
+    """Tell whether an error is about the key or its account, unless it speaks of what was asked."""
+    match status:
+        case 400:
+            return _NO_KEY.search(told) is not None
+        case 429:
+            return _SPENT.search(told) is not None
+        case _:
+            return status in _KEY_STATUSES
 
 
 def says_loading(body: bytes) -> bool:

@@ -132,6 +132,7 @@ POLICY = {
     "azure": (400, "triggering Azure OpenAI's content management policy. The context length ...", "content_filter"),
     "openrouter": (403, 'X requires moderation on Y. Your input was flagged for "Z"', 403),
     "anthropic": (400, "Output blocked by content filtering policy", None),
+    "xai": (403, "Content violates usage guidelines. Team: t, Failed check: SAFETY_CHECK_TYPE_BIO", None),
     "a 402 that is not about money": (402, "", "content_filter"),
 }
 
@@ -139,6 +140,14 @@ POLICY = {
 @pytest.mark.parametrize(("status", "message", "code"), POLICY.values(), ids=POLICY)
 def test_a_rejection_of_what_was_asked_is_the_clients_answer(status: int, message: str, code: str | int | None) -> None:
     assert status_failure(status, error(message, code)) is None
+
+
+def test_a_credit_that_is_spent_is_no_rate() -> None:
+    spent = b'{"error": {"message": "You exceeded your current quota.", "type": "%b", "code": %b}}'
+    assert cause_of(429, spent % (b"insufficient_quota", b"null")) is Cause.KEY_REFUSED
+    assert cause_of(429, spent % (b"x", b'"insufficient_quota"')) is Cause.KEY_REFUSED
+    assert cause_of(429, spent % (b"tokens", b'"rate_limit_exceeded"')) is Cause.RATE_LIMITED
+    assert cause_of(429, error('it says "code": "insufficient_quota"', 429)) is Cause.RATE_LIMITED
 
 
 @pytest.mark.parametrize("words", ["Your account has been flagged", "No endpoints found"])
