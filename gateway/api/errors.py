@@ -18,6 +18,7 @@ _TYPES: Final = {
     502: "upstream_error",
     503: "service_unavailable_error",
     504: "upstream_error",
+    508: "upstream_error",
 }
 _TELLING: Final = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
 """What a refusal says beside its message (RFC 9110 11.6.1, 15.6.4)."""

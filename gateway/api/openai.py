@@ -5,6 +5,7 @@ The deadline grows with what has arrived, so that a slow upload passes and a sta
 """
 
 import asyncio
+import random
 import re
 import time
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.hdrs import AUTHORIZATION
+from aiohttp.hdrs import AUTHORIZATION, VIA
 from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -23,6 +24,7 @@ from gateway.api.access import admitted
 from gateway.api.context import GENERATION, REQUEST_ID, check_framing
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.api.turns import Turns
+from gateway.api.via import Via
 from gateway.execution.client import Client, ClientLeftError, WebClient
 from gateway.execution.executor import Executor
 from gateway.execution.fields import Fields, media_type
@@ -36,7 +38,7 @@ from gateway.routing.snapshot import Model, Snapshot
 JSON: Final = "application/json"
 _FORWARDED: Final = ("Accept",)
 _TRACE: Final = ("traceparent", "tracestate")
-_KEPT: Final = (*_TRACE, AUTHORIZATION)
+_KEPT: Final = (*_TRACE, AUTHORIZATION, VIA)
 _GRACE: Final = 30.0
 _MOST_DIGITS: Final = 9
 _SLOWEST: Final = 16_384
@@ -151,6 +153,7 @@ class OpenAI:
         self._manager = manager
         self._limits = limits
         self._turns = Turns()
+        self._via = Via(random.random)
         self._created = int(time.time())
         self._listed: tuple[int, bytes] = (0, b"")
 
@@ -219,6 +222,8 @@ class OpenAI:
         try:
             if turn is not None:
                 await turn
+            if VIA in asked.headers:
+                self._via.check(asked.headers.getall(VIA))
             asked.client_name = admitted(asked.headers, self._manager.snapshot)
             body = asked.body
             if body is None or len(body) > self._limits.body:
@@ -258,6 +263,7 @@ class OpenAI:
             value = headers.get(name)
             if value is not None and value.isascii() and value.isprintable():
                 passing[name] = value
+        passing["Via"] = self._via.onwards(headers.getall(VIA, ()))
         return Fields(passing.items())
 
     def _snapshot(self) -> Snapshot:

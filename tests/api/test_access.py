@@ -8,7 +8,7 @@ import pytest
 from tests.execution.support import CHAT, Running, chain, error_of, running
 from tests.fakes.client import RawClient, get, post
 from tests.fakes.upstream import ScriptedUpstream, Send, json_answer
-from tests.running import Config, until
+from tests.running import Config
 
 ALICE, CI = "canary-alice", "canary-ci"
 CLIENTS = [{"name": "alice", "api_key": ALICE}, {"name": "ci", "api_key": CI}]
@@ -111,7 +111,6 @@ async def test_what_a_save_says_holds_for_connections_that_are_there(config: Con
 
 
 async def saved(gate: Running, **fields: object) -> None:
-    manager = gate.gateway.manager
-    generation = manager.generation
+    generation = gate.gateway.manager.generation
     gate.config.routing(**fields)
-    await until(lambda: manager.generation > generation)
+    await gate.until_generation(generation + 1)

@@ -105,6 +105,10 @@ class Running:
         """Give the failures of the n-th outcome's attempts, in order."""
         return [attempt.failure for attempt in (await self.outcome(number)).attempts]
 
+    async def until_generation(self, number: int) -> None:
+        """Wait until this generation is in force."""
+        await until(lambda: self.gateway.manager.generation >= number)
+
     async def log(self) -> list[dict[str, Any]]:
         """Return the log's records so far."""
         assert await asyncio.to_thread(self.gateway.sink.flush, PATIENCE)

@@ -47,6 +47,7 @@ async def test_only_named_fields_pass_to_the_upstream(config: Config) -> None:
             "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "tracestate": "a=b",
             "x-request-id": "req-1",
+            "via": request.values("via")[0],
             "user-agent": request.values("user-agent")[0],
         }
         assert request.values("user-agent")[0].startswith("hybrid-inference-gateway/")

@@ -141,6 +141,7 @@ def check_passed(upstream: ScriptedUpstream) -> None:
     fields = {name.lower(): value for name, value in passed.headers}
     assert len(fields) == len(passed.headers)
     assert len(fields.pop("x-request-id")) == 32
+    assert re.fullmatch(r"1\.1 hybrid-inference-gateway-[0-9a-f]{8}", fields.pop("via"))
     assert fields == {
         "host": upstream.url.removeprefix("http://"),
         "user-agent": USER_AGENT,
