@@ -183,7 +183,7 @@ class Gateway:
             clock=time.monotonic,
             dice=random.random,
         )
-        self.openai = OpenAI(self.executor, self.manager, options.limits, self.tracing.sampling)
+        self.openai = OpenAI(self.executor, self.manager, options.limits, self.tracing.sampling, options.cors_origins)
         self.models = Models(self.manager, self.traffic, self.executor.in_flight)
         self.events = Events(
             Board(

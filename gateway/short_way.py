@@ -263,9 +263,7 @@ class ShortWay(Connection):
         headers = message.headers
         if headers.get(CONTENT_TYPE) != JSON or not is_host(headers[HOST]):
             return None
-        if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers:
-            return None
-        if ORIGIN in headers and self._gateway.options.cors_origins:
+        if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers or ORIGIN in headers:
             return None
         return None if self._gateway.draining or self in self._capacity.spare else operation
 

@@ -5,6 +5,7 @@ before it sends JSON to another origin (a preflight), and without these answers 
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
@@ -16,17 +17,20 @@ from aiohttp.hdrs import (
     ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD,
+    HOST,
     METH_OPTIONS,
     ORIGIN,
     VARY,
 )
 
 from gateway.api.context import Handler
+from gateway.api.errors import RequestError
 
 ANY: Final = "*"
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@*\x80-\U0010ffff]+")
 _DEFAULT_PORT: Final = re.compile(r"(https://.*):443|(http://.*):80")
 _API: Final = "/v1/"
+_ADDRESS: Final = re.compile(r"[0-9.]+")
 _REMEMBERED: Final = "7200"
 """Seconds for which a preflight holds: the most that Chromium takes."""
 
@@ -45,6 +49,25 @@ def origins(text: str) -> frozenset[str]:
         if origin != ANY and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"found {origin!r}, expected an origin such as https://chat.example.com, or *")
     return frozenset(found.expand(r"\1\2") if (found := _DEFAULT_PORT.fullmatch(each)) else each for each in named)
+
+
+def check_page(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
+    """Refuse a page whose own name leads here, by an attacker's DNS (rebinding): to its browser it is no other origin.
+
+    The gateway has no page that posts. A page of a name that only a local network knows, of an address, or behind a
+    proxy that speaks TLS, is not taken for one.
+
+    Raises:
+        RequestError: 403.
+
+    """
+    origin, host = headers.get(ORIGIN, "").lower(), headers.get(HOST, "").lower()
+    if origin != f"http://{host}" or not allowed.isdisjoint({ANY, origin}):
+        return
+    name = host.partition(":")[0]
+    if "." in name and not name.endswith(".localhost") and not _ADDRESS.fullmatch(name):
+        message = "pages of this origin may not ask here, unless --cors-origins names it"
+        raise RequestError(403, message, code="origin_not_allowed")
 
 
 class Cors:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.hdrs import AUTHORIZATION, VIA
+from aiohttp.hdrs import AUTHORIZATION, ORIGIN, VIA
 from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -22,6 +22,7 @@ from gateway.adapters.edited import LARGE
 from gateway.adapters.openai_compatible import OPERATIONS, Operation, UnreplaceableModelError
 from gateway.api.access import admitted
 from gateway.api.context import GENERATION, REQUEST_ID, check_framing
+from gateway.api.cors import check_page
 from gateway.api.errors import RequestError, unanswered_response, unknown_model
 from gateway.api.turns import Turns
 from gateway.api.via import Via
@@ -146,8 +147,10 @@ class OpenAI:
         manager: RoutingManager,
         limits: Limits,
         sampling: Sampling | None = None,
+        pages: frozenset[str] = frozenset(),
     ) -> None:
-        """Serve with this executor."""
+        """Serve with this executor; `pages` are the origins whose pages may ask, as `Cors` has them."""
+        self._pages = pages
         self._sampling = sampling
         self._executor = executor
         self._manager = manager
@@ -222,6 +225,8 @@ class OpenAI:
         try:
             if turn is not None:
                 await turn
+            if ORIGIN in asked.headers:
+                check_page(asked.headers, self._pages)
             if VIA in asked.headers:
                 self._via.check(asked.headers.getall(VIA))
             asked.client_name = admitted(asked.headers, self._manager.snapshot)

@@ -62,7 +62,7 @@ _POLICY: Final = (
     b"safety system",
     b"violates usage guidelines",
 )
-# OpenAI, of a credit that is spent, with status 429: `{"type": "insufficient_quota", "code": "insufficient_quota"}`.
+# OpenAI, of a credit that is spent, with status 429: both fields name `insufficient_quota`.
 _SPENT: Final = re.compile(rb'"(?:type|code)":\s*"insufficient_quota"')
 # What a model or an account cannot do for this request, which is about neither the key nor the model's being there.
 # OpenAI: 404 "not supported in the v1/completions endpoint", 403 "not allowed to generate embeddings from this model";

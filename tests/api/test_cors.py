@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.api.cors import origins
-from tests.execution.support import CHAT, CONTENT, DONE, FINISH, chain, running
+from tests.execution.support import CHAT, CONTENT, DONE, FINISH, chain, error_of, running
 from tests.fakes.client import Answer, get, post
 from tests.fakes.upstream import ScriptedUpstream, Send, chunk, json_answer, last_chunk, refused_url, sse_head
 from tests.running import Config
@@ -124,3 +124,39 @@ def test_what_is_no_origin_is_told(text: str, found: str) -> None:
     with pytest.raises(ValueError, match=r"^found ") as error:
         origins(text)
     assert str(error.value) == f"found {found!r}, expected an origin such as https://chat.example.com, or *"
+
+
+REBOUND = "evil.example.com:8080"
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "allowed"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080", set()),
+        ("[::1]:8080", "http://[::1]:8080", set()),
+        ("localhost:8080", "http://localhost:8080", set()),
+        ("app.localhost", "http://app.localhost", set()),
+        ("gpu-box:8080", "http://gpu-box:8080", set()),
+        ("llm.example.com", "https://llm.example.com", set()),
+        (REBOUND, f"http://{REBOUND}", {f"http://{REBOUND}"}),
+        (REBOUND, f"http://{REBOUND}", {"*"}),
+        (REBOUND, "", set()),
+    ],
+)
+async def test_pages_that_are_let_be(config: Config, host: str, origin: str, allowed: set[str]) -> None:
+    async with (
+        ScriptedUpstream([Send(json_answer({}))]) as a,
+        running(config, {"m": chain(a.url)}, cors_origins=frozenset(allowed)) as gate,
+    ):
+        said = post(CHAT, {"model": "m"}, [("origin", origin)] if origin else [])
+        assert (await gate.say(said.replace(b"host: gateway", b"host: " + host.encode()))).status == 200
+
+
+@pytest.mark.parametrize("allowed", [set(), {PAGE}])
+async def test_a_page_whose_own_name_leads_here_is_refused(config: Config, allowed: set[str]) -> None:
+    """To its browser it was of the same origin, so that it was not asked before."""
+    async with running(config, {"m": chain(refused_url())}, cors_origins=frozenset(allowed)) as gate:
+        said = post(CHAT, {"model": "m"}, [("origin", f"http://{REBOUND.upper()}")])
+        answer = await gate.say(said.replace(b"host: gateway", b"host: " + REBOUND.encode()))
+        assert (answer.status, error_of(answer)["code"]) == (403, "origin_not_allowed")
+        assert (await gate.outcome()).failure == "origin_not_allowed"
