@@ -10,7 +10,7 @@ elsewhere does not inherit the model's, and what a claim adds inherits none.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -70,7 +70,7 @@ class Claim(Struct, frozen=True):
 
 
 Claims = Mapping[str, Mapping[str, Sequence[Claim]]]
-"""All claims, by model id and by endpoint identity. One each is expected; the first counts."""
+"""All claims, by model id and by endpoint identity. Of what is registered the first counts; one each is expected."""
 
 
 class Draft(Struct, frozen=True):
@@ -138,8 +138,16 @@ def drafts_of(model: ModelEntry, place: Place, claims: Mapping[str, Sequence[Cla
     known = {draft.target.identity for draft in registered}
     return (
         *(_claimed(draft, claims.get(draft.target.identity, ())) for draft in registered),
-        *(_added(model, found[0]) for identity, found in claims.items() if identity not in known),
+        *(_added(model, one) for identity, found in claims.items() if identity not in known for one in _keyed(found)),
     )
+
+
+def _keyed(claims: Sequence[Claim]) -> Iterable[Claim]:
+    """Give the first claim of each key: with another key the same model at the same endpoint is another deployment."""
+    found: dict[object, Claim] = {}
+    for claim in claims:
+        found.setdefault(claim.entry.api_key, claim)
+    return found.values()
 
 
 def _registered(model: ModelEntry, place: Place) -> Iterator[Draft]:

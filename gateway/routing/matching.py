@@ -16,7 +16,7 @@ from gateway.config.faults import Fault
 from gateway.config.fields import Unset
 from gateway.config.load import Loaded
 from gateway.config.shown import dotted
-from gateway.routing.drafts import Claims, Draft, Place, claims_of, drafts_of, inherits_key
+from gateway.routing.drafts import Claim, Claims, Draft, Place, claims_of, drafts_of, inherits_key
 from gateway.routing.snapshot import Deployment, Endpoint, Inactive
 from gateway.routing.strategies import exact
 
@@ -45,7 +45,7 @@ def match(loaded: Loaded, models: ModelsDocument, routing: RoutingDocument) -> M
     drafts = {model.id: drafts_of(model, place, claims.get(model.id, {})) for model, place in entries}
     flat = [draft for of_model in drafts.values() for draft in of_model]
     split = frozenset(claims)
-    faults = [*_unplaced(entries, drafts), *_claimed_twice(claims), *_clashes(drafts), *_health_conflicts(flat)]
+    faults = [*_unplaced(entries, drafts), *_claimed_twice(claims, drafts), *_clashes(drafts), *_health_conflicts(flat)]
     notices = [*_unused_keys(entries), *_waiting(drafts), *_unlisted(flat, split)]
     return Matched(
         members=MappingProxyType({} if faults else _members(drafts, routing.health_check.path)),
@@ -77,23 +77,28 @@ def _unplaced(entries: _Entries, drafts: _Drafts) -> Iterator[Remark]:
             yield place, f"{model.id} has no deployment: give it a base_url or a route, or list it in routing.yaml"
 
 
-def _claimed_twice(claims: Claims) -> Iterator[Remark]:
+def _claimed_twice(claims: Claims, drafts: _Drafts) -> Iterator[Remark]:
+    """Tell of claims of the same thing: of what models.yaml registers, or of what they add with the same key."""
     for model, by_endpoint in claims.items():
-        for identity, (first, *others) in by_endpoint.items():
-            for claim in others if isinstance(first.target.address, Address) else ():
-                told = f"{model} at {identity} is claimed by {dotted(first.place.path)} already, expected one entry"
-                yield claim.place.below("models", claim.listed), told
+        registered = {each.target.identity for each in drafts.get(model, ()) if each.first_place.source == "models"}
+        for identity, found in by_endpoint.items():
+            known: dict[object, Claim] = {}
+            for claim in found if isinstance(found[0].target.address, Address) else ():
+                first = known.setdefault(None if identity in registered else claim.entry.api_key, claim)
+                if first is not claim:
+                    told = f"{model} at {identity} is claimed by {dotted(first.place.path)} already, expected one entry"
+                    yield claim.place.below("models", claim.listed), told
 
 
 def _clashes(drafts: _Drafts) -> Iterator[Remark]:
     for model, of_model in drafts.items():
-        served: dict[tuple[str, str], Draft] = {}
+        served: dict[tuple[str, str, object], Draft] = {}
         called: dict[str, Draft] = {}
         for draft in of_model:
             if draft.waits_for:
                 continue
             what = draft.served_model, draft.target.identity
-            if (first := served.setdefault(what, draft)) is not draft:
+            if (first := served.setdefault((*what, draft.key), draft)) is not draft:
                 told = f"{model} has {' at '.join(what)} twice, expected each deployment once"
             elif (first := called.setdefault(draft.called, draft)) is not draft:
                 told = f"two deployments of {model} are called {draft.called}, give one a `name` of its own"

@@ -41,7 +41,7 @@ def test_an_example_is_what_the_docs_say(models: str, routing: str | None, shown
 
 
 def test_the_examples_are_found() -> None:
-    assert len(found("configuration.md")) == 14
+    assert len(found("configuration.md")) == 15
     assert len(found("failover.md")) == 6
     assert len(found("migration.md")) == 5
     assert len([shown for _, _, shown in found("configuration.md") if shown]) == 2

@@ -85,6 +85,32 @@ def test_adding_an_endpoint_twice_for_a_model_is_a_fault() -> None:
     assert "llama at http://c is claimed by local_deployment[0] already" in fault
 
 
+@pytest.mark.parametrize("written", ["models", "routing"])
+def test_with_another_key_the_same_is_another_deployment(written: str) -> None:
+    if written == "models":
+        entries = "{name: one, api_key: k1}, {name: two, api_key: k2}, {name: none}"
+        made = make(f"models: [{{id: llama, base_url: 'http://c', route: [{entries}]}}]")
+    else:
+        entry = "{{endpoint: 'http://c', models: [llama], name: {}{}}}"
+        told = entry.format("one", ", api_key: k1"), entry.format("two", ", api_key: k2"), entry.format("none", "")
+        made = make("models: [{id: llama}]", f"remote_deployment: [{', '.join(told)}]")
+    keys = {each.name: each.key and each.key.get_secret_value() for each in made.catalogue.deployments.values()}
+    assert keys == {"one": "k1", "two": "k2", "none": None}
+    assert {float(weight) for weight in made.configured["llama"].values()} == {1 / 3}
+
+
+def test_another_key_needs_another_name() -> None:
+    [fault] = faults("models: [{id: llama, base_url: 'http://c', route: [{api_key: k1}, {api_key: k2}]}]")
+    assert "two deployments of llama are called c:80, give one a `name` of its own" in fault
+
+
+@pytest.mark.parametrize("key", ["", ", api_key: k", ", api_key: '${K}'"])
+def test_with_the_same_key_it_is_claimed_twice(key: str) -> None:
+    told = (f"{{endpoint: 'http://c', models: [llama], name: {name}{key}}}" for name in ("one", "two"))
+    [fault] = faults(BOXES, f"remote_deployment: [{', '.join(told)}]")
+    assert "llama at http://c is claimed by remote_deployment[0] already" in fault
+
+
 def test_a_routing_file_that_lists_nobody_leaves_the_weights_of_models_yaml() -> None:
     made = make(BOXES, "timeout: 3")
     assert made.split == frozenset()
