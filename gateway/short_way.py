@@ -36,6 +36,8 @@ from gateway.execution.heads import LastHead
 from gateway.server import Gateway
 
 _OPERATIONS: Final = {f"/v1/{operation}": operation for operation in OPERATIONS}
+_JSON: Final = frozenset({JSON, f"{JSON}; charset=utf-8", f"{JSON};charset=utf-8", f"{JSON};charset=UTF-8"})
+"""As clients write it; .NET's and many of Java's name what is the only one anyway (RFC 8259 8.1)."""
 _REQUEST_ID: Final = "x-request-id"
 _LINE_END: Final = b"\r\n"
 _BLANK: Final = b"\r\n\r\n"
@@ -261,7 +263,7 @@ class ShortWay(Connection):
         if operation is None or message.chunked or message.upgrade or message.compression:
             return None
         headers = message.headers
-        if headers.get(CONTENT_TYPE) != JSON or not is_host(headers[HOST]):
+        if headers.get(CONTENT_TYPE) not in _JSON or not is_host(headers[HOST]):
             return None
         if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers or ORIGIN in headers:
             return None

@@ -136,6 +136,7 @@ async def test_a_body_that_is_no_plain_json_is_refused(
     [
         b"",
         b"content-type: Application/JSON; charset=utf-8\r\n",
+        b"content-type: application/json; charset=utf-8\r\n",
         b"content-type: application/json; x*\r\n",
         b"content-type: application/vnd.api+json\r\ncontent-encoding: identity\r\n",
     ],
