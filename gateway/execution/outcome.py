@@ -82,6 +82,15 @@ class Outcome(Struct, frozen=True, gc=False):
     client_name: str | None = None
 
     @property
+    def is_error(self) -> bool:
+        """Whether there was no whole answer, though nothing was asked wrongly and the client stayed.
+
+        That is a 5xx, a 429 (RFC 6585 4), or an answer that broke off.
+        """
+        status = self.status
+        return self.failure is not None and (status < _BAD or status == _TOO_MANY or status > _LEFT)
+
+    @property
     def answered(self) -> Attempt | None:
         """The attempt whose answer the client got to its end; of an answer that broke off, the one that began it."""
         if self.served_model is None:
@@ -100,4 +109,8 @@ class Outcome(Struct, frozen=True, gc=False):
         return last.rescue if last is not None and last.failure is None else None
 
 
+_BAD: Final = 400
+_TOO_MANY: Final = 429
+_LEFT: Final = 499
+"""A status of nginx's."""
 Observer = Callable[[Outcome], None]

@@ -28,9 +28,6 @@ BACK: Final = 10
 REQUESTS: Final = 50
 _STEPS: Final = 16
 _LONGEST_NAME: Final = 200
-_TOO_MANY: Final = 429
-_LEFT: Final = 499
-_BAD: Final = 400
 Counts = Counter[Identity]
 
 
@@ -136,7 +133,7 @@ class Live:
         second.requests += 1
         if outcome.fallback:
             second.fallbacks += 1
-        if outcome.failure is not None and is_error(outcome):
+        if outcome.is_error:
             second.errors += 1
         tokens = outcome.usage.completion_tokens if outcome.usage is not None else None
         if tokens is not None and 0 < tokens <= MOST_TOKENS:
@@ -187,12 +184,6 @@ def _count_first(counts: dict[int, int], times: Iterable[float | None]) -> None:
     buckets = [int(log2(time) * _STEPS) if time > 1 else 0 for time in times if time is not None]
     for bucket, number in Counter(buckets).items():
         counts[bucket] = counts.get(bucket, 0) + number
-
-
-def is_error(outcome: Outcome) -> bool:
-    """Tell whether a request got no whole answer, and not because of what was asked or because its client left."""
-    status = outcome.status
-    return outcome.failure is not None and (status < _BAD or status == _TOO_MANY or status > _LEFT)
 
 
 def percentiles(counts: Iterable[Mapping[int, int]], *parts: float) -> list[float] | None:

@@ -29,8 +29,6 @@ from gateway.observe.sink import LogSink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_UNWANTED = "client_left"
-_SERVER_ERROR = 500  # and above, RFC 9110 15.6
 _QUOTING = (HttpProcessingError, RequestPayloadError)
 
 
@@ -170,11 +168,8 @@ class RequestLog:
         self._recorder = log.recorder
 
     def record(self, outcome: Outcome) -> None:
-        """Record `outcome`: at warning if the client got a 5xx or a broken answer, else at info."""
-        level, failure, recorder = "info", outcome.failure, self._recorder
-        if outcome.status >= _SERVER_ERROR or (
-            failure is not None and failure != _UNWANTED and outcome.served_model is not None
-        ):
-            level = "warning"
+        """Record `outcome`: at warning if it is an error, else at info."""
+        recorder = self._recorder
+        level = "info" if outcome.failure is None or not outcome.is_error else "warning"
         if LEVELS[level] >= recorder.threshold:
             recorder.write(Ended(time.time(), level, outcome))

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from gateway.execution.outcome import Attempt, Outcome
-from gateway.observe.live import is_error
 
 _LINES: Final = 40
 
@@ -29,7 +28,7 @@ def request_row(number: int, at: float, outcome: Outcome) -> dict[str, object]:
         "stream": outcome.stream,
         "status": outcome.status,
         "failure": outcome.failure,
-        "error": is_error(outcome),
+        "error": outcome.is_error,
         "fallback": outcome.fallback,
         "rescue": outcome.rescue,
         "generation": outcome.generation,

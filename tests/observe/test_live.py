@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from gateway.execution.outcome import MOST_TOKENS
 from gateway.observe.batch import Batch
-from gateway.observe.live import BACK, KEPT, REQUESTS, Live, is_error, percentiles
+from gateway.observe.live import BACK, KEPT, REQUESTS, Live, percentiles
 from tests.observe.outcomes import attempt, count, ended
 
 
@@ -145,7 +145,7 @@ def test_who_stood_in_and_who_was_drawn_by_an_earlier_configuration_is_counted(
 )
 def test_an_error_is_what_the_one_who_asked_could_not_help(status: int, failure: str | None, *, counts: bool) -> None:
     outcome = ended(status=status, failure=failure)
-    assert is_error(outcome) is counts
+    assert outcome.is_error is counts
     live = Live(Clock())
     count(live, outcome)
     assert live.seconds[0].errors == counts
@@ -183,4 +183,4 @@ def test_a_clock_that_goes_back_within_the_second_before_leaves_the_seconds_in_o
 
 def test_a_400_is_no_error_of_ours() -> None:
     refused = ended(attempt("a", "request_refused"), status=400, failure="request_refused")
-    assert not is_error(refused)
+    assert not refused.is_error

@@ -358,10 +358,10 @@ def test_a_request_that_fell_back_tells_its_whole_story(book: Book, log: Log) ->
     [
         ({"status": 200}, "info"),
         ({"status": 404, "failure": "model_not_found", "served_model": None, "attempts": ()}, "info"),
-        ({"status": 429, "failure": "status", "served_model": None}, "info"),
+        ({"status": 429, "failure": "rate_limited", "served_model": None}, "warning"),
         ({"status": 499, "failure": "client_left", "served_model": None}, "info"),
-        ({"status": 200, "failure": "client_left", "stream": True}, "info"),
-        ({"status": 500}, "warning"),
+        ({"status": 499, "failure": "client_left", "stream": True}, "info"),
+        ({"status": 500, "failure": "internal_error", "served_model": None}, "warning"),
         ({"status": 503, "failure": "no_deployment", "served_model": None, "attempts": ()}, "warning"),
         ({"status": 200, "failure": "broken", "stream": True}, "warning"),
     ],
@@ -377,7 +377,7 @@ def test_requests_obey_the_live_level(book: Book, log: Log) -> None:
     observe = RequestLog(log).record
     set_level(log, "warning")
     observe(outcome())
-    observe(outcome(status=502))
+    observe(outcome(status=502, failure="server_error"))
     assert [line["status"] for line in book.lines()] == [502]
 
 

@@ -1,6 +1,6 @@
 """What the ledger says of the last hours: totals, by model and by deployment. One SQL for both databases.
 
-A request is an error when the client got a 5xx, or an answer that broke off: what the log tells at `warning`.
+A request is an error as `Outcome.is_error` has it: what the log tells at `warning`.
 
 The p-th percentile is the least value that at least p percent of the values do not exceed (nearest rank), of values
 that are rounded to three digits: so a million of them come down to some thousand, which are sorted in an instant. Few
@@ -18,7 +18,7 @@ from gateway.routing.pricing import NANO
 
 PERCENTILES: Final = (50, 90, 99)
 _HOUR: Final = 3_600.0
-_ERROR: Final = "status >= 500 OR (served_model IS NOT NULL AND failure IS NOT NULL AND failure <> 'client_left')"
+_ERROR: Final = "failure IS NOT NULL AND (status < 400 OR status = 429 OR status > 499)"
 _COUNTS: Final[Mapping[str, str]] = {
     "requests": "count(*)",
     "errors": f"count(*) FILTER (WHERE {_ERROR})",

@@ -111,7 +111,11 @@ def test_every_number_of_a_few_requests(place: Place) -> None:
         ),
         (NOW - 7, replace(PLAIN, attempts=broken, failure="cut_answer", duration=16.0), None),
         (NOW - 6, answered("near", "local", failure="client_left", status=499), Cost()),
-        (NOW - 5, replace(PLAIN, served_model=None, attempts=(), status=503, first_content=None, usage=None), Cost()),
+        (
+            NOW - 5,
+            replace(PLAIN, served_model=None, attempts=(), status=503, failure="no_deployment", usage=None),
+            Cost(),
+        ),
         (NOW - 4, replace(PLAIN, model_id=None, served_model=None, attempts=(), status=404, usage=None), Cost()),
         (NOW - 90_000, answered("near", "local"), Cost(1, 1)),
     )
