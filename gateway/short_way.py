@@ -136,14 +136,14 @@ class ShortWay(Connection):
         super().pause_writing()
         self.is_full = True
         if self._client is not None and self._client.pourer is not None:
-            self._client.pourer.rest()
+            self._client.pourer.pause()
 
     def resume_writing(self) -> None:
         """Tell whoever pours an answer that the client has room."""
         super().resume_writing()
         self.is_full = False
         if self._client is not None and self._client.pourer is not None:
-            self._client.pourer.go_on()
+            self._client.pourer.resume()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own
         """Let what goes the short way end within `timeout` seconds, and cut it then."""

@@ -164,11 +164,11 @@ class Line(Protocol):
 class Pourer(Protocol):
     """Pours an answer out to a client."""
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Pour no more: the client is full."""
         ...
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Pour again."""
         ...
 

@@ -59,7 +59,7 @@ class DirectResponse(msgspec.Struct, eq=False):
         """Keep the connection for the next request, if it can be used again."""
         link, self.link = self.link, None
         if link is not None:
-            self.body.go_on()
+            self.body.resume()
             self.origin.keep(link)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 class Flow(msgspec.Struct, eq=False):
-    """One body, which a `source` takes over its transport; that is told to rest when too much waits.
+    """One body, which a `source` takes over its transport; which is paused when too much waits.
 
     Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and the
     error that the connection ended by, if it did; who waits or takes; and whether the transport rests. Of a body in
@@ -57,7 +57,7 @@ class Flow(msgspec.Struct, eq=False):
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
             if sum(map(len, self.parts)) > _MOST_WAITING:
-                self.rest()
+                self.pause()
             return
         if self.parts:
             try:
@@ -143,13 +143,13 @@ class Flow(msgspec.Struct, eq=False):
             self.source.divert(None)
             taking.close()
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Let nothing come for now."""
         if not self._resting and not self.transport.is_closing():
             self._resting = True
             self.transport.pause_reading()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let it come again."""
         if self._resting:
             self._resting = False
@@ -158,7 +158,7 @@ class Flow(msgspec.Struct, eq=False):
 
     def _waiting(self) -> bytes:
         data = self._taken()
-        self.go_on()
+        self.resume()
         return data
 
     def _taken(self) -> bytes:

@@ -153,7 +153,7 @@ class _Course:
         self._rested: float | None = None
 
     def came(self, content: bool, runs: bool) -> None:  # noqa: FBT001 - once a chunk: names would cost
-        """Note that something came; let the clock run on from here, or rest because it is the client that is slow."""
+        """Note that something came; let the clock run on from here, or stop it while the client is slow."""
         if self.passing.complete:
             now = self.now()
             if self._ends is None:
@@ -217,22 +217,22 @@ class _Pouring:
         self._client.pourer = self
         try:
             if self._client.full:
-                self.rest()
+                self.pause()
             await answer.pour(self._flow, self._take, self._straight)
         finally:
             self._client.outbox.flush()
             self._client.pourer = None
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Pour no more: the client is full."""
         self._full, self._way = True, None
-        self._flow.rest()
+        self._flow.pause()
         self._course.rests()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Pour again."""
         self._full, self._way = False, self._client.way
-        self._flow.go_on()
+        self._flow.resume()
         self._course.came(content=True, runs=True)
 
     def _straight(self, otherwise: Callable[[bytes], None]) -> Straight:

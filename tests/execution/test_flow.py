@@ -182,10 +182,10 @@ async def test_too_much_that_nobody_asks_for_lets_the_transport_rest() -> None:
 
 async def test_a_transport_that_is_closing_is_left_alone() -> None:
     body = Body()
-    body.flow.rest()
+    body.flow.pause()
     body.transport.closing = True
-    body.flow.go_on()
-    body.flow.rest()
+    body.flow.resume()
+    body.flow.pause()
     assert body.transport.told == ["rest"]
 
 

@@ -306,10 +306,10 @@ async def test_what_comes_while_the_client_is_full_starts_no_clock() -> None:
     way, relaying = await learnt()
     pourer = way.client.pourer
     assert pourer is not None
-    pourer.rest()
+    pourer.pause()
     way.comes(framed(chat("c")))
     assert (len(way.writes), way.clock.when) == (1, math.inf)
-    pourer.go_on()
+    pourer.resume()
     chunk = framed(chat("d"))
     way.comes(chunk)
     assert way.writes[1] is chunk
@@ -320,7 +320,7 @@ async def test_a_chunk_that_fills_the_client_stops_the_clock() -> None:
     way, relaying = await learnt()
     pourer = way.client.pourer
     assert pourer is not None
-    way.line.recorded.when_written = pourer.rest
+    way.line.recorded.when_written = pourer.pause
     way.comes(framed(chat("c")))
     assert (len(way.writes), way.clock.when) == (1, math.inf)
     relaying.cancel()
