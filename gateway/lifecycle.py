@@ -27,10 +27,10 @@ from aiohttp import http_parser, web
 from gateway.capacity import Capacity, bounds, open_files
 from gateway.connection import Connection
 from gateway.execution.client import close
+from gateway.fast_path import FastPath
 from gateway.heap import settle
 from gateway.listener import Listener
 from gateway.server import GATEWAY, Options, create_app
-from gateway.short_way import ShortWay
 
 _GOOD_NEWS: Final = frozenset({"connections.accepted", "connections.free"})
 _TURNS: Final = 8
@@ -132,7 +132,7 @@ class Door:
         server = self.runner.server
         assert server is not None  # noqa: S101 - it is set up before it listens
         if self.gateway.upstream.transport == "direct":
-            return ShortWay(self.capacity, server, self.gateway)
+            return FastPath(self.capacity, server, self.gateway)
         return Connection(self.capacity, server)
 
     def _tell(self, event: str, fields: Mapping[str, object]) -> None:

@@ -80,7 +80,7 @@ _SET: Final = 1.0
 class Options:
     """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr.
 
-    `transport` is how requests pass: `direct` takes the short ways through aiohttp (`short_way`, `execution.direct`).
+    `transport` is how requests pass: `direct` takes the fast paths through aiohttp (`fast_path`, `execution.direct`).
     `cors_origins` are those whose pages may ask from a browser (`api.cors`).
     """
 

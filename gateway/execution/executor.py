@@ -21,12 +21,12 @@ from gateway.adapters.edited import asking_usage, named
 from gateway.adapters.openai_compatible import UnreplaceableModelError
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, ClientLeftError
+from gateway.execution.completions import CompletionStream
 from gateway.execution.deadline import Watch
 from gateway.execution.fields import NONE, Fields
 from gateway.execution.hold import Whole
 from gateway.execution.opening import Opening
 from gateway.execution.outcome import Observer, Outcome
-from gateway.execution.passage import Passage
 from gateway.execution.record import CLIENT_LEFT, Ask, Record, Try, Unanswered
 from gateway.execution.refusal import Refusal, safe_fields, words
 from gateway.execution.relay import Body, Stream, relay
@@ -329,7 +329,7 @@ class Executor:
             )
         else:
             passing = record.passing
-            assert isinstance(passing, Passage)  # noqa: S101 - nothing else is rescued
+            assert isinstance(passing, CompletionStream)  # noqa: S101 - nothing else is rescued
             passing.taken_over(this.rescue)
         is_fed = this.rescue is None and isinstance(passing, Stream)
         await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed=is_fed)

@@ -21,8 +21,8 @@ import msgspec
 
 from gateway.execution.answer import BODILESS, Answer, AttemptFailedError
 from gateway.execution.chunks import Choice
+from gateway.execution.completions import CompletionStream
 from gateway.execution.outcome import Usage
-from gateway.execution.passage import Passage
 from gateway.execution.relay import Stream
 from gateway.execution.usage import TAIL, usage_in, usage_of
 from gateway.routing.failures import Cause, Failure, error_failure
@@ -96,11 +96,11 @@ def at_once(answer: Answer) -> Whole | None:
     return None if body is None else _looked_at(body)
 
 
-async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], Stream] | None = None) -> bytes | Whole:
+async def hold(answer: Answer, came: Callable[[], None], stream: Callable[[], Stream] | None = None) -> bytes | Whole:
     """Read an answer's beginning until it is worth committing to, and give it; nothing else has been read then.
 
     `came` is called with each part of a JSON body but the last: its first byte is its content, and what follows is only
-    slow. `passage` is called for an event stream: what comes of that is fed to it, and given as it may pass. Without,
+    slow. `stream` is called for an event stream: what comes of that is fed to it, and given as it may pass. Without,
     it is given as it came.
 
     Raises:
@@ -116,7 +116,7 @@ async def hold(answer: Answer, came: Callable[[], None], passage: Callable[[], S
     if answer.facts.encoded:
         return await _something(answer)
     if answer.facts.has_events:
-        return await _first_content(answer, passage() if passage else None)
+        return await _first_content(answer, stream() if stream else None)
     raise AttemptFailedError(Failure(Cause.WRONG_TYPE, _named(answer.facts.content_type)))
 
 
@@ -132,13 +132,13 @@ async def _something(answer: Answer) -> bytes:
     return first
 
 
-async def _first_content(answer: Answer, passage: Stream | None) -> bytes:
+async def _first_content(answer: Answer, stream: Stream | None) -> bytes:
     held = bytearray()
     size = 0
-    looked = passage or Passage(time.monotonic, keeps=False, learns=False)
+    looked = stream or CompletionStream(time.monotonic, keeps=False, learns=False)
     while chunk := await answer.chunk():
         passed, content = looked.feed(chunk)
-        held += chunk if passage is None else passed
+        held += chunk if stream is None else passed
         size += len(chunk)
         if content or looked.done:
             return bytes(held)

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
+from gateway.execution.completions import CompletionStream
 from gateway.execution.deadline import Deadline
 from gateway.execution.hold import Whole
 from gateway.execution.outcome import Attempt, Outcome
-from gateway.execution.passage import Passage
 from gateway.execution.refusal import Refusal
 from gateway.execution.relay import Passing, Stream
 from gateway.execution.rescue import BrokenStream
@@ -150,16 +150,18 @@ class Record(msgspec.Struct):
     def passes(self) -> Stream:
         """Begin with an event stream, which nobody has seen anything of."""
         ask = self.ask
+        stream: Stream
         if ask.call.operation == "responses":
-            stream = self.passing = ResponseStream(self.clock)
-            return stream
-        keeps = self.route.rescue != "off" and ask.call.operation != "embeddings"
-        passage = self.passing = Passage(self.clock, hides_usage=ask.adds_usage, keeps=keeps, choices=ask.choices)
-        return passage
+            stream = ResponseStream(self.clock)
+        else:
+            keeps = self.route.rescue != "off" and ask.call.operation != "embeddings"
+            stream = CompletionStream(self.clock, hides_usage=ask.adds_usage, keeps=keeps, choices=ask.choices)
+        self.passing = stream
+        return stream
 
     def breaks(self, failure: Failure) -> bool:
         """Note that what was begun broke off; tells whether it can be carried on."""
-        if self.broken is None and isinstance(self.passing, Passage):
+        if self.broken is None and isinstance(self.passing, CompletionStream):
             self.broken = BrokenStream(self.route.rescue, self.ask.call, self.passing, failure)
         return self.broken is not None and self.broken.can_be_rescued
 

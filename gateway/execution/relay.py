@@ -12,12 +12,12 @@ from typing import Final
 
 from gateway.execution.answer import Answer, AttemptFailedError
 from gateway.execution.client import Client, WireClient
+from gateway.execution.completions import CompletionStream
 from gateway.execution.deadline import Deadline, ExpiredError
 from gateway.execution.flow import Flow, Straight
 from gateway.execution.framing import BEGINNINGS
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
-from gateway.execution.passage import Passage
 from gateway.execution.responses import ResponseStream
 from gateway.execution.template import Reader
 from gateway.execution.usage import TAIL, usage_in
@@ -81,7 +81,7 @@ class Body(Reader):
         return b""
 
 
-Stream = Passage | ResponseStream
+Stream = CompletionStream | ResponseStream
 """What an event stream goes through on its way to the client."""
 Passing = Stream | Body
 """What an answer's bytes go through on their way to the client."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.adapters.continuation import UnreadableRequestError, continued, decoded, is_repeatable
-from gateway.execution.passage import Passage
+from gateway.execution.completions import CompletionStream
 from gateway.execution.takeover import Rescue
 from gateway.execution.upstream import Call
 from gateway.routing.failures import Cause, Failure
@@ -29,12 +29,12 @@ _REFUSALS: Final = frozenset({400, 404, 405, 409, 415, 422, 500, 501})
 class BrokenStream:
     """A request whose stream broke, as it is to be asked for again. `failure` is what broke it."""
 
-    def __init__(self, policy: RescuePolicy, call: Call, passage: Passage, failure: Failure) -> None:
+    def __init__(self, policy: RescuePolicy, call: Call, stream: CompletionStream, failure: Failure) -> None:
         """Ask for it by this call."""
         self.failure = failure
         self._policy = policy
         self._call = call
-        self._passage = passage
+        self._stream = stream
 
     @cached_property
     def _request(self) -> Mapping[str, Any]:
@@ -47,13 +47,13 @@ class BrokenStream:
     @property
     def can_be_rescued(self) -> bool:
         """Whether there is a way to carry it on."""
-        if self._policy == "off" or self._passage.opaque or self.failure.cause not in _BREAKS:
+        if self._policy == "off" or self._stream.opaque or self.failure.cause not in _BREAKS:
             return False
         return bool(self._request) and is_repeatable(self._request)
 
     def call(self, deployment: Deployment) -> tuple[Rescue, Call]:
         """Say how a deployment is asked to take over, and with what."""
-        said = self._passage.said
+        said = self._stream.said
         is_text = [piece.part for piece in said] == [_TEXT.get(self._call.operation)]
         body = None
         if is_text and self._policy == "on" and said[0].text.strip():
@@ -61,7 +61,7 @@ class BrokenStream:
                 self._request,
                 self._call.operation,
                 said[0].text.rstrip(),
-                self._passage.tokens,
+                self._stream.tokens,
                 kind=deployment.kind,
                 url=deployment.urls[self._call.operation],
             )

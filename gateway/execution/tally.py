@@ -4,7 +4,7 @@ from gateway.execution.outcome import MOST_TOKENS, Usage
 
 
 class Tally:
-    """Counts a passage's tokens. An upstream tells how many there are last, if at all: an event is taken for one.
+    """Counts a stream's tokens. An upstream tells how many there are last, if at all: an event is taken for one.
 
     Mutable: all of it. `passed` is how many events the client got, of a first stream all; `told` is what the last
     stream told of its usage, as it comes to for the whole.

@@ -72,7 +72,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Era(msgspec.Struct, eq=False):
-    """A session, and the short way over its connections.
+    """A session, and the fast path over its connections.
 
     Mutable: how many answers are being read from it, and once it is `old`, what is called when none is left.
     """
@@ -89,7 +89,7 @@ class _Era(msgspec.Struct, eq=False):
             self.old()
 
     def gave_up(self, link: Link | None) -> None:
-        """Note that an answer is not waited for any more, on this connection of the short way, if it has one."""
+        """Note that an answer is not waited for any more, on this connection of the fast path, if it has one."""
         if link is not None:
             link.connection.close()
         self.left()

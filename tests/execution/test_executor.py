@@ -8,8 +8,8 @@ from typing import NoReturn
 import pytest
 
 from gateway.execution import upstream
+from gateway.execution.completions import CompletionStream
 from gateway.execution.outcome import Outcome
-from gateway.execution.passage import Passage
 from gateway.execution.record import Record
 from tests.execution.support import CONTENT, ask, chain, error_of, running
 from tests.fakes.connection import Cut
@@ -49,14 +49,14 @@ async def test_an_error_of_ours_before_the_answer_is_a_500(config: Config, monke
 
 
 async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    repeats, more = Passage.repeats, asyncio.Event()
+    repeats, more = CompletionStream.repeats, asyncio.Event()
 
-    def failing(self: Passage, data: bytes) -> bool:
+    def failing(self: CompletionStream, data: bytes) -> bool:
         if self.first_content is not None:
-            raise ValueError("the passage is closed")
+            raise ValueError("the relayed is closed")
         return repeats(self, data)
 
-    monkeypatch.setattr(Passage, "repeats", failing)
+    monkeypatch.setattr(CompletionStream, "repeats", failing)
     async with (
         ScriptedUpstream([Send(sse_head() + chunk(CONTENT)), Pause(more), Send(chunk(CONTENT)), Hang()]) as a,
         running(config, {"m": chain(a.url)}) as gate,

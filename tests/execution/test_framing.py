@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from gateway.execution.answer import Answer, AttemptFailedError, Facts
 from gateway.execution.chunks import Piece
 from gateway.execution.client import ClientLeftError, WireClient
+from gateway.execution.completions import CompletionStream
 from gateway.execution.deadline import Watch
 from gateway.execution.fields import Fields
 from gateway.execution.flow import Flow
 from gateway.execution.framing import BEGINNINGS, framed
 from gateway.execution.outbox import Outbox
-from gateway.execution.passage import Passage
 from gateway.execution.protocol import AnswerProtocol, LastHeads
 from gateway.execution.relay import relay
-from tests.execution.test_template import CHAT, chat, cut, event, known, passage_of, streams
+from tests.execution.test_template import CHAT, chat, cut, event, known, stream_of, streams
 from tests.execution.test_wire_client import Line
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -73,8 +73,8 @@ class Upstream(asyncio.Transport):
 class Run:
     """A stream's way from the connection to a box to the client's."""
 
-    def __init__(self, passage: Passage) -> None:
-        self.passage = passage
+    def __init__(self, relayed: CompletionStream) -> None:
+        self.relayed = relayed
         self.line = Line()
         self.client = WireClient(self.line, "id")
         self.protocol = AnswerProtocol(Outbox(), asyncio.get_running_loop())
@@ -93,7 +93,7 @@ class Run:
 
     async def _relay(self, answer: Answer) -> None:
         self.clock = Watch(asyncio.get_running_loop()).deadline()
-        await relay(answer, b"", self.client, self.passage, 9, self.clock, is_fed=False)
+        await relay(answer, b"", self.client, self.relayed, 9, self.clock, is_fed=False)
         await self.client.finish()
 
     @property
@@ -155,23 +155,23 @@ def test_framing_makes_no_difference(data: st.DataObject, hides_usage: bool, kee
     stream = re.sub(rb"[\r\n]{2,}", b"\n\n", data.draw(streams()).strip(b"\r\n") + b"\n\n") + FINISH
     parts = [part for part in data.draw(cut(stream[:-2])) if part.strip(b"\n")]  # blank lines may be cut
     given_reads = data.draw(reads(parts))
-    decoding = passage_of(learns=False, hides_usage=hides_usage, keeps=keeps)
+    decoding = stream_of(learns=False, hides_usage=hides_usage, keeps=keeps)
     passed = decoding.feed(b"".join(parts))[0] + decoding.end()
 
-    async def run() -> tuple[bytes, Passage]:
-        way = Run(passage_of(learns=True, hides_usage=hides_usage, keeps=keeps))
+    async def run() -> tuple[bytes, CompletionStream]:
+        way = Run(stream_of(learns=True, hides_usage=hides_usage, keeps=keeps))
         relaying = await way.begin()
         way.comes(*given_reads)
         try:
             await relaying
         except AttemptFailedError:
-            assert way.passage.failed
+            assert way.relayed.failed
             await way.client.finish()
-        return b"".join(way.writes), way.passage
+        return b"".join(way.writes), way.relayed
 
-    raw, passage = asyncio.run(run())
+    raw, relayed = asyncio.run(run())
     assert body_of(raw) == passed
-    assert seen(known(passage)) == seen(known(decoding))
+    assert seen(known(relayed)) == seen(known(decoding))
 
 
 def seen(known: Iterable[object]) -> list[object]:
@@ -191,7 +191,7 @@ class Ended(Run):
 
 async def learnt(kind: type[Run] = Run) -> tuple[Run, "asyncio.Task[None]"]:
     """Begin with a stream whose events are known, and which is between two chunks."""
-    way = kind(passage_of(learns=True))
+    way = kind(stream_of(learns=True))
     relaying = await way.begin()
     way.comes(framed(chat("a")), framed(chat("b")))
     way.writes.clear()
@@ -248,7 +248,7 @@ async def test_after_several_chunks_in_a_read_the_next_one_passes_as_it_came() -
 @pytest.mark.parametrize("text", [b"", b'"', rb"\n", rb"\"", b"\n", b"\x00", b"\xff", "\u200d".encode(), b'a","b":"c'])
 async def test_a_chunk_whose_text_is_not_plain_is_decoded(text: bytes) -> None:
     way, relaying = await learnt()
-    decoding = passage_of(learns=False)
+    decoding = stream_of(learns=False)
     for each in (b"a", b"b", text, b"c"):
         decoding.feed(event(CHAT, each))
     odd, plain = framed(event(CHAT, text)), framed(chat("c"))
@@ -259,7 +259,7 @@ async def test_a_chunk_whose_text_is_not_plain_is_decoded(text: bytes) -> None:
     relaying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await relaying
-    assert seen(known(way.passage)) == seen(known(decoding))
+    assert seen(known(way.relayed)) == seen(known(decoding))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ async def test_what_only_begins_or_ends_as_a_known_chunk_is_none(read: bytes) ->
 async def test_a_known_event_inside_another_is_a_part_of_that() -> None:
     way, relaying = await learnt()
     way.comes(framed(b"data: {"), framed(chat("c")))
-    assert (way.writes, way.passage.malformed) == ([], 1)
+    assert (way.writes, way.relayed.malformed) == ([], 1)
     relaying.cancel()
 
 
@@ -337,9 +337,9 @@ async def test_a_comment_does_not_put_the_clock_back() -> None:
 
 @pytest.mark.parametrize("keeps", [True, False])
 async def test_a_long_text_is_kept_up_to_a_limit(*, keeps: bool) -> None:
-    way = Run(passage_of(learns=True, keeps=keeps))
+    way = Run(stream_of(learns=True, keeps=keeps))
     relaying = await way.begin()
-    decoding = passage_of(learns=False, keeps=keeps)
+    decoding = stream_of(learns=False, keeps=keeps)
     for text in ["a"] + ["ä" * (1 << 13)] * 80:
         way.comes(framed(chat(text)))
         decoding.feed(chat(text))
@@ -347,8 +347,8 @@ async def test_a_long_text_is_kept_up_to_a_limit(*, keeps: bool) -> None:
     decoding.feed(FINISH)
     await relaying
     decoding.end()
-    assert seen(known(way.passage)) == seen(known(decoding))
-    assert (way.passage.opaque, way.passage._decoded, decoding._decoded) == (True, 1, 81)
+    assert seen(known(way.relayed)) == seen(known(decoding))
+    assert (way.relayed.opaque, way.relayed._decoded, decoding._decoded) == (True, 1, 81)
 
 
 async def test_what_is_known_of_events_that_passed_is_noted_when_the_stream_breaks() -> None:
@@ -357,8 +357,8 @@ async def test_what_is_known_of_events_that_passed_is_noted_when_the_stream_brea
     way.protocol.connection_lost(None)
     with pytest.raises(AttemptFailedError):
         await relaying
-    assert (way.passage.tokens, way.passage.size) == (4, 4 * len(chat("a")))
-    assert way.passage.said == (Piece("content", "abcd"),)
+    assert (way.relayed.tokens, way.relayed.size) == (4, 4 * len(chat("a")))
+    assert way.relayed.said == (Piece("content", "abcd"),)
 
 
 async def test_a_client_that_is_gone_is_noticed() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.execution.chunks import Piece
+from gateway.execution.completions import CompletionStream
 from gateway.execution.joining import DiffersError
 from gateway.execution.outcome import Usage
-from gateway.execution.passage import Passage
 from gateway.execution.template import Template
 
 CHAT = (
@@ -108,25 +108,25 @@ def cut(draw: st.DrawFn, stream: bytes) -> list[bytes]:
     return [stream[start:end] for start, end in itertools.pairwise([0, *cuts, len(stream)])]
 
 
-def passage_of(*, learns: bool, hides_usage: bool = False, keeps: bool = True) -> Passage:
+def stream_of(*, learns: bool, hides_usage: bool = False, keeps: bool = True) -> CompletionStream:
     clock = itertools.count()
-    return Passage(lambda: float(next(clock)), hides_usage=hides_usage, keeps=keeps, learns=learns)
+    return CompletionStream(lambda: float(next(clock)), hides_usage=hides_usage, keeps=keeps, learns=learns)
 
 
-def known(passage: Passage) -> tuple[object, ...]:
-    told = (passage.usage, passage.lost, passage.tokens, passage.said, passage.malformed, passage.opaque)
-    ends = (passage.finished, passage.done, passage.failed, passage.complete, passage.truncated)
-    return (*told, *ends, passage.size, passage.first_content, passage.last_words({"no": 1}))
+def known(relayed: CompletionStream) -> tuple[object, ...]:
+    told = (relayed.usage, relayed.lost, relayed.tokens, relayed.said, relayed.malformed, relayed.opaque)
+    ends = (relayed.finished, relayed.done, relayed.failed, relayed.complete, relayed.truncated)
+    return (*told, *ends, relayed.size, relayed.first_content, relayed.last_words({"no": 1}))
 
 
-def met(passage: Passage, chunks: Iterable[bytes], *, ends: bool) -> list[object]:
+def met(relayed: CompletionStream, chunks: Iterable[bytes], *, ends: bool) -> list[object]:
     """Feed it, and note all that is to be seen of it."""
     seen: list[object] = []
     try:
         for chunk in chunks:
-            seen += [passage.feed(chunk), known(passage)]
+            seen += [relayed.feed(chunk), known(relayed)]
         if ends:
-            seen += [passage.end(), known(passage)]
+            seen += [relayed.end(), known(relayed)]
     except DiffersError:
         seen.append(DiffersError)
     return seen
@@ -138,7 +138,7 @@ def met(passage: Passage, chunks: Iterable[bytes], *, ends: bool) -> list[object
 def test_nothing_but_the_time_tells_a_template_from_decoding(data: st.DataObject) -> None:
     draw = data.draw
     hides_usage, keeps = draw(st.booleans()), draw(st.sampled_from([True, True, False]))
-    learning, decoding = (passage_of(learns=learns, hides_usage=hides_usage, keeps=keeps) for learns in (True, False))
+    learning, decoding = (stream_of(learns=learns, hides_usage=hides_usage, keeps=keeps) for learns in (True, False))
     for how in (None, "continue", "replay"):
         chunks, ends = draw(streams().flatmap(cut)), draw(st.booleans())
         if how == "continue":
@@ -157,7 +157,7 @@ def test_nothing_but_the_time_tells_a_template_from_decoding(data: st.DataObject
 @settings(max_examples=500)
 def test_an_event_of_any_shape_teaches_nothing_wrong(shape: str, first: bytes, texts: list[bytes]) -> None:
     chunks = [event(shape, text) for text in (first, *texts)]
-    assert met(passage_of(learns=True), chunks, ends=True) == met(passage_of(learns=False), chunks, ends=True)
+    assert met(stream_of(learns=True), chunks, ends=True) == met(stream_of(learns=False), chunks, ends=True)
 
 
 @pytest.mark.parametrize(
@@ -170,40 +170,40 @@ def test_an_event_of_any_shape_teaches_nothing_wrong(shape: str, first: bytes, t
 )
 def test_an_event_that_says_a_text_twice_teaches_nothing_wrong(shape: str, texts: list[bytes]) -> None:
     chunks = [event(shape, text) for text in texts]
-    assert met(passage_of(learns=True), chunks, ends=True) == met(passage_of(learns=False), chunks, ends=True)
+    assert met(stream_of(learns=True), chunks, ends=True) == met(stream_of(learns=False), chunks, ends=True)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_of_usual_events_one_is_decoded(shape: str) -> None:
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     words = ["once", " upon", " a", " time", ",", " größe", " content", " text", ":", " m"]
     for word in words:
         chunk = event(shape, word.encode())
-        assert passage.feed(chunk) == (chunk, True)
+        assert relayed.feed(chunk) == (chunk, True)
     several = event(shape, b" and") + event(shape, b" so")
-    assert passage.feed(several) == (several, True)
-    assert passage.feed(several + b": ping\n\n") == (several + b": ping\n\n", True)
-    assert passage.feed(several[:-9]) + passage.feed(several[-9:]) == (
+    assert relayed.feed(several) == (several, True)
+    assert relayed.feed(several + b": ping\n\n") == (several + b": ping\n\n", True)
+    assert relayed.feed(several[:-9]) + relayed.feed(several[-9:]) == (
         event(shape, b" and"),
         True,
         event(shape, b" so"),
         True,
     )
-    assert [piece.text for piece in passage.said] == ["".join(words) + " and so" * 3]
-    assert (passage.tokens, passage._decoded) == (len(words) + 6, 1)
+    assert [piece.text for piece in relayed.said] == ["".join(words) + " and so" * 3]
+    assert (relayed.tokens, relayed._decoded) == (len(words) + 6, 1)
 
 
 def test_what_ends_as_an_event_does_and_begins_otherwise_is_decoded() -> None:
-    passage = passage_of(learns=True)
-    passage.feed(chat("a"))
+    relayed = stream_of(learns=True)
+    relayed.feed(chat("a"))
     ping = b": a" + CHAT.encode().rpartition(b"%s")[2]
-    assert passage.feed(ping) == (ping, False)
-    assert passage.tokens == 1
+    assert relayed.feed(ping) == (ping, False)
+    assert relayed.tokens == 1
 
 
 @pytest.mark.parametrize("text", [b"", b'"', rb"\n", rb"\"", b"\n", b"\x00", b"\xff", b'a","b":"c'])
 def test_what_is_no_plain_text_is_decoded(text: bytes) -> None:
-    learning, decoding = passage_of(learns=True), passage_of(learns=False)
+    learning, decoding = stream_of(learns=True), stream_of(learns=False)
     chunks = [chat("a"), event(CHAT, text), chat("b"), chat("c")]
     assert met(learning, chunks, ends=False) == met(decoding, chunks, ends=False)
     assert learning._template is not None
@@ -212,12 +212,12 @@ def test_what_is_no_plain_text_is_decoded(text: bytes) -> None:
 
 def test_an_event_cut_short_is_no_event() -> None:
     """Where prefix and suffix overlap both are there, and no text between them."""
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     overlapping = 'data: {"choices":[{"delta":{"content":"%s","content":"%s"}}]}\n\n'
-    passage.feed(event(overlapping, b"a"))
+    relayed.feed(event(overlapping, b"a"))
     short = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
-    assert passage.feed(short) == (short, True)
-    assert passage.said == (Piece("content", "aa"),)
+    assert relayed.feed(short) == (short, True)
+    assert relayed.said == (Piece("content", "aa"),)
 
 
 @pytest.mark.parametrize(
@@ -226,66 +226,66 @@ def test_an_event_cut_short_is_no_event() -> None:
 @pytest.mark.parametrize("keeps", [True, False])
 def test_several_events_in_one_chunk_are_read_one_by_one_where_they_differ(last: bytes, *, keeps: bool) -> None:
     chunks = [chat("a"), chat("b") + chat("ä"), chat("b") + last, b"\n", chat("c") + last + chat("d"), chat("e") * 3]
-    learning, decoding = passage_of(learns=True, keeps=keeps), passage_of(learns=False, keeps=keeps)
+    learning, decoding = stream_of(learns=True, keeps=keeps), stream_of(learns=False, keeps=keeps)
     assert met(learning, chunks, ends=True) == met(decoding, chunks, ends=True)
 
 
 def test_events_that_never_repeat_are_not_learnt_for_ever() -> None:
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     for number in range(200):
-        passage.feed(chat("a").replace(b'"usage":null', b'"obfuscation":"%d"' % number))
-    assert (passage.tokens, passage._template, passage._lessons) == (200, None, 4)
+        relayed.feed(chat("a").replace(b'"usage":null', b'"obfuscation":"%d"' % number))
+    assert (relayed.tokens, relayed._template, relayed._lessons) == (200, None, 4)
 
 
 def test_events_that_repeat_for_a_while_are_learnt_again() -> None:
     """Ollama and llama.cpp write the second into `created`."""
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     for number in range(200):
-        passage.feed(chat("a").replace(b"17", b"%d" % (number // 4)))
-    assert (passage.tokens, passage._decoded) == (200, 50)
+        relayed.feed(chat("a").replace(b"17", b"%d" % (number // 4)))
+    assert (relayed.tokens, relayed._decoded) == (200, 50)
 
 
 def test_a_text_that_stands_there_in_another_form_costs_no_lesson() -> None:
-    passage = passage_of(learns=True)
-    passage.feed(chat("a"))
+    relayed = stream_of(learns=True)
+    relayed.feed(chat("a"))
     for text in (r"\u00e9", r"\n", r"\u4f60\u597d") * 9:
-        passage.feed(chat(text))
-    assert (passage._lessons, passage.feed(chat("b")), passage._decoded) == (1, (chat("b"), True), 28)
+        relayed.feed(chat(text))
+    assert (relayed._lessons, relayed.feed(chat("b")), relayed._decoded) == (1, (chat("b"), True), 28)
 
 
 def test_what_follows_a_text_of_another_part_is_put_behind_it() -> None:
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     call = b'data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]}}]}\n\n'
     for chunk in (chat("a"), chat("b"), call, chat("c"), chat("d"), event(SHAPES[4], b"hm"), chat("e")):
-        passage.feed(chunk)
+        relayed.feed(chunk)
     parts = [("content", "ab"), ("tool 0 arguments", "{}"), ("content", "cd"), ("reasoning", "hm"), ("content", "e")]
-    assert passage.said == tuple(Piece(*part) for part in parts)
+    assert relayed.said == tuple(Piece(*part) for part in parts)
 
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_template_keeps_no_more_than_decoding_does(*, keeps: bool) -> None:
-    passage = passage_of(learns=True, keeps=keeps)
+    relayed = stream_of(learns=True, keeps=keeps)
     for _ in range(17):
-        passage.feed(chat("ä" * (1 << 16)))
-    assert (passage.opaque, passage.said, passage.tokens, passage._decoded) == (True, (), 17, 1)
+        relayed.feed(chat("ä" * (1 << 16)))
+    assert (relayed.opaque, relayed.said, relayed.tokens, relayed._decoded) == (True, (), 17, 1)
 
 
 def test_after_the_end_every_event_is_decoded() -> None:
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     finish = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
     for chunk in (chat("a"), chat("b"), finish, chat("c"), chat("d")):
-        passage.feed(chunk)
-    assert (passage.tokens, passage._decoded) == (4, 2)  # that was no end
+        relayed.feed(chunk)
+    assert (relayed.tokens, relayed._decoded) == (4, 2)  # that was no end
     for chunk in (finish, b"data: [DONE]\n\n", chat("e"), chat("f")):
-        passage.feed(chunk)
-    assert (passage.tokens, passage._decoded, passage.complete) == (6, 4, True)
+        relayed.feed(chunk)
+    assert (relayed.tokens, relayed._decoded, relayed.complete) == (6, 4, True)
 
 
 def test_usage_beside_a_text_is_told_of_each_time() -> None:
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     for number in range(9):
-        passage.feed(event(ODD_SHAPES[7], b"a").replace(b"4", b"%d" % number))
-    assert (passage.usage, passage._lessons) == (Usage(3, 8), 0)
+        relayed.feed(event(ODD_SHAPES[7], b"a").replace(b"4", b"%d" % number))
+    assert (relayed.usage, relayed._lessons) == (Usage(3, 8), 0)
 
 
 def test_a_text_is_not_taken_for_one_that_stands_elsewhere() -> None:
@@ -299,10 +299,10 @@ def test_a_text_is_not_taken_for_one_that_stands_elsewhere() -> None:
 
 @pytest.mark.parametrize("first", [b'data: {"error":{"message":"no"}}\n\n', b"data: {cut\n\n"])
 def test_what_stands_before_known_events_is_read(first: bytes) -> None:
-    passage = passage_of(learns=True)
+    relayed = stream_of(learns=True)
     for text in ("a", "b", "c"):
-        passage.feed(chat(text))
-    assert passage.known is not None
-    passed, _ = passage.feed(first + chat("d") + chat("e"))
+        relayed.feed(chat(text))
+    assert relayed.known is not None
+    passed, _ = relayed.feed(first + chat("d") + chat("e"))
     assert first not in passed
-    assert (passage.failed, passage.malformed) == ((True, 0) if b"error" in first else (False, 1))
+    assert (relayed.failed, relayed.malformed) == ((True, 0) if b"error" in first else (False, 1))

@@ -103,7 +103,7 @@ BITS = (
     st.sampled_from(["}", "}}", ',"x":1}', "", "}\n", '},"y":{}}', ',"usage":null}']),
 )
 def test_the_usage_is_the_same_wherever_it_stands(before: list[str], usage: str, after: str) -> None:
-    """There is a short way to the usual one."""
+    """There is a fast path to the usual one."""
     tail = f'{"".join(before)}"usage":{{{usage}}}{after}'.encode()
     assert usage_in(tail) == _usage_anywhere(tail)
 

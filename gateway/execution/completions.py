@@ -40,7 +40,7 @@ _LESSONS: Final = 4
 _WORTH: Final = 2
 
 
-class Passage:
+class CompletionStream:
     """One client's event stream; it lives through the streams that it is made of.
 
     Mutable. Of the stream that passes now: `finished` (each choice has its finish reason, and has said nothing since;

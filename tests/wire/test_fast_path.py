@@ -1,4 +1,4 @@
-"""One connection carries what goes the short way and what is aiohttp's, in any order; both answer alike."""
+"""One connection carries what takes the fast path and what is aiohttp's, in any order; both answer alike."""
 
 import asyncio
 import json

@@ -1,9 +1,9 @@
-"""The short way through aiohttp's protocol.
+"""The fast path through aiohttp's protocol.
 
 Nearly every request is a POST of JSON to one of four paths, in HTTP/1.1, with nothing in its head that needs a closer
-look. It goes the short way: aiohttp's parser reads it, and then it is answered on the connection itself, in one task,
+look. It takes the fast path: aiohttp's parser reads it, and then it is answered on the connection itself, in one task,
 without a `web.Request`, middlewares and a `web.StreamResponse`. Everything else is aiohttp's, which does not notice:
-while a request goes the short way, the future by which aiohttp's handler waits for the next message is out of reach.
+while a request takes the fast path, the future by which aiohttp's handler waits for the next message is out of reach.
 So a connection may carry both, in any order, and what comes in advance (pipelining) waits its turn.
 
 From a connection's third request on there is mostly nothing to parse: its head says what the last one said (`heads`).
@@ -44,7 +44,7 @@ _BLANK: Final = b"\r\n\r\n"
 _SMALL: Final = 1 << 16
 """How long a body may be that is taken past the parser in parts: nobody would stop reading for so much."""
 _UNKNOWN: Final = -1
-_TASK: Final = "short way"
+_TASK: Final = "fast path"
 """What tasks are called: one without a name is given one, which takes as long as a tenth of making it."""
 
 
@@ -57,10 +57,10 @@ class _Usual(msgspec.Struct, frozen=True, gc=False):
     fields: Fields
 
 
-class ShortWay(Connection):
-    """A connection that knows the short way.
+class FastPath(Connection):
+    """A connection that knows the fast path.
 
-    Mutable, beside aiohttp's own: what goes the short way (the task, the client's side of it, and whether it is the
+    Mutable, beside aiohttp's own: what takes the fast path (the task, the client's side of it, and whether it is the
     last request), and meanwhile the future by which aiohttp's own handler waits, out of its reach; whether the client
     `is_full`; the last head, how many heads there were, and how many bytes are to come until the parser stands between
     two messages, if that is known; and the body that is taken past the parser, and how much of it is still due.
@@ -103,7 +103,7 @@ class ShortWay(Connection):
         return super().idle and self._short is None
 
     def is_last(self) -> bool:
-        """Tell whether the connection ends with the answer that goes the short way."""
+        """Tell whether the connection ends with the answer that takes the fast path."""
         return self._ends or self._gateway.draining
 
     async def room(self) -> None:
@@ -146,7 +146,7 @@ class ShortWay(Connection):
             self._client.pourer.resume()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own
-        """Let what goes the short way end within `timeout` seconds, and cut it then."""
+        """Let what takes the fast path end within `timeout` seconds, and cut it then."""
         if self._short is not None:
             await asyncio.wait((self._short,), timeout=timeout)
             if self._short is not None:
@@ -226,7 +226,7 @@ class ShortWay(Connection):
         if bool(left) is body.is_eof():
             return _UNKNOWN
         if self._seen > 1 and not message.should_close:
-            operation = self._short_way(message)
+            operation = self._fast_path(message)
             if operation is not None:
                 if self._last is None:
                     self._last = LastHead(of_answer=False)
@@ -235,12 +235,12 @@ class ShortWay(Connection):
         return left
 
     def _take_up(self) -> None:
-        """Begin with the next request, if there is one and none is being answered: the short way, or aiohttp's."""
+        """Begin with the next request, if there is one and none is being answered: the fast path, or aiohttp's."""
         waiter = self._waiter
         if not self._messages or waiter is None or waiter.done():
             return
         message, body = self._messages[0]
-        if isinstance(message, _ErrInfo) or (operation := self._short_way(message)) is None:
+        if isinstance(message, _ErrInfo) or (operation := self._fast_path(message)) is None:
             waiter.set_result(None)
             return
         del self._messages[0]
@@ -255,7 +255,7 @@ class ShortWay(Connection):
         asked = Asked(operation, request_id, headers, body, JSON, _whole(body), length)
         self._short = asyncio.Task(self._answered(asked), loop=self._loop, name=_TASK)
 
-    def _short_way(self, message: RawRequestMessage) -> Operation | None:
+    def _fast_path(self, message: RawRequestMessage) -> Operation | None:
         """Say which operation is asked for, if there is nothing about the request that needs a closer look."""
         if message.method != METH_POST or message.version != HttpVersion11:
             return None
@@ -270,7 +270,7 @@ class ShortWay(Connection):
         return None if self._gateway.draining or self in self._capacity.spare else operation
 
     async def _answered(self, asked: Asked) -> None:
-        """Answer a request the short way, and make ready for the next one."""
+        """Answer a request on the fast path, and make ready for the next one."""
         gateway = self._gateway
         client = self._client = WireClient(self, asked.request_id)
         self.outbox.requests += 1

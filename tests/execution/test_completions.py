@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.execution.chunks import Piece, read
+from gateway.execution.completions import CompletionStream
 from gateway.execution.joining import DiffersError, Transcript
 from gateway.execution.outcome import Usage
-from gateway.execution.passage import Passage
 from gateway.execution.sse import EventScanner
 from gateway.execution.takeover import Rescue
 
@@ -58,13 +58,13 @@ SAID = {"message": "no"}
 NO = b'data: {"error":{"message":"no"}}\n\n'
 
 
-def passing(*, hides_usage: bool = False, keeps: bool = True) -> Passage:
+def passing(*, hides_usage: bool = False, keeps: bool = True) -> CompletionStream:
     clock = itertools.count()
-    return Passage(lambda: float(next(clock)), hides_usage=hides_usage, keeps=keeps)
+    return CompletionStream(lambda: float(next(clock)), hides_usage=hides_usage, keeps=keeps)
 
 
-def feed(passage: Passage, *chunks: bytes) -> bytes:
-    return b"".join(passage.feed(chunk)[0] for chunk in chunks)
+def feed(relayed: CompletionStream, *chunks: bytes) -> bytes:
+    return b"".join(relayed.feed(chunk)[0] for chunk in chunks)
 
 
 def events(stream: bytes) -> list[Any]:
@@ -119,11 +119,11 @@ def cut(draw: st.DrawFn, stream: bytes) -> list[bytes]:
 )
 @pytest.mark.parametrize("size", [1, 2, 7, 10_000])
 def test_a_whole_stream_passes_byte_for_byte(stream: bytes, size: int) -> None:
-    passage = passing()
+    relayed = passing()
     chunks = [stream[place : place + size] for place in range(0, len(stream), size)]
-    assert feed(passage, *chunks) + passage.end() == stream
-    assert (passage.size, passage.malformed) == (len(stream), 0)
-    assert (passage.complete, passage.truncated, passage.failed) == (True, False, False)
+    assert feed(relayed, *chunks) + relayed.end() == stream
+    assert (relayed.size, relayed.malformed) == (len(stream), 0)
+    assert (relayed.complete, relayed.truncated, relayed.failed) == (True, False, False)
 
 
 @pytest.mark.parametrize(
@@ -131,28 +131,28 @@ def test_a_whole_stream_passes_byte_for_byte(stream: bytes, size: int) -> None:
     [b"data: {\n\n", b"data: oops\n\n", b"data: {}{}\n\n", b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n'],
 )
 def test_what_is_no_json_is_left_out_and_counted(left_out: bytes) -> None:
-    passage = passing()
-    assert feed(passage, ROLE + left_out + CONTENT, left_out, FINISH + DONE) == WHOLE
-    assert (passage.malformed, passage.complete, passage.opaque) == (2, True, False)
+    relayed = passing()
+    assert feed(relayed, ROLE + left_out + CONTENT, left_out, FINISH + DONE) == WHOLE
+    assert (relayed.malformed, relayed.complete, relayed.opaque) == (2, True, False)
 
 
 @pytest.mark.parametrize("text", [rb"half a pair \ud83d", rb"\ude00"])
 def test_text_that_other_clients_read_is_not_left_out(text: bytes) -> None:
     event = b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % text
     assert json.loads(event[6:])
-    passage = passing()
-    assert feed(passage, event) == event
-    assert passage.malformed == 0
+    relayed = passing()
+    assert feed(relayed, event) == event
+    assert relayed.malformed == 0
 
 
 @pytest.mark.parametrize(
     "end", [b"", COMMENT, ROLE, USAGE, sse(1), b"data: {\n\n", sse({"choices": [], "error": None})]
 )
 def test_a_stream_without_an_end_is_truncated(end: bytes) -> None:
-    passage = passing()
-    feed(passage, CONTENT, end)
-    assert passage.end() == b""
-    assert (passage.truncated, passage.complete, passage.failed) == (True, False, False)
+    relayed = passing()
+    feed(relayed, CONTENT, end)
+    assert relayed.end() == b""
+    assert (relayed.truncated, relayed.complete, relayed.failed) == (True, False, False)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ def test_a_stream_without_an_end_is_truncated(end: bytes) -> None:
 )
 @pytest.mark.parametrize("rest", [b"", CONTENT, DONE, FINISH + DONE, b"data: {\n\n", b"data: " + b"x" * (MIB + 1)])
 def test_nothing_passes_after_an_error(error: bytes, rest: bytes) -> None:
-    passage = passing()
-    assert feed(passage, CONTENT + error + rest, rest) == CONTENT
-    assert passage.end() == b""
-    assert (passage.failed, passage.truncated, passage.complete, passage.malformed) == (True, False, False, 0)
-    assert (passage.last_words(SAID), passage.opaque) == (NO, False)
+    relayed = passing()
+    assert feed(relayed, CONTENT + error + rest, rest) == CONTENT
+    assert relayed.end() == b""
+    assert (relayed.failed, relayed.truncated, relayed.complete, relayed.malformed) == (True, False, False, 0)
+    assert (relayed.last_words(SAID), relayed.opaque) == (NO, False)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,11 @@ def test_nothing_passes_after_an_error(error: bytes, rest: bytes) -> None:
     ],
 )
 def test_a_stream_that_ends_is_ended_well_if_it_is_whole(rest: bytes, passed: bytes, *, complete: bool) -> None:
-    passage = passing()
-    got = feed(passage, CONTENT + rest) + passage.end()
+    relayed = passing()
+    got = feed(relayed, CONTENT + rest) + relayed.end()
     assert got.rstrip() == (CONTENT + passed).rstrip()
-    assert (passage.complete, passage.size, passage.malformed) == (complete, len(got), 0)
-    assert (passage.failed, passage.opaque, passage.end()) == (False, False, b"")
+    assert (relayed.complete, relayed.size, relayed.malformed) == (complete, len(got), 0)
+    assert (relayed.failed, relayed.opaque, relayed.end()) == (False, False, b"")
 
 
 ENDING = chunk("stop", content="a")
@@ -235,51 +235,51 @@ def test_who_goes_on_after_a_finish_reason_was_not_over(
     stream: list[bytes], *, complete: bool, whole: bool, is_one: bool
 ) -> None:
     """One that sent a finish reason in its first event, or in each, was ended a second later, and nobody was told."""
-    passage = passing()
+    relayed = passing()
     sent = b"".join([CONTENT, *stream])
-    assert feed(passage, *([sent] if is_one else [CONTENT, *stream])) == sent
-    assert (passage.complete, passage.whole, passage.truncated) == (complete, whole, not whole)
-    assert passage.end() == (DONE if whole and DONE not in stream else b"")
+    assert feed(relayed, *([sent] if is_one else [CONTENT, *stream])) == sent
+    assert (relayed.complete, relayed.whole, relayed.truncated) == (complete, whole, not whole)
+    assert relayed.end() == (DONE if whole and DONE not in stream else b"")
 
 
 def test_an_error_after_finish_reasons_that_were_none_is_one() -> None:
-    passage = passing()
-    assert feed(passage, ENDING, ENDING, FAILED) == ENDING * 2
-    assert (passage.failed, passage.complete) == (True, False)
-    passage.taken_over("replay")
-    assert content(feed(passage, second(content="aa"), second("stop"))) == ""
-    assert (passage.failed, passage.complete) == (False, True)
+    relayed = passing()
+    assert feed(relayed, ENDING, ENDING, FAILED) == ENDING * 2
+    assert (relayed.failed, relayed.complete) == (True, False)
+    relayed.taken_over("replay")
+    assert content(feed(relayed, second(content="aa"), second("stop"))) == ""
+    assert (relayed.failed, relayed.complete) == (False, True)
 
 
 @pytest.mark.parametrize("rest", [b"", b"\n", COMMENT[:-2], CONTENT[:-2], FAILED[:-2], b"data: {"])
 def test_of_what_was_cut_nothing_stands_before_the_last_words(rest: bytes) -> None:
-    passage = passing()
-    got = feed(passage, CONTENT, rest) + passage.last_words(SAID)
+    relayed = passing()
+    got = feed(relayed, CONTENT, rest) + relayed.last_words(SAID)
     assert got == CONTENT + NO
-    assert passage.end() + passage.last_words(SAID) == NO
+    assert relayed.end() + relayed.last_words(SAID) == NO
 
 
 def test_the_first_content_is_timed_once() -> None:
-    passage = passing()
-    assert passage.feed(COMMENT + ROLE + CONTENT[:-1]) == (COMMENT + ROLE, False)
-    assert passage.first_content is None
-    assert passage.feed(b"\n") == (CONTENT, True)
-    assert passage.feed(COMMENT + FINISH + DONE) == (COMMENT + FINISH + DONE, False)
-    assert passage.feed(CONTENT)[1]
-    assert passage.first_content == 0.0
+    relayed = passing()
+    assert relayed.feed(COMMENT + ROLE + CONTENT[:-1]) == (COMMENT + ROLE, False)
+    assert relayed.first_content is None
+    assert relayed.feed(b"\n") == (CONTENT, True)
+    assert relayed.feed(COMMENT + FINISH + DONE) == (COMMENT + FINISH + DONE, False)
+    assert relayed.feed(CONTENT)[1]
+    assert relayed.first_content == 0.0
 
 
 @pytest.mark.parametrize(("hides", "shown"), [(True, b""), (False, USAGE)])
 def test_the_usage_that_a_client_did_not_ask_for_is_hidden(*, hides: bool, shown: bytes) -> None:
-    passage = passing(hides_usage=hides)
-    assert feed(passage, CONTENT + FINISH, USAGE, DONE) == CONTENT + FINISH + shown + DONE
-    assert (passage.usage, passage.lost, passage.tokens) == (Usage(3, 4), None, 4)
+    relayed = passing(hides_usage=hides)
+    assert feed(relayed, CONTENT + FINISH, USAGE, DONE) == CONTENT + FINISH + shown + DONE
+    assert (relayed.usage, relayed.lost, relayed.tokens) == (Usage(3, 4), None, 4)
 
 
 def test_hidden_usage_at_the_end_leaves_no_trace_without_its_empty_line_either() -> None:
-    passage = passing(hides_usage=True)
-    assert feed(passage, CONTENT + FINISH, USAGE[:-1]) == CONTENT + FINISH
-    assert (passage.end(), passage.usage) == (DONE, Usage(3, 4))
+    relayed = passing(hides_usage=True)
+    assert feed(relayed, CONTENT + FINISH, USAGE[:-1]) == CONTENT + FINISH
+    assert (relayed.end(), relayed.usage) == (DONE, Usage(3, 4))
 
 
 @pytest.mark.parametrize(
@@ -299,18 +299,18 @@ def test_what_is_more_than_usage_is_not_hidden(event: bytes) -> None:
     ("told", "usage"), [(b'{"prompt_tokens":3,"completion_tokens":4}', Usage(3, 4)), (b'"3"', None), (b"[]", None)]
 )
 def test_usage_with_null_for_choices_is_hidden(told: bytes, usage: Usage | None) -> None:
-    passage = passing(hides_usage=True)
-    feed(passage, CONTENT + FINISH)
-    assert feed(passage, b'data: {"choices":null,"usage":' + told + b"}\n\n") == b""
-    assert (passage.usage, passage.opaque) == (usage, False)
+    relayed = passing(hides_usage=True)
+    feed(relayed, CONTENT + FINISH)
+    assert feed(relayed, b'data: {"choices":null,"usage":' + told + b"}\n\n") == b""
+    assert (relayed.usage, relayed.opaque) == (usage, False)
 
 
 def test_tokens_are_counted_where_nobody_tells() -> None:
-    passage = passing()
-    feed(passage, ROLE + CONTENT * 2 + chunk(tool_calls=[arguments("{}")]) + COMMENT)
-    assert (passage.tokens, passage.usage, passage.lost) == (3, None, None)
-    feed(passage, USAGE + FINISH)
-    assert passage.tokens == 4
+    relayed = passing()
+    feed(relayed, ROLE + CONTENT * 2 + chunk(tool_calls=[arguments("{}")]) + COMMENT)
+    assert (relayed.tokens, relayed.usage, relayed.lost) == (3, None, None)
+    feed(relayed, USAGE + FINISH)
+    assert relayed.tokens == 4
 
 
 @pytest.mark.parametrize(
@@ -325,28 +325,28 @@ def test_tokens_are_counted_where_nobody_tells() -> None:
     ],
 )
 def test_what_cannot_be_said_again_makes_a_stream_opaque(event: bytes) -> None:
-    passage = passing()
-    assert feed(passage, CONTENT + event + CONTENT) == CONTENT + event + CONTENT
-    assert passage.opaque
+    relayed = passing()
+    assert feed(relayed, CONTENT + event + CONTENT) == CONTENT + event + CONTENT
+    assert relayed.opaque
     assert passing(keeps=False).opaque
 
 
 def test_what_is_not_kept_still_passes() -> None:
-    passage = passing(keeps=False)
-    assert feed(passage, WHOLE) == WHOLE
-    assert (passage.said, passage.tokens, passage.complete) == ((), 1, True)
+    relayed = passing(keeps=False)
+    assert feed(relayed, WHOLE) == WHOLE
+    assert (relayed.said, relayed.tokens, relayed.complete) == ((), 1, True)
 
 
 def test_a_long_event_is_content_and_passes_in_parts() -> None:
-    passage = passing()
+    relayed = passing()
     begun = b"data: " + b"x" * (MIB - 6)
-    assert passage.feed(CONTENT + begun) == (CONTENT, True)
-    assert not passage.opaque
-    assert passage.feed(b"y") == (begun + b"y", True)
-    assert (passage.opaque, passage.last_words(SAID), passage.truncated) == (True, b"\n\n" + NO, True)
-    assert passage.feed(b"z" * 2 * MIB) == (b"z" * 2 * MIB, True)
-    assert passage.feed(b"\n\n" + FINISH + DONE) == (b"\n\n" + FINISH + DONE, True)
-    assert (passage.complete, passage.malformed, passage.last_words(SAID)) == (True, 0, NO)
+    assert relayed.feed(CONTENT + begun) == (CONTENT, True)
+    assert not relayed.opaque
+    assert relayed.feed(b"y") == (begun + b"y", True)
+    assert (relayed.opaque, relayed.last_words(SAID), relayed.truncated) == (True, b"\n\n" + NO, True)
+    assert relayed.feed(b"z" * 2 * MIB) == (b"z" * 2 * MIB, True)
+    assert relayed.feed(b"\n\n" + FINISH + DONE) == (b"\n\n" + FINISH + DONE, True)
+    assert (relayed.complete, relayed.malformed, relayed.last_words(SAID)) == (True, 0, NO)
 
 
 @pytest.mark.parametrize(
@@ -356,18 +356,18 @@ def test_a_long_event_is_content_and_passes_in_parts() -> None:
 @pytest.mark.parametrize("rest", [FINISH, DONE, FAILED])
 def test_what_follows_a_long_event_is_read(end: bytes, place: int, rest: bytes) -> None:
     """A cut inside the empty line used to hide the event that follows."""
-    passage = passing()
+    relayed = passing()
     begun = b"data: " + b"x" * MIB
-    passed = feed(passage, begun + end[:place], end[place:] + rest)
+    passed = feed(relayed, begun + end[:place], end[place:] + rest)
     assert passed == begun + end + (b"" if rest == FAILED else rest)
-    assert (passage.truncated, passage.failed) == (False, rest == FAILED)
+    assert (relayed.truncated, relayed.failed) == (False, rest == FAILED)
 
 
 def test_many_short_comments_are_no_content() -> None:
-    passage = passing()
+    relayed = passing()
     pings = [b": ping\n\n" + b"x" * 60_000 + b"\n\n"] * 40
-    assert not any(passage.feed(ping)[1] for ping in pings)
-    assert not passage.opaque
+    assert not any(relayed.feed(ping)[1] for ping in pings)
+    assert not relayed.opaque
 
 
 CALL = {"index": 0, "id": "call-first", "type": "function", "function": {"name": "look", "arguments": ""}}
@@ -424,7 +424,7 @@ def check_one_stream(stream: bytes, answered: Runs) -> None:
 @given(st.data())
 def test_replays_make_one_stream_wherever_the_others_break(data: st.DataObject) -> None:
     draw = data.draw
-    passage = passing()
+    relayed = passing()
     got = b""
     answered: Runs = ()
     for name in ("first", "second", "third", "fourth"):
@@ -432,65 +432,65 @@ def test_replays_make_one_stream_wherever_the_others_break(data: st.DataObject) 
         answered = answered or answer(stream)
         end = len(stream) if name == "fourth" else draw(st.integers(len(ROLE) if name == "first" else 0, len(stream)))
         if name != "first":
-            passage.taken_over("replay")
+            relayed.taken_over("replay")
         for part in draw(cut(stream[:end])):
-            got += passage.feed(part)[0]
-        got += passage.end() if draw(st.booleans()) or passage.complete else b""
-        if passage.complete:
+            got += relayed.feed(part)[0]
+        got += relayed.end() if draw(st.booleans()) or relayed.complete else b""
+        if relayed.complete:
             break
-    assert not passage.truncated
+    assert not relayed.truncated
     check_one_stream(got, answered)
-    assert (passage.size, passage.malformed, passage.failed) == (len(got), 0, False)
-    assert passage.said == answered
+    assert (relayed.size, relayed.malformed, relayed.failed) == (len(got), 0, False)
+    assert relayed.said == answered
 
 
 @pytest.mark.exhaustive
 @given(st.data())
 def test_any_rescues_make_one_stream_wherever_the_others_break(data: st.DataObject) -> None:
     draw = data.draw
-    passage = passing(hides_usage=draw(st.booleans()))
+    relayed = passing(hides_usage=draw(st.booleans()))
     got = b""
     for name in ("first", "second", "third", "fourth"):
         how: Rescue = draw(st.sampled_from(["continue", "replay"]))
-        known = "".join(piece.text for piece in passage.said)
+        known = "".join(piece.text for piece in relayed.said)
         heeds = how == "continue" and (len(known) < 16 or draw(st.booleans()))
         stream = told(name, *draw(spoken(TEXT[len(known) :] if heeds else TEXT, rich=False)))
         end = len(stream) if name == "fourth" else draw(st.integers(len(ROLE) if name == "first" else 0, len(stream)))
         if name != "first":
-            passage.taken_over(how if known else "replay")
+            relayed.taken_over(how if known else "replay")
         for part in draw(cut(stream[:end])):
-            got += passage.feed(part)[0]
-        got += passage.end() if draw(st.booleans()) or passage.complete else b""
-        if passage.complete:
+            got += relayed.feed(part)[0]
+        got += relayed.end() if draw(st.booleans()) or relayed.complete else b""
+        if relayed.complete:
             break
-    assert not passage.truncated
+    assert not relayed.truncated
     check_one_stream(got, (Piece("content", TEXT),))
-    lost = passage.lost
+    lost = relayed.lost
     assert lost is None or (lost.completion_tokens or 0) >= 0
 
 
-def broken(*texts: str, hides_usage: bool = False) -> Passage:
-    """Give a passage whose first stream said these, a token each, and broke."""
-    passage = passing(hides_usage=hides_usage)
-    feed(passage, ROLE, *[chunk(content=text) for text in texts], b"data: {cut")
-    return passage
+def broken(*texts: str, hides_usage: bool = False) -> CompletionStream:
+    """Give a relayed whose first stream said these, a token each, and broke."""
+    relayed = passing(hides_usage=hides_usage)
+    feed(relayed, ROLE, *[chunk(content=text) for text in texts], b"data: {cut")
+    return relayed
 
 
-def taken(how: Rescue, *texts: str) -> Passage:
-    passage = broken(*texts)
-    passage.taken_over(how)
-    return passage
+def taken(how: Rescue, *texts: str) -> CompletionStream:
+    relayed = broken(*texts)
+    relayed.taken_over(how)
+    return relayed
 
 
 def test_a_takeover_begins_anew_and_keeps_what_is_the_clients() -> None:
-    passage = broken("once upon ", "a time ")
-    feed(passage, b"}\n\n" + FAILED)
-    size = passage.size
-    assert (passage.failed, passage.malformed, passage.tokens) == (True, 1, 2)
-    passage.taken_over("replay")
-    assert (passage.failed, passage.complete, passage.truncated, passage.first_content) == (False, False, True, 0.0)
-    assert (passage.said, passage.tokens, passage.size) == ((Piece("content", "once upon a time "),), 2, size)
-    passed, says = passage.feed(second(role="assistant", content="once upon a time there"))
+    relayed = broken("once upon ", "a time ")
+    feed(relayed, b"}\n\n" + FAILED)
+    size = relayed.size
+    assert (relayed.failed, relayed.malformed, relayed.tokens) == (True, 1, 2)
+    relayed.taken_over("replay")
+    assert (relayed.failed, relayed.complete, relayed.truncated, relayed.first_content) == (False, False, True, 0.0)
+    assert (relayed.said, relayed.tokens, relayed.size) == ((Piece("content", "once upon a time "),), 2, size)
+    passed, says = relayed.feed(second(role="assistant", content="once upon a time there"))
     [event] = events(passed)
     assert event == {
         "id": "first",
@@ -498,36 +498,36 @@ def test_a_takeover_begins_anew_and_keeps_what_is_the_clients() -> None:
         "model": "second",
         "choices": [{"index": 0, "delta": {"content": "there"}, "finish_reason": None}],
     }
-    assert (says, passage.size, passage.said[0].text) == (True, size + len(passed), "once upon a time there")
+    assert (says, relayed.size, relayed.said[0].text) == (True, size + len(passed), "once upon a time there")
 
 
 def test_the_id_is_that_of_the_clients_text() -> None:
     """Azure opens with a chunk of its filter's results that has neither."""
-    passage = passing()
-    feed(passage, sse({"id": "", "created": 0, "choices": [], "prompt_filter_results": []}), ROLE, chunk(content=TEXT))
-    passage.taken_over("replay")
-    [event] = events(feed(passage, second(content=TEXT + "empty")))
+    relayed = passing()
+    feed(relayed, sse({"id": "", "created": 0, "choices": [], "prompt_filter_results": []}), ROLE, chunk(content=TEXT))
+    relayed.taken_over("replay")
+    [event] = events(feed(relayed, second(content=TEXT + "empty")))
     assert (event["id"], event["created"]) == ("first", 5)
 
 
 @pytest.mark.parametrize("more", [(), (USAGE,), (written("other", {"content": ""}),)])
 def test_the_id_is_that_of_the_first_event_where_that_is_text(more: tuple[bytes, ...]) -> None:
-    passage = passing()
-    feed(passage, chunk(content=TEXT), *more)
-    passage.taken_over("replay")
-    [event] = events(feed(passage, second(content=TEXT + "empty")))
+    relayed = passing()
+    feed(relayed, chunk(content=TEXT), *more)
+    relayed.taken_over("replay")
+    [event] = events(feed(relayed, second(content=TEXT + "empty")))
     assert (event["id"], event["created"]) == ("first", 5)
 
 
 @pytest.mark.parametrize("how", ["replay", "continue"])
 def test_what_repeats_the_clients_text_is_withheld(how: Rescue) -> None:
-    passage = taken(how, TEXT)
-    assert passage.feed(COMMENT + second(role="assistant", content="")) == (COMMENT, False)
-    assert passage.feed(second(content=TEXT[:9])) == (b"", True)
-    assert passage.feed(COMMENT + second(content=TEXT[9:-1], usage=spent(9, 2))) == (COMMENT, True)
-    assert content(feed(passage, second(content=TEXT[-1] + "empty"))) == "empty"
-    assert events(feed(passage, second(content=""), second(finish="stop"), DONE))[-1] == "[DONE]"
-    assert (passage.complete, passage.lost) == (True, Usage(9, 2))
+    relayed = taken(how, TEXT)
+    assert relayed.feed(COMMENT + second(role="assistant", content="")) == (COMMENT, False)
+    assert relayed.feed(second(content=TEXT[:9])) == (b"", True)
+    assert relayed.feed(COMMENT + second(content=TEXT[9:-1], usage=spent(9, 2))) == (COMMENT, True)
+    assert content(feed(relayed, second(content=TEXT[-1] + "empty"))) == "empty"
+    assert events(feed(relayed, second(content=""), second(finish="stop"), DONE))[-1] == "[DONE]"
+    assert (relayed.complete, relayed.lost) == (True, Usage(9, 2))
 
 
 EARLY = second(role="assistant", content="", finish="stop")
@@ -536,36 +536,36 @@ EARLY = second(role="assistant", content="", finish="stop")
 @pytest.mark.parametrize("how", ["replay", "continue"])
 def test_a_finish_reason_before_all_text_ends_nothing(how: Rescue) -> None:
     """A replay was broken off by it, and a text that a box said again, though it was to go on, was said twice."""
-    passage = taken(how, TEXT)
-    assert feed(passage, EARLY, second(content=TEXT[:9], finish="stop")) == b""
-    assert content(feed(passage, second(content=TEXT[9:] + "empty", finish="stop"), DONE)) == "empty"
-    assert passage.said[0].text == TEXT + "empty"
+    relayed = taken(how, TEXT)
+    assert feed(relayed, EARLY, second(content=TEXT[:9], finish="stop")) == b""
+    assert content(feed(relayed, second(content=TEXT[9:] + "empty", finish="stop"), DONE)) == "empty"
+    assert relayed.said[0].text == TEXT + "empty"
 
 
 @pytest.mark.parametrize("told", [b"", usage_of(9, 2, "second")])
 def test_a_continuation_may_have_nothing_to_add(told: bytes) -> None:
-    passage = taken("continue", TEXT)
-    *passed, done = events(feed(passage, EARLY, told, DONE))
+    relayed = taken("continue", TEXT)
+    *passed, done = events(feed(relayed, EARLY, told, DONE))
     assert (passed[0]["choices"][0]["finish_reason"], len(passed), done) == ("stop", 1 + bool(told), "[DONE]")
 
 
 def test_usage_does_not_overtake_what_is_withheld() -> None:
     """Who took it for the last event lost text."""
-    passage = taken("continue", TEXT)
-    text, usage, done = events(feed(passage, second(content="once ", finish="stop"), usage_of(9, 2, "second"), DONE))
+    relayed = taken("continue", TEXT)
+    text, usage, done = events(feed(relayed, second(content="once ", finish="stop"), usage_of(9, 2, "second"), DONE))
     assert (text["choices"][0]["delta"]["content"], usage["choices"], done) == ("once ", [], "[DONE]")
-    passage = taken("continue", TEXT)
-    [text] = events(feed(passage, second(content=TEXT[:-1]), usage_of(9, 2, "second"), second(content=TEXT[-1:])))
+    relayed = taken("continue", TEXT)
+    [text] = events(feed(relayed, second(content=TEXT[:-1]), usage_of(9, 2, "second"), second(content=TEXT[-1:])))
     assert text["choices"] == []
 
 
 @pytest.mark.parametrize("end", [second(finish="stop"), second(finish="stop", content=""), DONE])
 def test_what_was_withheld_of_a_continuation_comes_before_its_end(end: bytes) -> None:
-    passage = taken("continue", TEXT)
-    assert passage.feed(second(content="once ") + second(content="upon")) == (b"", True)
-    passed = feed(passage, end)
+    relayed = taken("continue", TEXT)
+    assert relayed.feed(second(content="once ") + second(content="upon")) == (b"", True)
+    passed = feed(relayed, end)
     assert content(passed) == "once upon"
-    assert (passage.complete, content(feed(passage, usage_of(9, 2, "second"))), passage.said[0].text) == (
+    assert (relayed.complete, content(feed(relayed, usage_of(9, 2, "second"))), relayed.said[0].text) == (
         True,
         "",
         TEXT + "once upon",
@@ -573,16 +573,16 @@ def test_what_was_withheld_of_a_continuation_comes_before_its_end(end: bytes) ->
 
 
 def test_what_was_withheld_comes_with_the_last_text() -> None:
-    passage = taken("continue", TEXT)
-    assert content(feed(passage, second(content="once "), second(finish="stop", content="upon"), DONE)) == "once upon"
-    passage = taken("continue", TEXT)
-    assert feed(passage, second(content="once "), second(finish="stop", content="upon")) == b""
-    assert content(passage.end()) == "once upon"
-    passage = taken("continue", TEXT)
-    assert content(feed(passage, second(content="once "), second(content="more"))) == "once more"
-    passage = taken("continue", TEXT)
-    feed(passage, second(content="once "), DONE[:-2])
-    assert content(passage.end() + b"\n\n") == "once "
+    relayed = taken("continue", TEXT)
+    assert content(feed(relayed, second(content="once "), second(finish="stop", content="upon"), DONE)) == "once upon"
+    relayed = taken("continue", TEXT)
+    assert feed(relayed, second(content="once "), second(finish="stop", content="upon")) == b""
+    assert content(relayed.end()) == "once upon"
+    relayed = taken("continue", TEXT)
+    assert content(feed(relayed, second(content="once "), second(content="more"))) == "once more"
+    relayed = taken("continue", TEXT)
+    feed(relayed, second(content="once "), DONE[:-2])
+    assert content(relayed.end() + b"\n\n") == "once "
 
 
 @pytest.mark.parametrize(
@@ -616,148 +616,148 @@ def test_what_was_withheld_comes_with_the_last_text() -> None:
     ],
 )
 def test_what_cannot_be_joined_ends_the_rescue(how: Rescue, stream: bytes) -> None:
-    passage = taken(how, TEXT)
+    relayed = taken(how, TEXT)
     with pytest.raises(DiffersError):
-        feed(passage, stream)
+        feed(relayed, stream)
 
 
 @pytest.mark.parametrize("how", ["replay", "continue"])
 @pytest.mark.parametrize("end", [DONE, b""])
 def test_who_takes_over_may_send_a_finish_reason_in_each_event(how: Rescue, end: bytes) -> None:
     """One that began again was taken for one that goes on, or for one that ends."""
-    passage = taken(how, TEXT)
+    relayed = taken(how, TEXT)
     words = [second("stop", content=word) for word in (TEXT[:10], TEXT[10:], "and ", "so on")]
-    got = feed(passage, *words, end) + passage.end()
-    assert (content(got), got.endswith(DONE), passage.complete) == ("and so on", True, True)
+    got = feed(relayed, *words, end) + relayed.end()
+    assert (content(got), got.endswith(DONE), relayed.complete) == ("and so on", True, True)
 
 
 @pytest.mark.parametrize("learns", [True, False])
 def test_a_choice_of_several_that_goes_on_is_seen_to(*, learns: bool) -> None:
-    passage = Passage(lambda: 0.0, choices=2, learns=learns)
-    feed(passage, CONTENT, CONTENT, FINISH, CONTENT, sse({"choices": [{"index": 1, "finish_reason": "stop"}]}))
-    assert (passage.complete, passage.truncated) == (False, True)
+    relayed = CompletionStream(lambda: 0.0, choices=2, learns=learns)
+    feed(relayed, CONTENT, CONTENT, FINISH, CONTENT, sse({"choices": [{"index": 1, "finish_reason": "stop"}]}))
+    assert (relayed.complete, relayed.truncated) == (False, True)
 
 
 @pytest.mark.parametrize("error", ["", {}, False, 0, []])
 def test_an_error_that_says_nothing_is_none(error: object) -> None:
-    passage = passing()
+    relayed = passing()
     choice = {"delta": {"content": "hi"}, "error": error}
     stream = sse({"choices": [choice]}) + sse({"choices": [choice | {"delta": {}, "finish_reason": "stop"}]}) + DONE
-    assert feed(passage, stream) == stream
-    assert (passage.failed, passage.complete) == (False, True)
+    assert feed(relayed, stream) == stream
+    assert (relayed.failed, relayed.complete) == (False, True)
 
 
 @pytest.mark.parametrize("rest", [second(finish="stop"), DONE])
 def test_a_replay_that_ends_early_is_told_at_the_end_too(rest: bytes) -> None:
-    passage = taken("replay", TEXT)
-    assert feed(passage, second(content=TEXT[:-1]), rest[:-2]) == b""
+    relayed = taken("replay", TEXT)
+    assert feed(relayed, second(content=TEXT[:-1]), rest[:-2]) == b""
     with pytest.raises(DiffersError):
-        passage.end()
+        relayed.end()
 
 
 @pytest.mark.parametrize("how", ["replay", "continue"])
 @pytest.mark.parametrize("cut_off", [b"\n", b"\n\n"])
 def test_a_second_stream_is_set_apart_from_an_event_without_its_end(cut_off: bytes, how: Rescue) -> None:
     """The second stream's first event used to be glued to it, as it came."""
-    passage = passing()
-    got = feed(passage, chunk(content=TEXT).removesuffix(cut_off)) + passage.end()
-    passage.taken_over(how)
-    got += feed(passage, COMMENT, second(content=TEXT), second(content="empty"), second(finish="stop"), DONE)
+    relayed = passing()
+    got = feed(relayed, chunk(content=TEXT).removesuffix(cut_off)) + relayed.end()
+    relayed.taken_over(how)
+    got += feed(relayed, COMMENT, second(content=TEXT), second(content="empty"), second(finish="stop"), DONE)
     check_one_stream(got, (Piece("content", TEXT + "empty"),))
 
 
 def test_a_second_stream_may_fail_too() -> None:
-    passage = taken("replay", TEXT)
-    assert feed(passage, second(content=TEXT[:9]) + FAILED + DONE) == b""
-    assert (passage.failed, passage.end()) == (True, b"")
-    passage.taken_over("continue")
-    assert content(feed(passage, second(content="empty"))) == "empty"
+    relayed = taken("replay", TEXT)
+    assert feed(relayed, second(content=TEXT[:9]) + FAILED + DONE) == b""
+    assert (relayed.failed, relayed.end()) == (True, b"")
+    relayed.taken_over("continue")
+    assert content(feed(relayed, second(content="empty"))) == "empty"
 
 
 def test_events_of_a_second_stream_that_say_nothing_of_the_answer_pass() -> None:
-    passage = taken("replay", TEXT)
+    relayed = taken("replay", TEXT)
     told = sse({"id": "second", "choices": [], "prompt_filter_results": []})
-    assert feed(passage, COMMENT + b"retry: 3\n\n") == COMMENT + b"retry: 3\n\n"
-    assert events(feed(passage, told)) == [{"id": "first", "choices": [], "prompt_filter_results": []}]
-    assert feed(passage, b"data: {\n\n") == b""
-    assert passage.malformed == 1
+    assert feed(relayed, COMMENT + b"retry: 3\n\n") == COMMENT + b"retry: 3\n\n"
+    assert events(feed(relayed, told)) == [{"id": "first", "choices": [], "prompt_filter_results": []}]
+    assert feed(relayed, b"data: {\n\n") == b""
+    assert relayed.malformed == 1
 
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_continuation_is_counted_as_one_stream(*, shown: bool) -> None:
-    passage = broken("once upon a ", "time ", "there ", hides_usage=not shown)
-    passage.taken_over("continue")
-    passed = feed(passage, second(content="was "), second(content="a "), second(finish="stop"))
-    passed += feed(passage, usage_of(12, 2, "second"), DONE)
+    relayed = broken("once upon a ", "time ", "there ", hides_usage=not shown)
+    relayed.taken_over("continue")
+    passed = feed(relayed, second(content="was "), second(content="a "), second(finish="stop"))
+    passed += feed(relayed, usage_of(12, 2, "second"), DONE)
     assert [event["usage"] for event in events(passed)[:-1] if not event["choices"]] == [spent(9, 5)] * shown
-    assert (passage.usage, passage.lost, passage.tokens) == (Usage(9, 5), Usage(12, 0), 5)
+    assert (relayed.usage, relayed.lost, relayed.tokens) == (Usage(9, 5), Usage(12, 0), 5)
 
 
 @pytest.mark.parametrize("how", ["replay", "continue"])
 def test_a_replay_is_counted_as_one_stream(how: Rescue) -> None:
-    passage = taken(how, "once upon a ", "time ", "there ")
-    passed = feed(passage, *[second(content=text) for text in ("once upon a time ", "there ", "was ")])
-    passed += feed(passage, second(finish="stop"), usage_of(9, 3, "second"), DONE)
+    relayed = taken(how, "once upon a ", "time ", "there ")
+    passed = feed(relayed, *[second(content=text) for text in ("once upon a time ", "there ", "was ")])
+    passed += feed(relayed, second(finish="stop"), usage_of(9, 3, "second"), DONE)
     assert events(passed)[-2]["usage"] == spent(9, 3)
-    assert (passage.usage, passage.lost) == (Usage(9, 3), Usage(9, 2))
+    assert (relayed.usage, relayed.lost) == (Usage(9, 3), Usage(9, 2))
 
 
 def test_usage_in_each_chunk_goes_on() -> None:
-    passage = passing()
-    feed(passage, *[chunk(content="two words ", usage=spent(9, 2 * count)) for count in (1, 2)])
-    assert passage.tokens == 4
-    passage.taken_over("continue")
-    assert (passage.usage, passage.tokens) == (None, 4)
-    passed = feed(passage, second(content="a ", usage=spent(13, 1)), second(content="b ", usage=spent(13, 2)))
-    passed += feed(passage, second(finish="stop", usage=spent(13, 3)))
+    relayed = passing()
+    feed(relayed, *[chunk(content="two words ", usage=spent(9, 2 * count)) for count in (1, 2)])
+    assert relayed.tokens == 4
+    relayed.taken_over("continue")
+    assert (relayed.usage, relayed.tokens) == (None, 4)
+    passed = feed(relayed, second(content="a ", usage=spent(13, 1)), second(content="b ", usage=spent(13, 2)))
+    passed += feed(relayed, second(finish="stop", usage=spent(13, 3)))
     assert [event["usage"] for event in events(passed)] == [spent(9, 5), spent(9, 6), spent(9, 7)]
-    assert (passage.usage, passage.lost) == (Usage(9, 7), Usage(13, 0))
+    assert (relayed.usage, relayed.lost) == (Usage(9, 7), Usage(13, 0))
 
 
 def test_usage_of_a_continuation_that_was_withheld_is_counted_so() -> None:
-    passage = taken("continue", TEXT)
-    passed = feed(passage, second(content="once ", usage=spent(10, 1)), second(content="more", usage=spent(10, 2)))
+    relayed = taken("continue", TEXT)
+    passed = feed(relayed, second(content="once ", usage=spent(10, 1)), second(content="more", usage=spent(10, 2)))
     assert [event["usage"] for event in events(passed)] == [spent(9, 2), spent(9, 3)]
 
 
 def test_a_stream_that_took_over_may_be_taken_over() -> None:
-    passage = taken("continue", "once upon a ", "time ")
-    feed(passage, second(content="there "))
-    assert passage.tokens == 3
-    passage.taken_over("continue")
-    assert passage.said == (Piece("content", "once upon a time there "),)
-    passed = feed(passage, second(content="was "), second(finish="stop"), usage_of(12, 1, "third"))
+    relayed = taken("continue", "once upon a ", "time ")
+    feed(relayed, second(content="there "))
+    assert relayed.tokens == 3
+    relayed.taken_over("continue")
+    assert relayed.said == (Piece("content", "once upon a time there "),)
+    passed = feed(relayed, second(content="was "), second(finish="stop"), usage_of(12, 1, "third"))
     assert events(passed)[-1]["usage"] == spent(9, 4)
     assert {event["id"] for event in events(passed)} == {"first"}
-    assert passage.usage == Usage(9, 4)
-    assert passage.lost is not None
-    assert passage.lost.completion_tokens == 0
+    assert relayed.usage == Usage(9, 4)
+    assert relayed.lost is not None
+    assert relayed.lost.completion_tokens == 0
 
 
 def test_what_is_lost_is_the_sum_of_what_was_read_again() -> None:
-    passage = taken("replay", "once upon a ", "time ")
-    feed(passage, second(content="once upon "))
-    passage.taken_over("replay")
-    feed(passage, second(content="once upon a "), second(content="time "), second(content="x"), usage_of(9, 3))
-    assert (passage.usage, passage.lost) == (Usage(9, 3), Usage(18, 3))
+    relayed = taken("replay", "once upon a ", "time ")
+    feed(relayed, second(content="once upon "))
+    relayed.taken_over("replay")
+    feed(relayed, second(content="once upon a "), second(content="time "), second(content="x"), usage_of(9, 3))
+    assert (relayed.usage, relayed.lost) == (Usage(9, 3), Usage(18, 3))
 
 
 def test_what_a_second_continuation_was_given_is_lost_too() -> None:
     """The text that the second of three streams had in its prompt used to be left out."""
-    passage = taken("continue", "once upon ", "a time ")
-    feed(passage, second(content="there "))
-    passage.taken_over("continue")
-    feed(passage, second(content="was"), second(finish="stop"), usage_of(9 + 3, 1))
-    assert (passage.usage, passage.lost) == (Usage(9, 4), Usage(9 + 2 + 3 + 9, 0))
+    relayed = taken("continue", "once upon ", "a time ")
+    feed(relayed, second(content="there "))
+    relayed.taken_over("continue")
+    feed(relayed, second(content="was"), second(finish="stop"), usage_of(9 + 3, 1))
+    assert (relayed.usage, relayed.lost) == (Usage(9, 4), Usage(9 + 2 + 3 + 9, 0))
 
 
 @pytest.mark.parametrize("how", ["continue", "replay"])
 def test_what_says_nothing_passes_once_the_text_is_new(how: Rescue) -> None:
     """Fields that are not known used to be dropped with the event, when they came without text."""
-    passage = taken(how, TEXT)
-    assert feed(passage, second(role="assistant", content="")) == b""
-    feed(passage, second(content=TEXT if how == "replay" else "in it "))
-    noted = feed(passage, second(annotations=[{"url": "x"}]))
+    relayed = taken(how, TEXT)
+    assert feed(relayed, second(role="assistant", content="")) == b""
+    feed(relayed, second(content=TEXT if how == "replay" else "in it "))
+    noted = feed(relayed, second(annotations=[{"url": "x"}]))
     assert [event["choices"][0]["delta"] for event in events(noted)] == [{"annotations": [{"url": "x"}]}]
     assert {event["id"] for event in events(noted)} == {"first"}
 
@@ -765,26 +765,26 @@ def test_what_says_nothing_passes_once_the_text_is_new(how: Rescue) -> None:
 @pytest.mark.parametrize("rescued", [False, True])
 def test_a_text_without_end_is_not_kept(*, rescued: bool) -> None:
     """All of it used to be, so that a box that never stops filled the memory."""
-    passage = taken("continue", "x") if rescued else Passage(int)
+    relayed = taken("continue", "x") if rescued else CompletionStream(int)
     for _ in range(16):
-        feed(passage, second(content="x" * (MIB // 16)) if rescued else chunk(content="y" * (MIB // 16)))
+        feed(relayed, second(content="x" * (MIB // 16)) if rescued else chunk(content="y" * (MIB // 16)))
     if not rescued:
-        assert not passage.opaque
-        feed(passage, CONTENT)
-    assert (passage.opaque, passage.said) == (True, ())
+        assert not relayed.opaque
+        feed(relayed, CONTENT)
+    assert (relayed.opaque, relayed.said) == (True, ())
 
 
 def test_a_text_of_many_parts_without_end_is_not_kept() -> None:
-    passage = Passage(int)
+    relayed = CompletionStream(int)
     for _ in range(9):
-        feed(passage, chunk(content="y" * (MIB // 16)), chunk(reasoning="z" * (MIB // 16)))
-    assert (passage.opaque, passage.said) == (True, ())
+        feed(relayed, chunk(content="y" * (MIB // 16)), chunk(reasoning="z" * (MIB // 16)))
+    assert (relayed.opaque, relayed.said) == (True, ())
 
 
 def test_without_usage_only_tokens_are_lost() -> None:
-    passage = taken("replay", TEXT)
-    feed(passage, second(content=TEXT), second(content="x"), second(finish="stop"), DONE)
-    assert (passage.usage, passage.lost, passage.tokens) == (None, Usage(None, 1), 2)
+    relayed = taken("replay", TEXT)
+    feed(relayed, second(content=TEXT), second(content="x"), second(finish="stop"), DONE)
+    assert (relayed.usage, relayed.lost, relayed.tokens) == (None, Usage(None, 1), 2)
 
 
 def calls_in(stream: bytes) -> list[dict[str, Any]]:
@@ -799,13 +799,13 @@ def calls_in(stream: bytes) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("names", [["lo"], ["lo", "ok"], ["look"]])
 def test_a_tool_call_keeps_its_first_id(names: list[str]) -> None:
     """Clients join the parts of a name, and of an id too."""
-    passage = passing()
+    relayed = passing()
     opening = {**CALL, "function": {"name": names[0], "arguments": ""}}
     more = [{"index": 0, "function": {"name": name}} for name in names[1:]]
-    got = feed(passage, ROLE, *[chunk(tool_calls=[call]) for call in (opening, *more)])
-    assert not passage.opaque
-    passage.taken_over("replay")
-    got += feed(passage, second(tool_calls=[{**CALL, "id": "call-other"}]), second(tool_calls=[arguments("{}")]))
+    got = feed(relayed, ROLE, *[chunk(tool_calls=[call]) for call in (opening, *more)])
+    assert not relayed.opaque
+    relayed.taken_over("replay")
+    got += feed(relayed, second(tool_calls=[{**CALL, "id": "call-other"}]), second(tool_calls=[arguments("{}")]))
     calls = calls_in(got)
     assert [call["id"] for call in calls if "id" in call] == ["call-first"]
     assert "".join(call["function"].get("name", "") for call in calls) == "look"
@@ -814,10 +814,10 @@ def test_a_tool_call_keeps_its_first_id(names: list[str]) -> None:
 
 def test_reasoning_of_another_form_is_not_lost_with_the_text_beside_it() -> None:
     """The text in the same event used to be lost: an empty reasoning took its place."""
-    passage = taken("replay", TEXT)
+    relayed = taken("replay", TEXT)
     sealed = second(content=TEXT + "empty", reasoning="", reasoning_details=[{"type": "reasoning.encrypted"}])
     with pytest.raises(DiffersError):
-        feed(passage, sealed)
+        feed(relayed, sealed)
 
 
 def of(index: object, finish: str | None = None) -> bytes:
@@ -842,45 +842,45 @@ def of(index: object, finish: str | None = None) -> bytes:
     ],
 )
 def test_a_stream_is_whole_when_all_its_choices_are(choices: int, stream: list[bytes], *, finished: bool) -> None:
-    passage = Passage(lambda: 0.0, choices=choices)
-    feed(passage, *stream)
-    assert (passage.complete, passage.truncated) == (finished, not finished)
-    assert passage.opaque == (choices != 1 or of(1) in stream)
+    relayed = CompletionStream(lambda: 0.0, choices=choices)
+    feed(relayed, *stream)
+    assert (relayed.complete, relayed.truncated) == (finished, not finished)
+    assert relayed.opaque == (choices != 1 or of(1) in stream)
 
 
 def test_white_space_that_follows_new_text_is_new() -> None:
-    passage = taken("continue", TEXT + "  ")
-    assert content(feed(passage, second(content="and"), second(content=" so on"))) == "and so on"
+    relayed = taken("continue", TEXT + "  ")
+    assert content(feed(relayed, second(content="and"), second(content=" so on"))) == "and so on"
 
 
 def test_much_white_space_that_is_said_again_is_left_out_soon() -> None:
     """It took as long as the square of its length: a minute for a MiB, and nobody was served meanwhile."""
     space = " " * (MIB - 1000)
-    passage = taken("continue", TEXT + space)
-    assert content(feed(passage, second(content=space[1:]), second(content="  and so on"))) == "and so on"
+    relayed = taken("continue", TEXT + space)
+    assert content(feed(relayed, second(content=space[1:]), second(content="  and so on"))) == "and so on"
 
 
 def test_many_choices_are_counted_soon() -> None:
     """It took as long as the square of their number: half a minute for a MiB, and nobody was served meanwhile."""
-    passage = Passage(lambda: 0.0, choices=80_000)
+    relayed = CompletionStream(lambda: 0.0, choices=80_000)
     begun = sse({"choices": [{"index": index} for index in range(80_000)]})
     ended = sse({"choices": [{"index": index, "finish_reason": "stop"} for index in range(80_000)]})
-    assert (*passage.feed(begun), passage.whole) == (begun, False, False)
-    assert (feed(passage, ended), passage.whole) == (ended, True)
+    assert (*relayed.feed(begun), relayed.whole) == (begun, False, False)
+    assert (feed(relayed, ended), relayed.whole) == (ended, True)
 
 
 @pytest.mark.parametrize("index", [[0], {"a": [1]}, "0"])
 def test_a_choice_may_be_known_by_anything(index: object) -> None:
-    passage = Passage(lambda: 0.0)
-    feed(passage, sse({"choices": [{"index": index, "delta": {"content": "a"}}]}))
-    feed(passage, sse({"choices": [{"index": 0, "finish_reason": "stop"}]}))
-    assert not passage.whole
-    feed(passage, sse({"choices": [{"index": index, "finish_reason": "stop"}]}))
-    assert passage.whole
+    relayed = CompletionStream(lambda: 0.0)
+    feed(relayed, sse({"choices": [{"index": index, "delta": {"content": "a"}}]}))
+    feed(relayed, sse({"choices": [{"index": 0, "finish_reason": "stop"}]}))
+    assert not relayed.whole
+    feed(relayed, sse({"choices": [{"index": index, "finish_reason": "stop"}]}))
+    assert relayed.whole
 
 
 def test_a_finish_reason_beside_repeated_text_is_told() -> None:
-    passage = taken("replay", TEXT)
-    [event] = events(feed(passage, second(content=TEXT, finish="stop")))
+    relayed = taken("replay", TEXT)
+    [event] = events(feed(relayed, second(content=TEXT, finish="stop")))
     assert event["choices"] == [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}]
-    assert passage.complete
+    assert relayed.complete
