@@ -206,7 +206,7 @@ class WireClient(msgspec.Struct, eq=False):
         return self._line.outbox
 
     @property
-    def way(self) -> asyncio.Transport | None:
+    def raw(self) -> asyncio.Transport | None:
         """The transport, where whole chunks (RFC 9112, 7.1) may be written to it: in the midst of such a body."""
         return self._line.transport if self._chunked and not self._head else None
 

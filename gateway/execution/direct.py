@@ -149,7 +149,7 @@ class Origin:
             self._sweeper = self._loop.call_at(self._waiting[0].since + KEEPALIVE, self._sweep)
 
 
-class Place(NamedTuple):
+class Destination(NamedTuple):
     """Where a URL leads: whom to ask, and the `lines` that each request begins with; and the last heads of answers."""
 
     origin: Origin
@@ -157,7 +157,7 @@ class Place(NamedTuple):
     last: LastHeads
 
 
-class Way:
+class PreparedRequest:
     """How a deployment is asked for one thing: of its requests, what is the same each time is written once.
 
     With a thousand deployments nothing of this is in the processor's cache when a request comes. So all that it needs
@@ -166,17 +166,17 @@ class Way:
 
     __slots__ = ("_begins", "_last", "deployment", "origin")
 
-    def __init__(self, place: Place, deployment: Deployment) -> None:
-        """Ask this deployment at its place.
+    def __init__(self, destination: Destination, deployment: Deployment) -> None:
+        """Ask this deployment at its destination.
 
         Raises:
             ValueError: a header field of the deployment's would smuggle another one in.
 
         """
         self.deployment = deployment
-        self.origin = place.origin
-        self._begins = place.lines + Fields(deployment.headers.items()).text
-        self._last = place.last
+        self.origin = destination.origin
+        self._begins = destination.lines + Fields(deployment.headers.items()).text
+        self._last = destination.last
 
     def post(self, link: Link, fields: Fields, request_id: str, body: bytes) -> asyncio.Future[Said]:
         """Send a request with these header fields beside the deployment's; give what comes to its answer's head.
@@ -199,8 +199,7 @@ class Way:
 class Direct:
     """Sends requests over a session's connections.
 
-    Mutable: where requests lead, by method and URL, and their origins; and the ways to deployments, by operation and
-    identity.
+    Mutable: destinations, by method and URL, and their origins; and prepared requests, by operation and deployment.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -209,37 +208,37 @@ class Direct:
         self._session = session
         self._connector = session.connector
         self._fields = dict(session.headers)
-        self._places: dict[tuple[str, str], Place | None] = {}
+        self._destinations: dict[tuple[str, str], Destination | None] = {}
         self._origins: dict[object, Origin] = {}
-        self._ways: dict[Operation, dict[Identity, Way]] = {operation: {} for operation in OPERATIONS}
+        self._prepared: dict[Operation, dict[Identity, PreparedRequest]] = {operation: {} for operation in OPERATIONS}
 
-    def way(self, deployment: Deployment, operation: Operation) -> Way | None:
-        """Give the way to a deployment; None where the session is to be asked.
+    def prepared(self, deployment: Deployment, operation: Operation) -> PreparedRequest | None:
+        """Give what asks a deployment for this; None where the session is to be asked.
 
         Raises:
             ValueError: a header field of the deployment's would smuggle another one in.
 
         """
-        way = self._ways[operation].get(deployment.identity)
-        return way if way is not None and way.deployment is deployment else self._way(deployment, operation)
+        found = self._prepared[operation].get(deployment.identity)
+        return found if found is not None and found.deployment is deployment else self._prepare(deployment, operation)
 
-    def _way(self, deployment: Deployment, operation: Operation) -> Way | None:
-        place, ways = self._place("POST", deployment.urls[operation]), self._ways[operation]
-        if place is None:
+    def _prepare(self, deployment: Deployment, operation: Operation) -> PreparedRequest | None:
+        destination, known = self._destination("POST", deployment.urls[operation]), self._prepared[operation]
+        if destination is None:
             return None
-        if len(ways) >= _KNOWN:
-            ways.clear()
-        way = ways[deployment.identity] = Way(place, deployment)
-        return way
+        if len(known) >= _KNOWN:
+            known.clear()
+        made = known[deployment.identity] = PreparedRequest(destination, deployment)
+        return made
 
-    def _place(self, method: str, url: str) -> Place | None:
+    def _destination(self, method: str, url: str) -> Destination | None:
         try:
-            return self._places[method, url]
+            return self._destinations[method, url]
         except KeyError:
-            if len(self._places) >= _KNOWN:
+            if len(self._destinations) >= _KNOWN:
                 self.close()
-            place = self._places[method, url] = self._found(method, url)
-            return place
+            destination = self._destinations[method, url] = self._found(method, url)
+            return destination
 
     async def get(self, url: str) -> DirectResponse | None:
         """Ask for a URL on a connection of its own, which is to be closed; None where the session is to be asked.
@@ -248,29 +247,29 @@ class Direct:
             aiohttp.ClientError, HttpProcessingError, OSError: no head came.
 
         """
-        place = self._place("GET", url)
-        if place is None:
+        destination = self._destination("GET", url)
+        if destination is None:
             return None
-        link = await place.origin.connected(None)
+        link = await destination.origin.connected(None)
         try:
             facts, length, flow = await link.protocol.ask(
-                f"{place.lines}Connection: close\r\n\r\n".encode(), place.last
+                f"{destination.lines}Connection: close\r\n\r\n".encode(), destination.last
             )
         except BaseException:
             link.connection.close()
             raise
-        return DirectResponse(place.origin, link, facts, length, flow)
+        return DirectResponse(destination.origin, link, facts, length, flow)
 
     def close(self) -> None:
         """Forget the places, and close the connections that wait there."""
         for origin in self._origins.values():
             origin.close()
         self._origins.clear()
-        self._places.clear()
-        for ways in self._ways.values():
-            ways.clear()
+        self._destinations.clear()
+        for known in self._prepared.values():
+            known.clear()
 
-    def _found(self, method: str, text: str) -> Place | None:
+    def _found(self, method: str, text: str) -> Destination | None:
         try:
             url = URL(text)
         except ValueError:
@@ -285,4 +284,4 @@ class Direct:
         origin = self._origins.get(key)
         if origin is None:
             origin = self._origins[key] = Origin(self._connector, request)
-        return Place(origin, line + fields, LastHeads())
+        return Destination(origin, line + fields, LastHeads())

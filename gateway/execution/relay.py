@@ -195,10 +195,10 @@ class _Pouring:
     a thousand streams nothing of this one is in the processor's cache when its next token comes. So all that such a
     chunk needs is in one place, the frame of a generator that is sent what is read (`_straight`).
 
-    Mutable: whether the client is full; and the `way` that chunks go as they are, None while there is none.
+    Mutable: whether the client is full; and the `raw` transport, for chunks that pass as they are, where there is one.
     """
 
-    __slots__ = ("_client", "_course", "_flow", "_full", "_passing", "_way")
+    __slots__ = ("_client", "_course", "_flow", "_full", "_passing", "_raw")
 
     def __init__(self, course: _Course, flow: Flow, client: WireClient) -> None:
         self._course = course
@@ -206,14 +206,14 @@ class _Pouring:
         self._flow = flow
         self._client = client
         self._full = False
-        self._way = client.way
+        self._raw = client.raw
 
     async def run(self, answer: Answer, first: bytes, *, is_fed: bool) -> None:
         """Pour, `first` and then the rest, until the end or until it is enough."""
         if self._gave(first, content=True) if is_fed else first and self._take(first):
             return
         self._client.flush()
-        self._way = self._client.way
+        self._raw = self._client.raw
         self._client.pourer = self
         try:
             if self._client.full:
@@ -225,13 +225,13 @@ class _Pouring:
 
     def pause(self) -> None:
         """Pour no more: the client is full."""
-        self._full, self._way = True, None
+        self._full, self._raw = True, None
         self._flow.pause()
         self._course.rests()
 
     def resume(self) -> None:
         """Pour again."""
-        self._full, self._way = False, self._client.way
+        self._full, self._raw = False, self._client.raw
         self._flow.resume()
         self._course.came(content=True, runs=True)
 
@@ -243,8 +243,8 @@ class _Pouring:
         post, waiting = outbox.post, outbox.waiting
         while True:
             data = yield
-            known, way = passing.known, self._way
-            if known is None or way is None or not flow.at_chunk:
+            known, raw = passing.known, self._raw
+            if known is None or raw is None or not flow.at_chunk:
                 otherwise(data)
                 continue
             template, kept, most = known
@@ -262,16 +262,16 @@ class _Pouring:
                         break
                     if not text or not text.isprintable() or '"' in text or "\\" in text:  # as `is_verbatim`
                         break
-                    if self._way is not way or len(kept) > most or way.is_closing():
+                    if self._raw is not raw or len(kept) > most or raw.is_closing():
                         break
                     events += 1
                     kept += middle
                     if waiting:
                         clock.when = outbox.since + idle
-                        waiting.append((way, data))
+                        waiting.append((raw, data))
                     else:
                         clock.when = now() + idle
-                        post(way, data)  # the clock stops when it is written, if the client is full then
+                        post(raw, data)  # the clock stops when it is written, if the client is full then
                     data = yield
             finally:
                 passing.took(events, events * template.around + len(kept) - had)
@@ -281,10 +281,10 @@ class _Pouring:
 
     def _pass_several(self, data: bytes, otherwise: Callable[[bytes], None]) -> None:
         """Do so with the chunks that begin what a read brought."""
-        way, course = self._way, self._course
-        if way is not None and not way.is_closing() and (taken := self._passing.repeated(data)):
+        raw, course = self._raw, self._course
+        if raw is not None and not raw.is_closing() and (taken := self._passing.repeated(data)):
             course.deadline = course.clock.when = course.now() + course.idle
-            way.write(data[:taken])
+            raw.write(data[:taken])
             data = data[taken:]
         if data:
             otherwise(data)

@@ -71,7 +71,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         return f"<{self.operation}, {len(self.body)} bytes>"
 
 
-class _Era(msgspec.Struct, eq=False):
+class _Pool(msgspec.Struct, eq=False):
     """A session, and the fast path over its connections.
 
     Mutable: how many answers are being read from it, and once it is `old`, what is called when none is left.
@@ -123,10 +123,10 @@ class Upstream:
         self._outbox = outbox or Outbox()
         self.transport: Transport = transport if is_tested(aiohttp.__version__) else "session"
         self._resolver = Resolver()
-        self._pooled: _Era | None = None
-        self._fresh: _Era | None = None
-        self._timers: dict[_Era, asyncio.TimerHandle] = {}
-        self._retired: set[_Era] = set()
+        self._pooled: _Pool | None = None
+        self._fresh: _Pool | None = None
+        self._timers: dict[_Pool, asyncio.TimerHandle] = {}
+        self._retired: set[_Pool] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(
@@ -147,38 +147,38 @@ class Upstream:
             AttemptFailedError: no head came.
 
         """
-        era = (self._fresh if fresh else self._pooled) or self._begun(fresh=fresh)
-        era.open += 1
+        pool = (self._fresh if fresh else self._pooled) or self._begun(fresh=fresh)
+        pool.open += 1
         if exchange is None:
             exchange = Exchange()
         exchange.reused = False
         link: Link | None = None
         try:
-            way = None if fresh or era.direct is None else era.direct.way(deployment, call.operation)
-            if way is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
-                link = way.origin.kept()
+            prepared = None if fresh or pool.direct is None else pool.direct.prepared(deployment, call.operation)
+            if prepared is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
+                link = prepared.origin.kept()
                 if link is None:
-                    link = await way.origin.connected(connect_timeout)
+                    link = await prepared.origin.connected(connect_timeout)
                     exchange.reused = link.protocol.was_used  # the session leaves some in the connector's pool
                 else:
                     exchange.reused = True
-                awaited = way.post(link, call.fields, call.request_id, call.body)
+                awaited = prepared.post(link, call.fields, call.request_id, call.body)
                 exchange.sent()
                 try:
-                    response: Head = way.answer(link, await awaited)
+                    response: Head = prepared.answer(link, await awaited)
                 finally:
                     del awaited  # an error in it would hold this frame, which holds it
             else:
-                response = await _asked(era.session, deployment, call, connect_timeout, exchange)
+                response = await _asked(pool.session, deployment, call, connect_timeout, exchange)
         except _FAULTS as error:
-            era.gave_up(link)
+            pool.gave_up(link)
             failure = self._failure(error, deployment.urls[call.operation], reused=exchange.reused)
             raise AttemptFailedError(failure) from unquoting(error)
         except BaseException:
-            era.gave_up(link)
+            pool.gave_up(link)
             raise
         facts = response.facts
-        answer = Answer(response, facts, facts.status, response.body, era.left)
+        answer = Answer(response, facts, facts.status, response.body, pool.left)
         if not facts.framed:
             answer.close()
             raise AttemptFailedError(Failure(Cause.MALFORMED_ANSWER, "the answer is not HTTP", answer.status))
@@ -191,11 +191,11 @@ class Upstream:
             AttemptFailedError: no answer came within `timeout` seconds.
 
         """
-        era = self._fresh or self._begun(fresh=True)
-        era.open += 1
+        pool = self._fresh or self._begun(fresh=True)
+        pool.open += 1
         try:
             async with asyncio.timeout(timeout):
-                response = await _got(era, url)
+                response = await _got(pool, url)
                 try:
                     return response.facts.status, (await response.body.readany())[:_PROBED]
                 finally:
@@ -203,22 +203,22 @@ class Upstream:
         except _FAULTS as error:
             raise AttemptFailedError(self._failure(error, url, reused=False)) from unquoting(error)
         finally:
-            era.left()
+            pool.left()
 
     @property
     def connections(self) -> int:
         """How many connections there are, those that wait in a pool included."""
-        return sum(_connections(era.session.connector) for era in {*self._timers, *self._retired})
+        return sum(_connections(pool.session.connector) for pool in {*self._timers, *self._retired})
 
     async def close(self) -> None:
         """Close every session."""
-        eras = (*self._timers, *self._retired)
+        pools = (*self._timers, *self._retired)
         for timer in self._timers.values():
             timer.cancel()
         self._pooled = self._fresh = None
         self._timers.clear()
         self._retired.clear()
-        await asyncio.gather(*(era.close() for era in eras), *self._closing)
+        await asyncio.gather(*(pool.close() for pool in pools), *self._closing)
 
     def _failure(self, error: Exception, url: str, *, reused: bool) -> Failure:
         """Translate what aiohttp raised; time that ran out while a name was looked up is not the endpoint's."""
@@ -227,38 +227,38 @@ class Upstream:
             return Failure(Cause.DNS, "name lookup takes too long")
         return failure
 
-    def _begun(self, *, fresh: bool) -> _Era:
+    def _begun(self, *, fresh: bool) -> _Pool:
         """Begin a session, which is retired when it is old."""
         session = _session(self._connector(fresh=fresh))
-        era = _Era(session, Direct(session) if self.transport == "direct" else None)
+        pool = _Pool(session, Direct(session) if self.transport == "direct" else None)
         if fresh:
-            self._fresh = era
+            self._fresh = pool
         else:
-            self._pooled = era
-        self._timers[era] = asyncio.get_running_loop().call_later(self._age, self._retire, era)
-        return era
+            self._pooled = pool
+        self._timers[pool] = asyncio.get_running_loop().call_later(self._age, self._retire, pool)
+        return pool
 
     def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
         connector = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
         make = partial(connector, resolver=self._resolver, limit=0, socket_factory=_socket)
         return make(force_close=True) if fresh else make(keepalive_timeout=KEEPALIVE)
 
-    def _retire(self, era: _Era) -> None:
+    def _retire(self, pool: _Pool) -> None:
         """Open nothing more with a session: it closes after its last answer."""
-        del self._timers[era]
-        if era is self._fresh:
+        del self._timers[pool]
+        if pool is self._fresh:
             self._fresh = None
         else:
             self._pooled = None
-        self._retired.add(era)
-        era.old = partial(self._end, era)
-        if not era.open:
-            era.old()
+        self._retired.add(pool)
+        pool.old = partial(self._end, pool)
+        if not pool.open:
+            pool.old()
 
-    def _end(self, era: _Era) -> None:
-        if era in self._retired:
-            self._retired.discard(era)
-            closing = asyncio.create_task(era.close())
+    def _end(self, pool: _Pool) -> None:
+        if pool in self._retired:
+            self._retired.discard(pool)
+            closing = asyncio.create_task(pool.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -269,10 +269,10 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-async def _got(era: _Era, url: str) -> Head:
-    if era.direct is not None and (direct := await era.direct.get(url)) is not None:
+async def _got(pool: _Pool, url: str) -> Head:
+    if pool.direct is not None and (direct := await pool.direct.get(url)) is not None:
         return direct
-    response: Response = await era.session.get(  # type: ignore[assignment] # the session's response_class
+    response: Response = await pool.session.get(  # type: ignore[assignment] # the session's response_class
         url, allow_redirects=False, trace_request_ctx=Exchange()
     )
     return response

@@ -104,7 +104,7 @@ async def test_an_answer_that_is_not_http_is_told_as_such(transport: Transport, 
 async def test_the_session_is_asked_where_a_url_is_odd(url: str) -> None:
     async with aiohttp.ClientSession() as session:
         odd = replace(deployment("http://box"), urls={CALL.operation: url})
-        assert Direct(session).way(odd, CALL.operation) is None
+        assert Direct(session).prepared(odd, CALL.operation) is None
 
 
 async def test_a_head_that_we_fail_to_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,11 +137,11 @@ async def test_urls_of_one_origin_share_connections(transport: Transport) -> Non
 async def test_where_urls_lead_is_kept_for_so_many() -> None:
     async with aiohttp.ClientSession() as session:
         direct, box = Direct(session), deployment("http://box/0")
-        first = direct.way(box, CALL.operation)
-        assert direct.way(box, CALL.operation) is first
+        first = direct.prepared(box, CALL.operation)
+        assert direct.prepared(box, CALL.operation) is first
         for n in range(1, 4097):
-            direct.way(deployment(f"http://box/{n}"), CALL.operation)
-        again = direct.way(box, CALL.operation)
+            direct.prepared(deployment(f"http://box/{n}"), CALL.operation)
+        again = direct.prepared(box, CALL.operation)
         assert again is not None
         assert again is not first
 
@@ -149,9 +149,11 @@ async def test_where_urls_lead_is_kept_for_so_many() -> None:
 async def test_ways_to_one_place_are_kept_for_so_many() -> None:
     async with aiohttp.ClientSession() as session:
         direct, box = Direct(session), deployment("http://box")
-        ways = [direct.way(box, CALL.operation) for box in (box, *(replace(box, name=str(n)) for n in range(4096)))]
-        assert len({id(way) for way in ways}) == 4097
-        assert direct.way(box, CALL.operation) is not ways[0]
+        prepared = [
+            direct.prepared(box, CALL.operation) for box in (box, *(replace(box, name=str(n)) for n in range(4096)))
+        ]
+        assert len({id(each) for each in prepared}) == 4097
+        assert direct.prepared(box, CALL.operation) is not prepared[0]
 
 
 @BOTH
@@ -371,12 +373,12 @@ async def test_places_beyond_what_is_kept_are_closed() -> None:
         aiohttp.ClientSession(connector=Connector(Outbox())) as session,
     ):
         direct = Direct(session)
-        way = direct.way(deployment(a.url), CALL.operation)
-        assert way is not None
-        link = await way.origin.connected(5)
-        way.answer(link, await way.post(link, CALL.fields, "id", b"{}")).release()
+        prepared = direct.prepared(deployment(a.url), CALL.operation)
+        assert prepared is not None
+        link = await prepared.origin.connected(5)
+        prepared.answer(link, await prepared.post(link, CALL.fields, "id", b"{}")).release()
         for number in range(4096):
-            direct.way(deployment(f"http://box/{number}"), CALL.operation)
+            direct.prepared(deployment(f"http://box/{number}"), CALL.operation)
         await a.closed_by_peer()
 
 

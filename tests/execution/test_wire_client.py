@@ -141,9 +141,9 @@ async def test_chunks_go_their_way_when_the_head_of_a_chunked_body_is_out(
     line: Line, client: WireClient, status: int, length: int | None
 ) -> None:
     await client.begin(status, EVENTS, length)
-    assert client.way is None
+    assert client.raw is None
     client.flush()
-    assert client.way is (line.transport if (status, length) == (200, None) else None)
+    assert client.raw is (line.transport if (status, length) == (200, None) else None)
 
 
 async def test_a_head_that_waits_goes_out_once(line: Line, client: WireClient) -> None:
