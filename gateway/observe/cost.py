@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from gateway.execution.outcome import MOST_TOKENS, Attempt, Outcome, Usage
+from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.batch import Alike, Batch, Column, Columns, Mixed
 from gateway.observe.metrics.series import Key
 from gateway.routing.pricing import FREE, NANO, Prices, Tokens, cheapest
@@ -233,7 +233,7 @@ def _bounded(costs: Column) -> Column:
 
 
 def tokens(usage: Usage | None) -> Tokens | None:
-    """Give what an upstream counted, within what can be; nothing comes back where it told neither side."""
+    """Give what an upstream counted, no tokens a part of fewer; nothing comes back where it told neither side."""
     if usage is None:
         return None
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
@@ -241,14 +241,7 @@ def tokens(usage: Usage | None) -> Tokens | None:
         return None
     prompt, completion = prompt or 0, completion or 0
     cached, reasoning = usage.cached_tokens or 0, usage.reasoning_tokens or 0
-    if 0 <= cached <= prompt <= MOST_TOKENS and 0 <= reasoning <= completion <= MOST_TOKENS:
-        return prompt, completion, cached, reasoning
-    prompt, completion = _within(prompt, MOST_TOKENS), _within(completion, MOST_TOKENS)
-    return prompt, completion, _within(cached, prompt), _within(reasoning, completion)
-
-
-def _within(count: int, most: int) -> int:
-    return min(max(count, 0), most)
+    return prompt, completion, min(cached, prompt), min(reasoning, completion)
 
 
 def _paid(prices: Prices | None, used: Tokens | None) -> int | None:

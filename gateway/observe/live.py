@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gateway.execution.outcome import MOST_TOKENS, Outcome
+from gateway.execution.outcome import Outcome
 from gateway.observe.batch import Batch, Columns
 from gateway.observe.traffic import NOBODYS
 from gateway.routing.snapshot import Identity
@@ -135,9 +135,8 @@ class Live:
             second.fallbacks += 1
         if outcome.is_error:
             second.errors += 1
-        tokens = outcome.usage.completion_tokens if outcome.usage is not None else None
-        if tokens is not None and 0 < tokens <= MOST_TOKENS:
-            second.tokens += tokens
+        if outcome.usage is not None:
+            second.tokens += outcome.usage.completion_tokens or 0
         if outcome.stream:
             _count_first(second.first, (outcome.first_content,))
         for attempt in outcome.attempts:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, cast
 
 import msgspec
 
-from gateway.execution.outcome import MOST_TOKENS, Attempt, Outcome, Usage
+from gateway.execution.outcome import Attempt, Outcome, Usage
 from gateway.observe.batch import Alike, Batch, Columns, Mixed
 from gateway.observe.cost import Cost
 
@@ -57,7 +57,7 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
 """Each column's name, and what it holds (`schema.TYPES`)."""
 
 NAMES: Final = tuple(name for name, _ in COLUMNS)
-_NO_TOKENS: Final = (None, None, None, None)
+_UNTOLD: Final = Usage()
 MICROSECONDS: Final = 1_000_000
 PER_MICROSECOND: Final = 1024
 """Values of `id` in a microsecond: enough for a batch."""
@@ -175,18 +175,17 @@ def _columns(seq: int, at: Sequence[float], plain: Columns) -> dict[str, Sequenc
 
 
 def _own(seq: int, ended: float, outcome: Outcome, cost: Cost | None) -> dict[str, Value]:
-    content, usage = outcome.first_content, outcome.usage
-    prompt, completion, cached, reasoning = _NO_TOKENS if usage is None else _tokens(usage)
+    content, usage = outcome.first_content, outcome.usage or _UNTOLD
     own: dict[str, Value] = {
         "seq": seq,
         "time": ended,
         "request_id": outcome.request_id,
         "ttft_ms": None if content is None else _thousandths(content),
         "duration_ms": _thousandths(outcome.duration),
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "cached_tokens": cached,
-        "reasoning_tokens": reasoning,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
         "cost_nusd": cost.spent if cost else None,
         "avoided_nusd": cost.avoided if cost else None,
     }
@@ -199,8 +198,7 @@ def _thousandths(value: float) -> float:
 
 
 def _shared(run: int, outcome: Outcome) -> dict[str, Value]:
-    answered, lost = outcome.answered, outcome.lost
-    lost_prompt, lost_completion, _, _ = _NO_TOKENS if lost is None else _tokens(lost)
+    answered, lost = outcome.answered, outcome.lost or _UNTOLD
     values: dict[str, Value] = {
         "run": run,
         "operation": outcome.operation,
@@ -217,8 +215,8 @@ def _shared(run: int, outcome: Outcome) -> dict[str, Value]:
         "fallback": outcome.fallback,
         "rescue": outcome.rescue,
         "stream": outcome.stream,
-        "lost_prompt_tokens": lost_prompt,
-        "lost_completion_tokens": lost_completion,
+        "lost_prompt_tokens": lost.prompt_tokens,
+        "lost_completion_tokens": lost.completion_tokens,
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -240,28 +238,6 @@ def _failed(attempts: tuple[Attempt, ...]) -> str | None:
     return _ENCODER.encode(told).decode() if told else None
 
 
-def _tokens(usage: Usage) -> tuple[int | None, int | None, int | None, int | None]:
-    prompt, completion, cached, reasoning = (
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.cached_tokens,
-        usage.reasoning_tokens,
-    )
-    if (
-        0 <= (prompt or 0) <= MOST_TOKENS
-        and 0 <= (completion or 0) <= MOST_TOKENS
-        and 0 <= (cached or 0) <= MOST_TOKENS
-        and 0 <= (reasoning or 0) <= MOST_TOKENS
-    ):
-        return prompt, completion, cached, reasoning
-    return (
-        _count(prompt),
-        _count(completion),
-        _count(cached),
-        _count(reasoning),
-    )
-
-
 def _model(outcome: Outcome) -> str:
     return outcome.model if outcome.model == outcome.model_id else _text(outcome.model)
 
@@ -275,9 +251,3 @@ def _text(text: str) -> str:
     if cut.isprintable():
         return cut
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
-
-
-def _count(count: int | None) -> int | None:
-    if count is None or 0 <= count <= MOST_TOKENS:
-        return count
-    return min(max(count, 0), MOST_TOKENS)
