@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate, islice
 from math import ceil, log2
-from typing import Final
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
@@ -31,43 +31,62 @@ _LONGEST_NAME: Final = 200
 Counts = Counter[Identity]
 
 
-class Second:
-    """What ended within one second.
+class ByDeployment:
+    """Attempts, by deployment: `answers`, `failures`, and in `cut` those that ended early and were nobody's failure.
 
-    `at` is in whole seconds since the epoch. `errors` are requests without a whole answer that were not to blame for
-    it, `tokens` the completion tokens of the answers that ended. `first` counts times to the first content of streams
-    by bucket; `answers`, `failures` and `cut` count attempts by deployment, those that ended early and were nobody's
-    failure in `cut`. Of the answers, `stood_in` are those to requests that were drawn for another deployment, `late`
-    those to requests that an earlier configuration drew.
+    Of the answers, `stood_in` are those to requests that were drawn for another deployment, `late` those to requests
+    that an earlier configuration drew.
     """
 
-    __slots__ = (
-        "answers",
-        "at",
-        "cut",
-        "errors",
-        "failures",
-        "fallbacks",
-        "first",
-        "late",
-        "requests",
-        "stood_in",
-        "tokens",
-    )
+    __slots__ = ("answers", "cut", "failures", "late", "stood_in")
 
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.requests = self.errors = self.fallbacks = self.tokens = 0
-        self.first: dict[int, int] = {}
+    def __init__(self) -> None:
+        """Start at zero."""
         self.forget()
 
     def forget(self) -> None:
-        """Begin to count anew what is counted by deployment."""
+        """Start at zero again."""
         self.answers: Counts = Counter()
         self.failures: Counts = Counter()
         self.cut: Counts = Counter()
         self.stood_in: Counts = Counter()
         self.late: Counts = Counter()
+
+    def add(self, others: "ByDeployment", sign: Literal[1, -1] = 1) -> None:
+        """Add others, or take away what was added; what comes to nothing takes no room."""
+        for name in ByDeployment.__slots__:
+            counts: Counts = getattr(self, name)
+            more: Counts = getattr(others, name)
+            if not counts:
+                counts.update(more)  # as a dict does, which is faster
+                continue
+            for identity, number in more.items():
+                counts[identity] += sign * number
+                if not counts[identity]:
+                    del counts[identity]
+
+    @property
+    def met(self) -> set[Identity]:
+        """The deployments that anything is counted of."""
+        return {*self.answers, *self.failures, *self.cut}
+
+
+class Second(ByDeployment):
+    """What ended within one second.
+
+    `at` is in whole seconds since the epoch. `errors` are requests without a whole answer that were not to blame for
+    it, `tokens` the completion tokens of the answers that ended. `first` counts times to the first content of streams
+    by bucket.
+    """
+
+    __slots__ = ("at", "errors", "fallbacks", "first", "requests", "tokens")
+
+    def __init__(self, at: int) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.at = at
+        self.requests = self.errors = self.fallbacks = self.tokens = 0
+        self.first: dict[int, int] = {}
 
 
 class Live:

@@ -10,14 +10,14 @@ Where they differ, one word says why; of several reasons, the first to be known 
     so few requests came that chance alone explains it; the answers of before a change still count.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Final
 
 from msgspec import Struct
 
-from gateway.observe.live import Counts, Live, Second
+from gateway.observe.live import ByDeployment, Live, Second
 from gateway.routing.breakers import SLOW_START
 from gateway.routing.snapshot import Identity
 
@@ -29,24 +29,7 @@ _ENOUGH: Final = 0.5
 _NAMED: Final = 2
 
 
-class _Taken(Struct, frozen=True):
-    """What a second had counted by deployment when it was taken in."""
-
-    at: int
-    answers: Counts
-    failures: Counts
-    cut: Counts
-    stood_in: Counts
-    late: Counts
-
-    @classmethod
-    def of(cls, second: Second) -> "_Taken":
-        """Copy a second's counts."""
-        counts = (second.answers, second.failures, second.cut, second.stood_in, second.late)
-        return cls(second.at, *(each.copy() for each in counts))
-
-
-class Recent:
+class Recent(ByDeployment):
     """What a `Second` counts by deployment, of the last minutes, or since `Live` began that anew.
 
     Mutable: the counts, and the seconds that they are made of, as they were when they were taken in. A second is taken
@@ -55,14 +38,10 @@ class Recent:
 
     def __init__(self, live: Live) -> None:
         """Count what this one counts."""
+        super().__init__()
         self._live = live
         self._began = live.generation, live.steps
-        self._counted: deque[_Taken] = deque()
-        self.answers: Counter[Identity] = Counter()
-        self.failures: Counter[Identity] = Counter()
-        self.cut: Counter[Identity] = Counter()
-        self.stood_in: Counter[Identity] = Counter()
-        self.late: Counter[Identity] = Counter()
+        self._counted: deque[tuple[int, ByDeployment]] = deque()
 
     def advance(self, now: float) -> set[Identity]:
         """Take in the seconds that are over and let the oldest go; give the deployments whose counts changed."""
@@ -71,39 +50,28 @@ class Recent:
         began = self._live.generation, self._live.steps
         if self._began != began:
             self._began = began
-            changed = {*self.answers, *self.failures, *self.cut}
+            changed = self.met
             self._counted.clear()
-            for counts in (self.answers, self.failures, self.cut, self.stood_in, self.late):
-                counts.clear()
+            self.forget()
         for second in reversed([*self._new(int(now))]):
-            taken = _Taken.of(second)
-            self._counted.append(taken)
-            changed |= self._add(taken, 1)
-        while self._counted and self._counted[0].at < int(now) - WINDOW:
-            changed |= self._add(self._counted.popleft(), -1)
+            taken = ByDeployment()
+            taken.add(second)
+            self._counted.append((second.at, taken))
+            self.add(taken)
+            changed |= taken.met
+        while self._counted and self._counted[0][0] < int(now) - WINDOW:
+            _, taken = self._counted.popleft()
+            self.add(taken, -1)
+            changed |= taken.met
         return changed
 
     def _new(self, now: int) -> Iterator[Second]:
-        last = self._counted[-1].at if self._counted else 0
+        last = self._counted[-1][0] if self._counted else 0
         for second in reversed(self._live.seconds):
             if second.at <= last or second.at < now - WINDOW:
                 return
             if second.at < now:
                 yield second
-
-    def _add(self, second: _Taken, sign: int) -> set[Identity]:
-        for counts, more in (
-            (self.answers, second.answers),
-            (self.failures, second.failures),
-            (self.cut, second.cut),
-            (self.stood_in, second.stood_in),
-            (self.late, second.late),
-        ):
-            for identity, number in more.items():
-                counts[identity] += sign * number
-                if not counts[identity]:
-                    del counts[identity]
-        return {*second.answers, *second.failures, *second.cut}
 
 
 class Share(Struct, frozen=True):
