@@ -28,8 +28,6 @@ _POSTED: Final = 1 << 14
 """How long a body may be that is sent with others: nobody waits for the client to have room for it."""
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
-_BODILESS: Final = frozenset({204, 205, 304})
-_RESET: Final = 205
 _LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -69,14 +67,14 @@ class WebClient:
         return self._request.protocol.writing_paused
 
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
-        """Send the head, or ready it to go out with the body; RFC 9110 6.4.1 for those without a body."""
+        """Send the head, or ready it to go out with the body; each status that is begun has one."""
         response = self.response = (web.StreamResponse if length is None else _Whole)(status=status)
         response.headers.extend(headers.pairs)
         if self.generation is not None:
             response.headers["x-gateway-generation"] = str(self.generation)
         if media_type(response.headers.get("Content-Type", "")) == EVENT_STREAM:
             response.headers.extend(_STREAMED)
-        response.content_length = 0 if status == _RESET else length
+        response.content_length = length
         try:
             self._writer = await response.prepare(self._request)
         except ConnectionError as error:
@@ -88,8 +86,6 @@ class WebClient:
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting for a slow reader."""
         assert self.response is not None  # noqa: S101 - the order of calls is the executor's
-        if self.response.status == _RESET:  # aiohttp knows those alone that have no length either
-            return
         try:
             await self.response.write(data)
         except ConnectionError as error:
@@ -178,7 +174,7 @@ class WireClient(msgspec.Struct, eq=False):
 
     Mutable: whether it has `begun`, whether it `closes` the connection; the configuration's `generation`, once the
     request is routed; the `pourer`, which is told when the client is full; the head, until it is out; whether it is
-    chunked or without a body, and whether its end has been written, or the last words.
+    chunked, and whether its end has been written, or the last words.
     """
 
     _line: Line
@@ -189,7 +185,6 @@ class WireClient(msgspec.Struct, eq=False):
     pourer: Pourer | None = None
     _head: bytes = b""
     _chunked: bool = False
-    _mute: bool = False
     _ended: bool = False
 
     def __repr__(self) -> str:
@@ -221,9 +216,9 @@ class WireClient(msgspec.Struct, eq=False):
         head = self._head_of(status, headers, len(body))
         line = self._line
         transport = line.transport
-        if self.closes or self._mute or line.is_full or len(body) > _POSTED:
+        if self.closes or line.is_full or len(body) > _POSTED:
             self._head = head
-            self._write(b"" if self._mute else body)
+            self._write(body)
             self._ended = True
             return self.room()
         if transport is None or transport.is_closing():
@@ -237,10 +232,7 @@ class WireClient(msgspec.Struct, eq=False):
         self.begun = True
         if not self.closes and self._line.is_last():
             self.closes = True
-        if status in _BODILESS:
-            self._mute = True
-            framing = _EMPTY if status == _RESET else ""
-        elif length is not None:
+        if length is not None:
             framing = f"Content-Length: {length}\r\n"
         else:
             self._chunked = True
@@ -261,8 +253,6 @@ class WireClient(msgspec.Struct, eq=False):
         """
         if self._chunked:
             data = framed(data)
-        elif self._mute:
-            return
         transport = self._line.transport
         if self._head or transport is None or transport.is_closing():
             self._write(data)
@@ -360,7 +350,6 @@ def _are_of_a_stream(fields: Fields) -> bool:
 
 _CHUNKED: Final = "Transfer-Encoding: chunked\r\n"
 _CHUNKED_STREAM: Final = _CHUNKED + Fields(_STREAMED).text
-_EMPTY: Final = "Content-Length: 0\r\n"
 _CLOSES: Final = "Connection: close\r\n"
 
 

@@ -112,7 +112,7 @@ async def hold(answer: Answer, came: Callable[[], None], stream: Callable[[], St
         held = await _gathered(answer, came)
         return _looked_at(held) if answer.is_over() else held
     if answer.status in BODILESS:
-        return await answer.chunk()
+        raise AttemptFailedError(Failure(Cause.EMPTY_ANSWER, f"status {answer.status}"))
     if answer.facts.encoded:
         return await _something(answer)
     if answer.facts.has_events:

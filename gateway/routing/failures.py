@@ -156,8 +156,9 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     - 400: the client's, unless it is about the key (treated like 401), about a model that is not there (like 404) or
       that is gone (like 500), or about a prompt that does not fit.
     - 401: the gateway's own key. So are 402 and 403, unless they speak of what was asked, or of what the deployment can
-      do (like 501), as a page does.
-    - 404: the deployment's model where it says so, else its address or what it can do.
+      do (like 501).
+    - 404: the deployment's model where it says so, else its address or what it can do. So are 405, 407, 421 and 426,
+      and any other 4xx but 401 and 402 that is a page: of what stands before a box.
     - 408, 425, 429: may succeed in a moment (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4); a 429 that says that the
       credit is spent is treated like 401.
     - 501: what the deployment can do. So is a 500 that is about the request.

@@ -14,8 +14,9 @@ from msgspec import Struct
 
 _KEY_STATUSES: Final = frozenset({402, 403})
 _KEY_CODES: Final = frozenset({"401", "402", "403"})
-_PAGES: Final = frozenset({400, 413, 414, 431})
-_UNSERVED_STATUSES: Final = frozenset({404, 501})
+_PAGES: Final = frozenset(range(400, 500)) - {401, 402, 403}
+_UNSERVED_STATUSES: Final = frozenset({404, 405, 407, 421, 426, 501})
+"""No client can help what these say of an address (RFC 9110 15.5.5, 15.5.6, 15.5.8, 15.5.20, 15.5.22, 15.6.2)."""
 
 # What the servers say when a prompt does not fit, lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
 # "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
@@ -167,9 +168,9 @@ def says_unserved(status: int, told: bytes) -> bool:
 
     So does a page of what stands before a box: nginx's, that a body is too large for it, or that it wants TLS.
     """
-    if status in _PAGES:
-        return told.lstrip().startswith(b"<")
-    return status in _UNSERVED_STATUSES or (status == 500 and _UNFIT.search(told) is not None)  # noqa: PLR2004 - as above
+    if status in _UNSERVED_STATUSES or (status in _PAGES and told.lstrip().startswith(b"<")):
+        return True
+    return status == 500 and _UNFIT.search(told) is not None  # noqa: PLR2004 - as above
 
 
 def says_too_long(told: bytes) -> bool:

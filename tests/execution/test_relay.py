@@ -132,13 +132,17 @@ async def test_informational_answers_do_not_pass(config: Config) -> None:
         assert (await gate.post("m")).json() == {}
 
 
-async def test_an_answer_that_has_no_body_has_none(config: Config) -> None:
+@pytest.mark.parametrize("status", [b"204 No Content", b"205 Reset Content"])
+async def test_a_good_status_that_has_no_body_is_no_answer(config: Config, status: bytes) -> None:
+    """It was passed on, and openai's client raised an AttributeError."""
+    head = b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n"
     async with (
-        ScriptedUpstream([Send(b"HTTP/1.1 204 No Content\r\n\r\n")]) as a,
-        running(config, {"m": chain(a.url)}) as gate,
+        ScriptedUpstream([Send(head)]) as a,
+        ScriptedUpstream([Send(json_answer({}))]) as b,
+        running(config, {"m": chain(a.url, b.url)}) as gate,
     ):
-        answer = await gate.post("m")
-        assert (answer.status, answer.body, answer.head.get("content-length")) == (204, b"", None)
+        assert (await gate.post("m")).json() == {}
+        assert await gate.failures() == ["empty_answer", None]
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])

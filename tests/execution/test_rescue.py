@@ -518,8 +518,11 @@ async def test_a_fallback_model_carries_on(config: Config) -> None:
             assert (await gate.outcome()).served_model == "n"
 
 
-@pytest.mark.parametrize("answer", [json_answer({"choices": []}), status(204, "No Content")])
-async def test_what_is_no_stream_carries_nothing_on(config: Config, answer: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "failure"),
+    [(json_answer({"choices": []}), "rescue_refused"), (status(204, "No Content"), "empty_answer")],
+)
+async def test_what_is_no_stream_carries_nothing_on(config: Config, answer: bytes, failure: str) -> None:
     async with (
         ScriptedUpstream(cut := Breaking(4, Close())) as a,
         ScriptedUpstream([Send(answer)]) as b,
@@ -527,7 +530,7 @@ async def test_what_is_no_stream_carries_nothing_on(config: Config, answer: byte
         running(config, {"m": boxes(a, b, c, kind="openai")}) as gate,
     ):
         assert whole(await say_through(gate, asking(), cut))
-        assert await gate.failures() == ["cut_answer", "rescue_refused", None]
+        assert await gate.failures() == ["cut_answer", failure, None]
 
 
 @pytest.mark.parametrize("begun", [False, True])

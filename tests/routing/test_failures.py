@@ -63,6 +63,10 @@ def cause_of(status: int, body: bytes, model: str = "") -> Cause | None:
         (402, Cause.KEY_REFUSED),
         (403, Cause.KEY_REFUSED),
         (404, Cause.NOT_SERVED),
+        (405, Cause.NOT_SERVED),
+        (407, Cause.NOT_SERVED),
+        (421, Cause.NOT_SERVED),
+        (426, Cause.NOT_SERVED),
         (408, Cause.SEND_AGAIN),
         (425, Cause.SEND_AGAIN),
         (429, Cause.RATE_LIMITED),
@@ -84,7 +88,7 @@ def test_what_a_status_means(status: int, cause: Cause) -> None:
     assert failure.detail.startswith(f"status {status}")
 
 
-@pytest.mark.parametrize("status", [200, 204, 400, 405, 406, 409, 410, 411, 413, 415, 418, 422, 431, 451, 499])
+@pytest.mark.parametrize("status", [200, 204, 400, 406, 409, 410, 411, 413, 415, 418, 422, 431, 451, 499])
 def test_every_other_status_is_the_clients_answer(status: int) -> None:
     assert status_failure(status, b'{"error": {"message": "no"}}') is None
 
@@ -469,7 +473,7 @@ def test_words_count_with_their_status_alone(status: int, message: str, cause: C
     assert cause_of(status, json.dumps({"error": {"message": message}}).encode()) is cause
 
 
-@pytest.mark.parametrize("status", [400, 413, 414, 431])
+@pytest.mark.parametrize("status", [400, 406, 413, 414, 431, 499])
 def test_a_page_is_of_what_stands_before_one_box(status: int) -> None:
     """It was taken for the client's answer."""
     page = b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>"

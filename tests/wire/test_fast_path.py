@@ -205,19 +205,6 @@ async def test_both_answer_with_the_same_fields(config: Config) -> None:
     assert told[0] == told[1]
 
 
-async def test_an_answer_that_resets_has_no_body(config: Config, transport: Transport) -> None:
-    """RFC 9110 15.3.6; what an upstream says all the same goes to nobody."""
-    async with (
-        ScriptedUpstream([Send(json_answer({"id": "1"}, 205))]) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
-        gate.client() as client,
-    ):
-        await client.send(named("one") + get("/v1/models"))
-        answer = await client.read_answer()
-        assert (answer.status, answer.head.get("content-length"), answer.body) == (205, "0", b"")
-        assert (await client.read_answer()).status == 200
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_connection_ends_when_its_client_says_so(gate: Running, stream: bool) -> None:  # noqa: FBT001 - pytest's
     async with gate.client() as client:
