@@ -185,7 +185,9 @@ class _Flags:
         told = "seconds that requests in flight may go on after the signal to stop"
         self.add("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", reads=seconds, told=told, default="30")
 
-    def cors(self) -> None:
+    def clients(self) -> None:
+        told = "seconds that an idle connection of a client is kept: longer than a proxy in front keeps its own"
+        self.add("--keep-alive", "GATEWAY_KEEP_ALIVE", reads=seconds, told=told, default="75")
         told = "the origins whose pages may ask from a browser, parted by commas, or *; by default none"
         self.add("--cors-origins", "GATEWAY_CORS_ORIGINS", reads=cors_origins, told=told)
 
@@ -210,7 +212,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     serving = _Flags(command("serve", _serve, "serve, and follow the configuration as it is edited"), environ)
     serving.config()
     serving.listen()
-    serving.cors()
+    serving.clients()
     serving.transport()
     checking = command("check", _check, "read the configuration as `serve` would, print its faults and what it means")
     flags = _Flags(checking, environ)
@@ -246,6 +248,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         limits,
         transport=arguments.transport,
         cors_origins=arguments.cors_origins or frozenset(),
+        keep_alive=arguments.keep_alive,
     )
     run(serve(options, _listen(arguments), _announce))
     return 0

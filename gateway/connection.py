@@ -18,7 +18,7 @@ from gateway.api.context import request_id_of
 from gateway.api.errors import error_response
 from gateway.capacity import Capacity
 from gateway.execution.client import SERVER, close
-from gateway.server import HANDLER_ARGS, LONGEST_FIELD, LONGEST_LINE
+from gateway.server import HANDLER_ARGS, LONGEST_FIELD, LONGEST_LINE, Options
 
 ARGUMENTS: Final = {name: value for name, value in HANDLER_ARGS.items() if name != "handler_cancellation"}
 
@@ -31,9 +31,14 @@ class Connection(web.RequestHandler):
 
     __slots__ = ("_body", "_capacity")
 
-    def __init__(self, capacity: Capacity, server: web.Server) -> None:
+    def __init__(self, capacity: Capacity, server: web.Server, options: Options) -> None:
         """Make one for a connection to come."""
-        super().__init__(server, loop=asyncio.get_running_loop(), **ARGUMENTS)  # type: ignore[arg-type] # aiohttp's own
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=options.keep_alive,
+            **ARGUMENTS,  # type: ignore[arg-type] # aiohttp's own
+        )
         # aiohttp's parser counts a request, whose body came after its head, once too often, and then stops before the
         # queue is full: nobody would tell it to go on
         self._max_msg_queue_size -= 1

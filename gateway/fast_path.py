@@ -83,7 +83,7 @@ class FastPath(Connection):
 
     def __init__(self, capacity: Capacity, server: web.Server, gateway: Gateway) -> None:
         """Make one for a connection to come."""
-        super().__init__(capacity, server)
+        super().__init__(capacity, server, gateway.options)
         self._gateway = gateway
         self.outbox = gateway.outbox
         self.is_full = False

@@ -133,7 +133,7 @@ class Door:
         assert server is not None  # noqa: S101 - it is set up before it listens
         if self.gateway.upstream.transport == "direct":
             return FastPath(self.capacity, server, self.gateway)
-        return Connection(self.capacity, server)
+        return Connection(self.capacity, server, self.gateway.options)
 
     def _tell(self, event: str, fields: Mapping[str, object]) -> None:
         say = self.gateway.log.info if event in _GOOD_NEWS else self.gateway.log.warning

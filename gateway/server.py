@@ -63,7 +63,6 @@ HANDLER_ARGS: Final[Mapping[str, object]] = {
     "handler_cancellation": True,
     "auto_decompress": False,
     "access_log": None,
-    "keepalive_timeout": 75.0,
     "lingering_time": 5.0,
     "max_line_size": LONGEST_LINE,
     "max_field_size": LONGEST_FIELD,
@@ -81,7 +80,8 @@ class Options:
     """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr.
 
     `transport` is how requests pass: `direct` takes the fast paths through aiohttp (`fast_path`, `execution.direct`).
-    `cors_origins` are those whose pages may ask from a browser (`api.cors`).
+    `cors_origins` are those whose pages may ask from a browser (`api.cors`). `keep_alive` is how many seconds an idle
+    connection of a client is kept.
     """
 
     config_dir: Path = Path("config")
@@ -90,6 +90,7 @@ class Options:
     log_output: str = "stderr"
     transport: Transport = "direct"
     cors_origins: frozenset[str] = frozenset()
+    keep_alive: float = 75.0
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
 
@@ -400,7 +401,7 @@ def create_app(options: Options | None = None) -> web.Application:
     app = web.Application(
         middlewares=[counted, errors],
         client_max_size=gateway.options.limits.body,
-        handler_args=HANDLER_ARGS,
+        handler_args={**HANDLER_ARGS, "keepalive_timeout": gateway.options.keep_alive},
     )
     app[GATEWAY] = gateway
     if gateway.options.cors_origins:

@@ -69,7 +69,7 @@ def test_flags_have_defaults() -> None:
     config: dict[str, object] = {"config_dir": Path("config"), "env_file": None}
     listen: dict[str, object] = {"host": "127.0.0.1", "port": 8080, "max_body": 32 << 20, "drain_timeout": 30.0}
     listen |= {"max_connections": None}
-    assert parsed("serve") == config | listen | {"transport": "direct", "cors_origins": None}
+    assert parsed("serve") == config | listen | {"transport": "direct", "cors_origins": None, "keep_alive": 75.0}
     assert parsed("check") == config | {"url": None, "diff": False, "json": False, "schema": None}
     assert parsed("demo") == listen | {"dir": None, "chaos": False}
     assert parsed("demo", "--chaos")["chaos"] is True
@@ -123,6 +123,7 @@ def test_no_runtime_of_another_language_is_loaded() -> None:
         ("--port", "PORT", "9000", 9000),
         ("--max-body", "GATEWAY_MAX_BODY", "64MiB", 64 << 20),
         ("--max-connections", "GATEWAY_MAX_CONNECTIONS", "500", 500),
+        ("--keep-alive", "GATEWAY_KEEP_ALIVE", "620", 620.0),
         ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT", "1.5", 1.5),
         ("--cors-origins", "GATEWAY_CORS_ORIGINS", "https://a,http://b:1", frozenset({"https://a", "http://b:1"})),
         ("--transport", "GATEWAY_TRANSPORT", "session", "session"),

@@ -140,9 +140,11 @@ def _base_url(value: object) -> object:
 def _check_url(url: SplitResult, port: int | None, *, bare_ends: bool) -> None:
     hint = ": a variable is written ${NAME}" if "$" in url.netloc or url.path[:1] == "$" else ""
     if url.username is not None:
-        _refuse_unseen("found a user name in the URL, expected none: put the key in api_key")
+        _refuse_unseen("found a user name in the URL, expected none: only a bearer key can be sent, as api_key")
     if url.query or url.fragment or bare_ends:
-        _refuse_unseen("found a query or a fragment in the URL, expected none: put the key in api_key")
+        _refuse_unseen(
+            "found a query or a fragment in the URL, expected none: only a bearer key can be sent, as api_key"
+        )
     if url.scheme not in {"http", "https"}:
         _refuse(f"a URL that starts with http:// or https://{hint}")
     if not _is_host(url.hostname or ""):

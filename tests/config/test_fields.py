@@ -169,8 +169,14 @@ def test_a_routing_field_refuses(field: str, message: str) -> None:
         ("http://box:x", "found a URL with a malformed host or port"),
         ("http://[::1", "found a URL with a malformed host or port"),
         ("http://[v1.x:y]", "expected a URL with a host"),
-        ("http://me:canary@box", "found a user name in the URL, expected none: put the key in api_key"),
-        ("http://box/v1?key=canary", "found a query or a fragment in the URL, expected none: put the key in api_key"),
+        (
+            "http://me:canary@box",
+            "found a user name in the URL, expected none: only a bearer key can be sent, as api_key",
+        ),
+        (
+            "http://box/v1?key=canary",
+            "found a query or a fragment in the URL, expected none: only a bearer key can be sent, as api_key",
+        ),
         ("http://box/v1#canary", "found a query or a fragment"),
         ("http://box/v1?", "found a query or a fragment"),
         ("http://box/v1/chat/completions", "expected the base URL, without the /chat/completions that is added to it"),

@@ -192,6 +192,7 @@ async def running(
     environ: Mapping[str, str] | None = None,
     transport: Transport | None = None,
     cors_origins: frozenset[str] = frozenset(),
+    keep_alive: float = 75.0,
     **routing: object,
 ) -> AsyncIterator[Running]:
     """Serve `routes` by model, or the models.yaml that is there; `routing` are fields of routing.yaml."""
@@ -200,7 +201,9 @@ async def running(
         config.models(**routes)
     config.routing(**routing)
     options = Options(config.path, log_output=str(config.log), limits=limits or Limits(), environ=environ or {})
-    options = replace(options, transport=transport or options.transport, cors_origins=cors_origins)
+    options = replace(
+        options, transport=transport or options.transport, cors_origins=cors_origins, keep_alive=keep_alive
+    )
     door = await open_door(options, Listen(port=0))
     outcomes: list[Outcome] = []
     delays: list[float] = []

@@ -265,13 +265,10 @@ async def test_a_client_that_leaves_while_its_body_is_awaited_is_told_of(config:
         await until(lambda: not gate.gateway.active)
 
 
-async def test_an_idle_connection_is_closed_after_a_while(
-    config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", RUNS_OUT)
+async def test_an_idle_connection_is_closed_after_a_while(config: Config, transport: Transport) -> None:
     async with (
         ScriptedUpstream(answering) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        running(config, {"m": chain(a.url)}, transport=transport, keep_alive=RUNS_OUT) as gate,
         gate.client() as client,
     ):
         await client.send(named("one"))
@@ -280,13 +277,10 @@ async def test_an_idle_connection_is_closed_after_a_while(
         assert await client.read_to_end() == b""
 
 
-async def test_a_connection_is_idle_from_its_last_answer_on(
-    config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", RUNS_OUT)
+async def test_a_connection_is_idle_from_its_last_answer_on(config: Config, transport: Transport) -> None:
     async with (
         ScriptedUpstream(answering) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        running(config, {"m": chain(a.url)}, transport=transport, keep_alive=RUNS_OUT) as gate,
         gate.client() as client,
     ):
         for name in ("one", "two", "three"):
@@ -297,14 +291,11 @@ async def test_a_connection_is_idle_from_its_last_answer_on(
         assert client.ended is None
 
 
-async def test_a_stream_outlives_the_time_that_a_connection_may_be_idle(
-    config: Config, transport: Transport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(connection.ARGUMENTS, "keepalive_timeout", RUNS_OUT)
+async def test_a_stream_outlives_the_time_that_a_connection_may_be_idle(config: Config, transport: Transport) -> None:
     more = asyncio.Event()
     async with (
         ScriptedUpstream(held_back(more)) as a,
-        running(config, {"m": chain(a.url)}, transport=transport) as gate,
+        running(config, {"m": chain(a.url)}, transport=transport, keep_alive=RUNS_OUT) as gate,
         gate.client() as client,
     ):
         await client.send(ask(stream=True))
