@@ -86,6 +86,8 @@ async def test_a_box_a_provider_and_a_further_box(tmp_path: Path, make_box: Make
         [snippet] = blocks("python", "In front of your box")
         said = await run(sys.executable, "-c", snippet.replace(SERVED, url), cwd=tmp_path)
         assert said.startswith("I am first.")
+        [stream] = curls(blocks("sh", "In front of your box")[1], url)
+        assert (await stream.run()).endswith("data: [DONE]\n\n")
 
         [split, entry] = [ours(block) for block in blocks("yaml", "Add a provider, then a box")]
         [look] = blocks("sh", "Add a provider, then a box")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _HEADERS: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
-_INSTALL: Final = "pip install 'hybrid-inference-gateway[otel]'"
+_INSTALL: Final = "pip install '.[otel]' in the gateway's checkout"
 _DEFAULT_SAMPLER: Final = "parentbased_always_on"
 
 
@@ -54,7 +54,7 @@ class Tracing:
             return cls(problems=({"reason": f"the exporter {exporter} cannot be made: {type(error).__name__}"},))
         if made is None:
             reason = f"no exporter called {exporter} is installed"
-            return cls(problems=({"reason": reason, "advice": f"{_INSTALL} brings otlp over http/protobuf"},))
+            return cls(problems=({"reason": reason, "advice": f"{_INSTALL}: it brings otlp over http/protobuf"},))
         sampling, problems = _sampling(environ)
         told = problems if all_read else (*problems, _unread_headers(environ))
         return cls(sampling, Traces(made), told, _secrets(environ))

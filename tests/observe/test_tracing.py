@@ -58,7 +58,7 @@ def test_an_exporter_that_is_not_installed_is_told(environ: dict[str, str], expo
     tracing = Tracing.of(environ)
     (problem,) = tracing.problems
     assert (tracing.traces, problem["reason"]) == (None, f"no exporter called {exporter} is installed")
-    assert "hybrid-inference-gateway[otel]" in problem["advice"]
+    assert "pip install '.[otel]'" in problem["advice"]
 
 
 def test_an_exporter_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_without_the_extra_it_is_off_and_says_what_to_install(monkeypatch: pytes
     (problem,) = tracing.problems
     assert tracing.traces is None
     assert problem["reason"].startswith("the variables ask for traces, but OpenTelemetry cannot be imported: ")
-    assert problem["advice"] == "pip install 'hybrid-inference-gateway[otel]'"
+    assert problem["advice"] == "pip install '.[otel]' in the gateway's checkout"
 
 
 def test_nothing_is_imported_when_it_is_off() -> None:
