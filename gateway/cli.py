@@ -228,6 +228,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     asking.add_argument("--hours", default="24", help="how far to look back [default: 24]")
     asking.add_argument("--model", help="only requests for this model")
     asking.add_argument("--deployment", help="only what this deployment answered")
+    asking.add_argument("--client", help="only what this client asked")
     asking.add_argument("--json", action="store_true", help="print JSON")
     trying = command("demo", _demo, "serve three simulated boxes, and say what to try")
     _Flags(trying, environ).listen()
@@ -284,7 +285,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    question = {name: getattr(arguments, name) for name in ("hours", "model", "deployment")}
+    question = {name: getattr(arguments, name) for name in ("hours", "model", "deployment", "client")}
     answer = fetch(arguments.url or default_url(os.environ), question)
     print(json.dumps(answer, indent=2) if arguments.json else table(answer))
     return 0

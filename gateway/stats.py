@@ -14,7 +14,8 @@ _MOST: Final = 16 << 20
 _LEAST: Final = 0.000001
 _LONG: Final = 9_999_500
 """Milliseconds from which on four digits do not tell the seconds."""
-_FIELDS: Final = frozenset({"hours", "until", "model", "deployment", "total", "models", "deployments", "ledger"})
+_NARROWED: Final = ("model", "deployment", "client")
+_FIELDS: Final = frozenset({"hours", "until", *_NARROWED, "total", "models", "deployments", "clients", "ledger"})
 
 Numbers = Mapping[str, Any]
 
@@ -38,12 +39,14 @@ def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
 
 def table(answer: Numbers) -> str:
     """Write an answer of `/stats` for people."""
-    about = [f"{name} {answer[name]}" for name in ("model", "deployment") if answer[name] is not None]
+    about = [f"{name} {answer[name]}" for name in _NARROWED if answer[name] is not None]
     heading = ", ".join((f"{answer['hours']:g} h until {answer['until']}", *about))
     blank = ("", *[""] * len(_COLUMNS))
     rows = [("", *_COLUMNS), ("all", *_cells(answer["total"])), blank]
     rows += [(group["model"] or "(no such model)", *_cells(group)) for group in answer["models"]]
     rows += [blank, *((_called(each), *_cells(each)) for each in answer["deployments"])]
+    if answer["clients"]:
+        rows += [blank, *((each["client"], *_cells(each)) for each in answer["clients"])]
     return "\n".join(map(printable, (heading, "", *_aligned(rows), *_notes(answer))))
 
 

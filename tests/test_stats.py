@@ -32,9 +32,11 @@ ANSWER: dict[str, Any] = {
     "until": "2026-11-23T03:00:00Z",
     "model": None,
     "deployment": None,
+    "client": None,
     "total": NUMBERS,
     "models": [{"model": "llama", **NUMBERS}],
     "deployments": [{"model": "llama", "deployment": "near", "group": "local", **NUMBERS}],
+    "clients": [],
     "ledger": {"waiting": 0, "dropped": 0},
 }
 DEEP = b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n" + b"[" * 99_999
@@ -54,6 +56,12 @@ def test_a_table() -> None:
         [],
         ["llama/near", "(local)", *cells, "0.000037"],
     ]
+
+
+def test_clients_have_a_block_of_their_own() -> None:
+    lines = table({**ANSWER, "client": "alice", "clients": [{"client": "alice", **NUMBERS}]}).splitlines()
+    assert lines[0] == "24 h until 2026-11-23T03:00:00Z, client alice"
+    assert [line.split()[:2] for line in lines[7:]] == [["llama/near", "(local)"], [], ["alice", "12"]]
 
 
 def test_columns_stand_below_their_names() -> None:

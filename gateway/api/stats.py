@@ -1,4 +1,4 @@
-"""`GET /stats`: what the ledger says of the last hours, by model and by deployment."""
+"""`GET /stats`: what the ledger says of the last hours, by model, by deployment and by client."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ from gateway.threads import DaemonThreads
 _SECONDS: Final = 30.0
 _FLUSH_SECONDS: Final = 1.0
 _MOST_HOURS: Final = 24.0 * 366 * 10
-_PARAMETERS: Final = ("hours", "model", "deployment")
+_PARAMETERS: Final = ("hours", "model", "deployment", "client")
 _HOURS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?")
 _LONGEST: Final = 256
 _OFF: Final = "there is no ledger: give routing.yaml `ledger: {url: sqlite:///ledger.db}` (docs/ledger.md), and save it"
@@ -93,7 +93,12 @@ class Stats:
         model = _name(query, "model")
         snapshot = self._current()
         route = snapshot.routes.get(model) if snapshot is not None and model is not None else None
-        return Question(_hours(query.get("hours", "24")), route.model if route else model, _name(query, "deployment"))
+        return Question(
+            _hours(query.get("hours", "24")),
+            route.model if route else model,
+            _name(query, "deployment"),
+            _name(query, "client"),
+        )
 
 
 def _hours(text: str) -> float:

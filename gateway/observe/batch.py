@@ -33,9 +33,9 @@ Column = Sequence[int | None]
 class Columns:
     """Plain requests of which a column is kept of each thing that they differ in.
 
-    `first` is one of them: they share its `operation`, `generation`, `status` and `stream`. `places` are theirs in the
-    batch. The columns go by their order: `ids`; `durations` and `contents` (the time to the first content), in
-    milliseconds; tokens as `Usage` has them, each within bounds.
+    `first` is one of them: they share its `operation`, `generation`, `status`, `stream` and client. `places` are theirs
+    in the batch. The columns go by their order: `ids`; `durations` and `contents` (the time to the first content), in
+    milliseconds; tokens as `Usage` has them.
     Mutable: `spent` and `avoided`, what each cost in nanodollars, once that is worked out; None where it is unknown.
     """
 
@@ -175,6 +175,7 @@ class Batch:
                 outcome.stream,
                 outcome.operation,
                 outcome.generation,
+                outcome.client_name,
             ].append(place)
         return kinds
 

@@ -37,7 +37,7 @@ Serve = Callable[..., Awaitable[Client]]
 async def serve(config: Config, make_box: MakeBox, aiohttp_client: AiohttpClient) -> Serve:
     """Serve a model on two boxes, which outlive the gateway, half and half, with or without a ledger."""
 
-    async def start(ledger: Path | None = config.path.parent / "ledger.db") -> Client:
+    async def start(ledger: Path | None = config.path.parent / "ledger.db", **routing: object) -> Client:
         near, far = await make_box(Box("near", tokens=10)), await make_box(Box("far", tokens=10))
         model = {
             "id": "chat",
@@ -51,16 +51,18 @@ async def serve(config: Config, make_box: MakeBox, aiohttp_client: AiohttpClient
             local_deployment=split([near], "chat"),
             remote_deployment=split([far], "chat"),
             **({"ledger": {"url": f"sqlite:///{ledger}"}} if ledger else {}),
+            **routing,
         )
         return await aiohttp_client(create_app(Options(config.path, environ={})))
 
     return start
 
 
-async def ask(client: Client, *models: str) -> None:
+async def ask(client: Client, *models: str, key: str = "") -> None:
     for model in models:
         body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
-        async with client.post("/v1/chat/completions", json=body) as answer:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        async with client.post("/v1/chat/completions", json=body, headers=headers) as answer:
             await answer.read()
 
 
@@ -88,6 +90,20 @@ async def test_what_was_asked_is_told_at_once(serve: Serve, config: Config) -> N
     assert total["duration_ms"]["p99"] == pytest.approx(max(logged), rel=0.01, abs=0.1)
 
 
+async def test_what_each_client_asked_is_told(serve: Serve) -> None:
+    client = await serve(clients=[{"name": name, "api_key": f"key-of-{name}"} for name in ("alice", "ci")])
+    await ask(client, "chat", "chat", "nobody", key="key-of-alice")
+    await ask(client, "chat", key="key-of-ci")
+    await ask(client, "chat")
+    told = await tell(client)
+    assert [(each["client"], each["requests"], each["completion_tokens"]) for each in told["clients"]] == [
+        ("alice", 3, 20),
+        ("ci", 1, 10),
+    ]
+    assert told["total"]["requests"] == 5
+    assert (await tell(client, "?client=ci"))["total"]["requests"] == 1
+
+
 async def test_a_question_may_be_narrowed_and_knows_aliases(serve: Serve) -> None:
     client = await serve()
     await ask(client, *["chat"] * 4, "talk", "nobody")
@@ -113,7 +129,7 @@ async def test_a_question_may_be_narrowed_and_knows_aliases(serve: Serve) -> Non
         ("?hours=1e3", "hours", "hours: found '1e3', expected a number above 0"),
         ("?hours=99999", "hours", "hours: found '99999', expected a number above 0"),
         ("?hour=1", "hour", "hour: unknown parameter, did you mean 'hours'?"),
-        ("?zzz=1", "zzz", "zzz: unknown parameter, expected one of hours, model, deployment"),
+        ("?zzz=1", "zzz", "zzz: unknown parameter, expected one of hours, model, deployment, client"),
         ("?hours=1&hours=2", "hours", "hours: given more than once, expected once"),
         ("?model=a%00b", "model", "model: expected at most 256 printable characters"),
         (f"?deployment={'x' * 257}", "deployment", "deployment: expected at most 256 printable characters"),

@@ -53,6 +53,7 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
     ("lost_completion_tokens", "bigint"),
     ("cost_nusd", "bigint"),
     ("avoided_nusd", "bigint"),
+    ("client", "text"),
 )
 """Each column's name, and what it holds (`schema.TYPES`)."""
 
@@ -217,6 +218,7 @@ def _shared(run: int, outcome: Outcome) -> dict[str, Value]:
         "stream": outcome.stream,
         "lost_prompt_tokens": lost.prompt_tokens,
         "lost_completion_tokens": lost.completion_tokens,
+        "client": outcome.client_name,
     }
     return {name: value for name, value in values.items() if value is not None}
 

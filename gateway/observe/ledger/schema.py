@@ -38,9 +38,11 @@ _MAY_LACK: Final = frozenset(
     {"model_id", "served_model", "deployment", "deployment_group", "failure", "failed_attempts", "rescue", "ttft_ms"}
 )
 _COUNTED: Final = ("_tokens", "_nusd")
+_LATER: Final = frozenset({"client"})
 _TYPED: Final = tuple(
     f"  {name} {{{kind}}}{'' if name in _MAY_LACK or name.endswith(_COUNTED) else ' NOT NULL'}"
     for name, kind in COLUMNS
+    if name not in _LATER
 )
 _PRIMARY_KEY: Final = ",\n  PRIMARY KEY (run, seq)"
 _FIRST: Final = (
@@ -104,7 +106,13 @@ def _lay_by_time(connection: Connection) -> None:
 Step = str | Callable[[Connection], None]
 Migration = Sequence[Step] | Mapping[Dialect, Sequence[Step]]
 Migrations = Sequence[Migration]
-MIGRATIONS: Final[Migrations] = (_FIRST, _FEWER_INDEXES, {"sqlite": (_lay_by_time,), "postgresql": ()})
+_WITH_CLIENT: Final = ("ALTER TABLE gateway_requests ADD COLUMN client {text}",)
+MIGRATIONS: Final[Migrations] = (
+    _FIRST,
+    _FEWER_INDEXES,
+    {"sqlite": (_lay_by_time,), "postgresql": ()},
+    _WITH_CLIENT,
+)
 
 _BY_TIME: Final = "CREATE TABLE gateway_requests (\n  id INTEGER PRIMARY KEY,\n" + ",\n".join(_TYPED) + "\n)"
 _BEGINNINGS: Final[Mapping[Dialect, tuple[int, Sequence[str]]]] = {"sqlite": (3, (_BY_TIME,)), "postgresql": (0, ())}

@@ -1,4 +1,4 @@
-"""What the ledger says of the last hours: totals, by model and by deployment. One SQL for both databases.
+"""What the ledger says of the last hours: totals, by model, by deployment and by client. One SQL for both databases.
 
 A request is an error as `Outcome.is_error` has it: what the log tells at `warning`.
 
@@ -40,28 +40,34 @@ _TIMES: Final = ("ttft_ms", "duration_ms")
 
 
 class Question(Struct, frozen=True):
-    """What is asked: of the last `hours`; of one model (its id) and of one deployment (its name), if they are given."""
+    """What is asked: of the last `hours`; of one model (its id), one deployment, one client (their names), if given."""
 
     hours: float = 24.0
     model: str | None = None
     deployment: str | None = None
+    client: str | None = None
 
 
-_KEYS: Final = ("model_id", "served_model", "deployment", "deployment_group")
+_KEYS: Final = ("model_id", "served_model", "deployment", "deployment_group", "client")
 _Key = tuple[object, ...]
 
 
 class _Grouping(Struct, frozen=True):
-    """What rows are grouped by: names in the answer, the columns behind them, and which rows have a part in it."""
+    """What rows are grouped by: names in the answer, the columns behind them, and which column a row needs for it."""
 
     names: tuple[str, ...]
     columns: tuple[str, ...]
-    condition: str = "TRUE"
+    needs: str | None = None
+
+    @property
+    def condition(self) -> str:
+        """Which rows have a part in it, in SQL."""
+        return f"{self.needs} IS NOT NULL" if self.needs else "TRUE"
 
     def key(self, row: Sequence[object]) -> _Key | None:
-        """Name the group of a row that begins with `_KEYS`; one without a deployment has none by deployment."""
+        """Name the group of a row that begins with `_KEYS`; one without what is needed has none."""
         found = dict(zip(_KEYS, row, strict=False))
-        if "deployment" in self.columns and found["deployment"] is None:
+        if self.needs is not None and found[self.needs] is None:
             return None
         return tuple(found[column] for column in self.columns)
 
@@ -72,8 +78,9 @@ _GROUPINGS: Final[Mapping[str, _Grouping]] = {
     "deployments": _Grouping(
         ("model", "deployment", "group"),
         ("served_model", "deployment", "deployment_group"),
-        "deployment IS NOT NULL",
+        "deployment",
     ),
+    "clients": _Grouping(("client",), ("client",), "client"),
 }
 
 Answer = dict[str, object]
@@ -88,7 +95,7 @@ def stats(reader: Reader, question: Question, now: float) -> Answer:
 
     """
     since = now - question.hours * _HOUR
-    asked = {"since": since, "model": question.model, "deployment": question.deployment}
+    asked = {"since": since, "model": question.model, "deployment": question.deployment, "client": question.client}
     parameters = {name: value for name, value in asked.items() if value is not None}
     where = " AND ".join((reader.since, *_conditions(question)))
     groups = _counted(reader.rows(_counts(where), parameters))
@@ -100,9 +107,11 @@ def stats(reader: Reader, question: Question, now: float) -> Answer:
         "until": _written(now),
         "model": question.model,
         "deployment": question.deployment,
+        "client": question.client,
         "total": groups["total", ()],
         "models": _listed(groups, "models"),
         "deployments": _listed(groups, "deployments"),
+        "clients": _listed(groups, "clients"),
     }
 
 
@@ -116,6 +125,8 @@ def _conditions(question: Question) -> Iterator[str]:
         yield "model_id = :model"
     if question.deployment is not None:
         yield "deployment = :deployment"
+    if question.client is not None:
+        yield "client = :client"
 
 
 def _counted(rows: Sequence[Sequence[object]]) -> _Groups:
@@ -163,7 +174,7 @@ def _ranks(where: str, time: str) -> str:
     keys = ", ".join(_KEYS)
     counted = (
         f"SELECT {keys}, {_three_digits(time)} AS v, count(*) AS n FROM gateway_requests"  # noqa: S608 - as above
-        f" WHERE {where} AND {time} IS NOT NULL GROUP BY 1, 2, 3, 4, 5"
+        f" WHERE {where} AND {time} IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6"
     )
     ranked = " UNION ALL ".join(_ranked(kind, grouping) for kind, grouping in _GROUPINGS.items())
     return f"WITH counted AS ({counted}) {ranked}"

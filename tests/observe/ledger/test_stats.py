@@ -92,8 +92,10 @@ def test_an_empty_ledger_has_nothing_to_tell(place: Place) -> None:
         "model": None,
         "deployment": None,
         "total": NOTHING,
+        "client": None,
         "models": [],
         "deployments": [],
+        "clients": [],
     }
 
 
@@ -174,6 +176,20 @@ def test_a_question_is_about_a_time_a_model_and_a_deployment(place: Place) -> No
     assert cost(model="llama", deployment="far") == 110
     assert cost(model="none'; DROP TABLE gateway_requests; --") == 0
     assert ask(place, model="llama", deployment="far")["model"] == "llama"
+
+
+def test_clients_are_told_apart(place: Place) -> None:
+    of = {name: answered("near", "local", client_name=name) for name in ("alice", "ci", None)}
+    others = [(NOW - 1, answered(f"box-{number}", "local", client_name="ci"), Cost(1, 0)) for number in range(5)]
+    write(place, *[(NOW - 1, of["alice"], Cost(10, 0))] * 13, *others, (NOW - 1, of[None], Cost(100, 0)))
+    clients = ask(place)["clients"]
+    assert isinstance(clients, list)
+    found = [(each["client"], each["requests"], round(each["cost_usd"] * 10**9)) for each in clients]
+    assert found == [("alice", 13, 130), ("ci", 5, 5)]
+    assert {each["duration_ms"]["p50"] for each in clients} == {12.5}
+    told = ask(place, client="ci")
+    assert isinstance(told["total"], dict)
+    assert (told["client"], told["total"]["requests"]) == ("ci", 5)
 
 
 def test_times_have_three_digits(place: Place) -> None:

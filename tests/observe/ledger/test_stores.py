@@ -37,6 +37,7 @@ FULL = replace(
     usage=Usage(10, 20, 4, 5),
     lost=Usage(1, 2),
     failure="cut_answer",
+    client_name="alice",
 )
 
 
@@ -95,7 +96,7 @@ def test_a_row_comes_back_as_it_was_written(database: Database) -> None:
     (found,) = database.ask(f"SELECT {columns} FROM gateway_requests")  # noqa: S608 - names of our own
     expected = (
         *(5, 1, "r-7", "chat/completions", "alias", "llama", "llama", "near", "local", 3, 200, "cut_answer"),
-        *(2, True, None, True, 10.0, 12.5, 10, 20, 4, 5, 1, 2, 11, 12),
+        *(2, True, None, True, 10.0, 12.5, 10, 20, 4, 5, 1, 2, 11, 12, "alice"),
     )
     assert found == expected
     in_sqlite = "SELECT failed_attempts ->> '$[0].failure', time FROM gateway_requests WHERE {since}"
@@ -140,9 +141,9 @@ def test_a_row_that_cannot_be_written_is_refused_and_takes_no_other_along(databa
 
 def test_an_older_schema_is_brought_forward_with_its_rows(database: Database) -> None:
     database.store().write(rows(1))
-    assert database.ask("SELECT version FROM gateway_ledger") == [(3,)]
-    database.store(NEWER).write(rows(2))
     assert database.ask("SELECT version FROM gateway_ledger") == [(4,)]
+    database.store(NEWER).write(rows(2))
+    assert database.ask("SELECT version FROM gateway_ledger") == [(5,)]
     assert database.ask("SELECT seq, region FROM gateway_requests ORDER BY seq") == [(1, None), (2, None)]
 
 
@@ -278,16 +279,16 @@ store.close()
 
 def test_an_empty_ledger_takes_all_versions_at_once(database: Database) -> None:
     database.store(NEWER).write(rows(1))
-    assert database.ask("SELECT version, region FROM gateway_ledger, gateway_requests") == [(4, None)]
+    assert database.ask("SELECT version, region FROM gateway_ledger, gateway_requests") == [(5, None)]
 
 
 def test_a_newer_schema_is_refused_and_stays_as_it_is(database: Database) -> None:
     database.store(NEWER).write(rows(1))
     with pytest.raises(
-        UnavailableError, match="its schema has version 4 and this gateway knows 3: use a newer gateway"
+        UnavailableError, match="its schema has version 5 and this gateway knows 4: use a newer gateway"
     ):
         database.store().write(rows(2))
-    assert database.ask("SELECT version FROM gateway_ledger") == [(4,)]
+    assert database.ask("SELECT version FROM gateway_ledger") == [(5,)]
     assert numbers(database) == [1]
 
 
@@ -296,7 +297,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(database: Database) -> Non
     broken: Migrations = (*MIGRATIONS, ("CREATE TABLE half (a {text})", "ALTER TABLE nothing ADD COLUMN b {text}"))
     with pytest.raises(UnavailableError, match="nothing"):
         database.store(broken).write(rows(2))
-    assert database.ask("SELECT version FROM gateway_ledger") == [(3,)]
+    assert database.ask("SELECT version FROM gateway_ledger") == [(4,)]
     with pytest.raises(UnavailableError, match="half"):
         database.ask("SELECT * FROM half")
     database.store().write(rows(3))
