@@ -227,7 +227,7 @@ class FastPath(Connection):
             return _UNKNOWN
         if self._seen > 1 and not message.should_close:
             operation = self._fast_path(message)
-            if operation is not None:
+            if operation is not None and self._gateway.openai.may_repeat(headers):
                 if self._last is None:
                     self._last = LastHead(of_answer=False)
                 fields = self._gateway.openai.forwarded(headers)

@@ -5,21 +5,18 @@ from collections.abc import Mapping
 from aiohttp.hdrs import AUTHORIZATION
 
 from gateway.api.errors import RequestError
-from gateway.routing.snapshot import Snapshot
+from gateway.routing.clients import Clients
 
 _SCHEME = "bearer "
 
 
-def admitted(headers: Mapping[str, str], snapshot: Snapshot | None) -> str | None:
-    """Name the client that asks, where clients need a key.
+def admitted(headers: Mapping[str, str], clients: Clients) -> str:
+    """Name the client that asks.
 
     Raises:
         RequestError: 401 without a key, or with one that is not known (RFC 9110 15.5.2).
 
     """
-    clients = snapshot.settings.clients if snapshot is not None else None
-    if clients is None:
-        return None
     told = headers.get(AUTHORIZATION, "")
     name = clients.name_of(told[len(_SCHEME) :].strip()) if told[: len(_SCHEME)].lower() == _SCHEME else None
     if name is None:

@@ -39,7 +39,7 @@ from gateway.routing.snapshot import Model, Snapshot
 JSON: Final = "application/json"
 _FORWARDED: Final = ("Accept",)
 _TRACE: Final = ("traceparent", "tracestate")
-_KEPT: Final = (*_TRACE, AUTHORIZATION, VIA)
+_KEPT: Final = (*_TRACE, AUTHORIZATION)
 _GRACE: Final = 30.0
 _MOST_DIGITS: Final = 9
 _SLOWEST: Final = 16_384
@@ -185,7 +185,7 @@ class OpenAI:
             raise web.HTTPExpectationFailed
         with suppress(RequestError, ConnectionError):  # who left is noticed when the body is read
             check_framing(request)
-            admitted(request.headers, self._manager.snapshot)
+            self._admitted(request.headers)
             _check_head(request.headers, _kind(request), _length(request), self._limits.body)
             if request.version == HttpVersion11:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -225,11 +225,9 @@ class OpenAI:
         try:
             if turn is not None:
                 await turn
-            if ORIGIN in asked.headers:
-                check_page(asked.headers, self._pages)
-            if VIA in asked.headers:
-                self._via.check(asked.headers.getall(VIA))
-            asked.client_name = admitted(asked.headers, self._manager.snapshot)
+            if asked.fields is None:
+                self._check_origin(asked.headers)
+            asked.client_name = self._admitted(asked.headers)
             body = asked.body
             if body is None or len(body) > self._limits.body:
                 _check_head(asked.headers, asked.kind, asked.length, self._limits.body)
@@ -261,6 +259,31 @@ class OpenAI:
             raise RequestError(400, str(error), param="model") from error
         return None if unanswered is None else unanswered_response(unanswered, ask.model)
 
+    def _check_origin(self, headers: CIMultiDictProxy[str]) -> None:
+        """Refuse what comes from where nobody may ask; heads that are known have been looked at (`may_repeat`).
+
+        Raises:
+            RequestError: 403 for a page, 508 for a request that has been here before.
+
+        """
+        if ORIGIN in headers:
+            check_page(headers, self._pages)
+        if VIA in headers:
+            self._via.check(headers.getall(VIA))
+
+    def may_repeat(self, headers: CIMultiDictProxy[str]) -> bool:
+        """Tell whether a head that is taken once may be taken again without a look at where it comes from."""
+        try:
+            self._check_origin(headers)
+        except RequestError:
+            return False
+        return True
+
+    def _admitted(self, headers: CIMultiDictProxy[str]) -> str | None:
+        snapshot = self._manager.snapshot
+        clients = snapshot.settings.clients if snapshot is not None else None
+        return None if clients is None else admitted(headers, clients)
+
     def forwarded(self, headers: CIMultiDictProxy[str]) -> Fields:
         """Give the header fields of a request that pass to an upstream."""
         passing = {"Content-Type": JSON, "Accept": "*/*"}
@@ -280,7 +303,7 @@ class OpenAI:
     def _shown_to(self, request: web.Request) -> Snapshot:
         snapshot = self._snapshot()
         request[GENERATION] = snapshot.generation
-        admitted(request.headers, snapshot)
+        self._admitted(request.headers)
         return snapshot
 
     async def list_models(self, request: web.Request) -> web.Response:
