@@ -60,7 +60,7 @@ def as_text(url: str, found: InForce, changes: Diff, built: Plan, *, colour: boo
     count = f"{number or 'no'} change{'' if number == 1 else 's'}"
     where = f"generation {found.generation} at {url}" if found.plan else f"{url}, which has no configuration yet"
     end = [f"{count} to {where}; keys are not compared"]
-    if {"inactive", "active"} & parts.keys():
+    if {"inactive", "active"} & parts.keys() or any(line.startswith("clients:") for line in parts.get("settings", ())):
         end.append("variables are those of this shell and the .env: the gateway's own may differ")
     return "\n\n".join("\n".join(block) for block in (warnings, lines, end) if block)
 

@@ -191,6 +191,16 @@ async def test_faults_are_told_as_without_it(config: Config, check: Check) -> No
     assert lines[0].startswith(f"{config.path / 'models.yaml'}:1:")
 
 
+async def test_a_client_may_wait_for_a_variable_here_alone(config: Config, check: Check) -> None:
+    clients = [{"name": "alice", "api_key": "${ALICE_KEY_OF_NOBODY}"}]
+    config.models(llama={"box-a": A})
+    async with running(config, environ={"ALICE_KEY_OF_NOBODY": "key"}, clients=clients) as gate:
+        assert (await check(gate.url))[1][-2:] == [
+            f"1 change to generation 1 at {gate.url}; keys are not compared",
+            "variables are those of this shell and the .env: the gateway's own may differ",
+        ]
+
+
 async def test_a_gateway_without_a_configuration_gets_everything(config: Config, check: Check) -> None:
     config.save("models.yaml", "models: []\n")
     async with running(config) as gate:
