@@ -16,7 +16,7 @@ class UnreachableError(Exception):
 
 
 def default_url(environ: Mapping[str, str]) -> str:
-    """Give the address that `gateway serve` would be reached at from here, with the same environment.
+    """Return the address that `gateway serve` would be reached at from here, with the same environment.
 
     Raises:
         UnreachableError: it is none.
@@ -33,7 +33,7 @@ def default_url(environ: Mapping[str, str]) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Tell whether `text` may be a gateway's address; one with a user name is none, as that would not be sent."""
+    """Return whether `text` may be a gateway's address; one with a user name is none, as that would not be sent."""
     try:
         parts = urlsplit(text)
         is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -43,7 +43,7 @@ def is_url(text: str) -> bool:
 
 
 def ask(address: str, seconds: float, most: int) -> bytes:
-    """Give the answer to a GET, up to `most` bytes. Blocking; no proxy is used.
+    """Return the answer to a GET, up to `most` bytes. Blocking; no proxy is used.
 
     Raises:
         UnreachableError: there is none, or none within so many seconds.

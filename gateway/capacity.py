@@ -59,7 +59,7 @@ def shortfall(limit: int | None, files: int | None) -> str | None:
 
 
 def open_files() -> int | None:
-    """Give how many files this process may have open, None without a limit."""
+    """Return how many files this process may have open, None without a limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
@@ -83,7 +83,7 @@ class Capacity:
         self._told = False
 
     def has_room(self, arriving: int) -> bool:
-        """Tell whether one more may be accepted, with so many accepted that have not entered yet."""
+        """Return whether one more may be accepted, with so many accepted that have not entered yet."""
         limit, spare = self.bounds.limit, self.bounds.spare
         return limit is None or len(self.connections) + arriving < limit + spare
 

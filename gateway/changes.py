@@ -79,7 +79,7 @@ class Changes:
             await asyncio.gather(self._ramp, return_exceptions=True)
 
     async def _ramped(self) -> None:
-        """Give deployments that are back their part step by step."""
+        """Return deployments that are back their part step by step."""
         try:
             while self._manager.ramping:
                 await asyncio.sleep(_RAMP_SECONDS)

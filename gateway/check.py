@@ -41,7 +41,7 @@ def in_force(url: str) -> InForce:
 
 
 def as_json(url: str, found: InForce, changes: Diff, built: Plan) -> dict[str, object]:
-    """Give the comparison JSON-ready; `changes` are those that the log would tell."""
+    """Return the comparison JSON-ready; `changes` are those that the log would tell."""
     return {
         "faults": [],
         "warnings": [notice.as_dict() for notice in built.notices],
@@ -66,12 +66,12 @@ def as_text(url: str, found: InForce, changes: Diff, built: Plan, *, colour: boo
 
 
 def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Tell whether to colour what a stream is told (https://no-color.org)."""
+    """Return whether to colour what a stream is told (https://no-color.org)."""
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def _grouped(changes: Iterable[Change]) -> Iterable[list[Change]]:
-    """Give the changes by model, the settings at the end."""
+    """Return the changes by model, the settings at the end."""
     groups: dict[str | None, list[Change]] = {}
     for change in changes:
         groups.setdefault(change.model, []).append(change)

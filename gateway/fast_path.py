@@ -103,7 +103,7 @@ class FastPath(Connection):
         return super().idle and self._short is None
 
     def is_last(self) -> bool:
-        """Tell whether the connection ends with the answer that takes the fast path."""
+        """Return whether the connection ends with the answer that takes the fast path."""
         return self._ends or self._gateway.draining
 
     async def room(self) -> None:
@@ -345,7 +345,7 @@ class FastPath(Connection):
 
 
 def _whole(body: StreamReader) -> bytes | None:
-    """Give a body that has come with its head."""
+    """Return a body that has come with its head."""
     if not body.is_eof() or body is EMPTY_PAYLOAD:
         return None
     parts = body._buffer  # noqa: SLF001 - reading wakes the parser for each part

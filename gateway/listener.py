@@ -166,5 +166,5 @@ def _bound(made: socket.socket, address: tuple[object, ...]) -> socket.socket:
 
 
 def reachable(url: str) -> str:
-    """Give the address to ask on this machine for one that is listened on."""
+    """Return the address to ask on this machine for one that is listened on."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

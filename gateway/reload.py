@@ -109,7 +109,7 @@ class Comparison:
             self._there = _there(reading)
 
     def _missing(self, reading: Reading, now: float) -> bool:
-        """Tell whether a file is gone that may still come back."""
+        """Return whether a file is gone that may still come back."""
         gone = self._there - _there(reading) if isinstance(reading, Sources) else ()
         self._missing_since = {name: self._missing_since.get(name, now) for name in gone}
         return any(now - since < self._pace.grace for since in self._missing_since.values())

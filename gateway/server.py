@@ -427,7 +427,7 @@ def create_app(options: Options | None = None) -> web.Application:
 
 
 def _routes(gateway: Gateway) -> list[web.AbstractRouteDef]:
-    """Give what is served of a gateway: the API, and what tells of the gateway itself."""
+    """Return what is served of a gateway: the API, and what tells of the gateway itself."""
     admin = Admin(
         manager=gateway.manager,
         models=gateway.models,

@@ -128,7 +128,7 @@ def _object(body: bytes, url: str) -> Numbers:
 
 
 def _refusal(error: HTTPError, url: str) -> str:
-    """Give the gateway's own words for a refusal, where they are its own."""
+    """Return the gateway's own words for a refusal, where they are its own."""
     try:
         return printable(str(json.loads(error.read(_MOST))["error"]["message"]))
     except (ValueError, LookupError, TypeError, OSError, HTTPException, RecursionError):

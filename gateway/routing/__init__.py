@@ -1,1 +1,1 @@
-"""The decision layer: documents and health to weights and attempt orders. It does no I/O."""
+"""The decision layer: it turns documents and health into weights and attempt orders, and does no I/O."""

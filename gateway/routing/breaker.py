@@ -1,21 +1,22 @@
 """The circuit breaker of a deployment, as a state machine.
 
     closed     --5 failures in a row, or half of at least 10 within 30 s--> open
-    open       --after its hold, a request asks--> half open: that one request may try
-    open       --its first content--> closed (it was tried because nothing else was left)
-    half open  --its first content--> closed; the hold is 15 s again
-    half open  --it fails--> open, for twice the hold, 60 s at most
-    half open  --it learned nothing--> open, its hold over
+    open       --after its hold, a request arrives--> half open: that one request is tried
+    open       --first content--> closed (it was tried because nothing else was left)
+    half open  --first content--> closed; the hold is 15 s again
+    half open  --failure--> open, for twice the hold, 60 s at most
+    half open  --nothing learned--> open, with its hold over
 
-It is passive: it learns from what requests meet. What the client did wrong, what went wrong with us, and a client that
-left are not told to it. A failure that will last (a refused key, an unknown model) opens it at once, for as long as is
-said. An answer that breaks off after its first content was no success after all, and the next first content does not
-end a row of such breaks: an answer that ends well does. A request's second try of a deployment, a moment after its
-first, is no second piece of evidence: it counts neither way while it fails before its first content.
+It is passive: it learns only from the results of requests. Client errors, local faults and clients that left do not
+count. A lasting failure (a refused key, an unknown model) opens it at once, for the time given with the failure. An
+answer that breaks off after its first content no longer counts as a success. A later first content does not end a row
+of such breaks; an answer that ends well does. A request's second try of a deployment follows its first within moments
+and is no independent evidence: it does not count if it fails before its first content.
 
-The machine knows no clock: `now` is monotonic, in seconds, and never less than it was told before. The last 30 seconds
-are kept by the second, so that a request costs the same at any rate. What goes well is counted in one place, which is
-put away when the next second begins: of the breakers of a thousand deployments none is in the processor's cache.
+The machine has no clock: `now` is monotonic, in seconds, and never decreases from call to call. The last 30 seconds are
+counted per second, so that a request costs the same at any rate. Successes are counted in a single field, which is
+added to its second later: among a thousand deployments no breaker stays in the processor's cache, and each field that
+is touched costs a cache miss.
 """
 
 from math import inf
@@ -30,12 +31,11 @@ LEAST: Final = 10
 
 
 class Breaker:
-    """One deployment's.
+    """The breaker of one deployment.
 
-    Mutable: the state, since when and why, and whether for a failure that will last; the hold, and until when; the
-    failures in a row, and how many of them were `broken` off after first content; by the second, what the last 30
-    brought, and what the newest has brought of successes, as long as that is not put there; and whose it is, for
-    whoever keeps it.
+    Mutable: the state, with its start and reason, and whether its failure is `lasting`; the hold and when it ends; the
+    failures in a row, and how many of them `broken` off after first content; the counts of the last 30 seconds, and the
+    successes of the newest one that are not added to them yet; and the `owner`, which `Breakers` sets.
     """
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Breaker:
         return f"<{self.state}{f' {self.reason}' if self.reason else ''}>"
 
     def succeeded(self, now: float, *, whole: bool = False) -> bool:
-        """Note a first content, or a `whole` answer, which has ended well; tells whether that closed the breaker."""
+        """Record a first content, or a `whole` answer that ended well; return whether this closed the breaker."""
         if whole and self.broken:
             self.broken = 0
         self._row = self.broken
@@ -92,7 +92,7 @@ class Breaker:
         return True
 
     def ended(self) -> None:
-        """Note that an answer ended well."""
+        """Record that an answer ended well."""
         self._row -= self.broken
         self.broken = 0
 
@@ -107,11 +107,11 @@ class Breaker:
         since: float | None = None,
         began: float = inf,
     ) -> bool:
-        """Note a failure; tells whether that opened a closed breaker.
+        """Record a failure; return whether it opened a closed breaker.
 
-        `lasts` opens it at once, for so many seconds. `again` marks the request's second try of this deployment.
-        `since` is when what broke off now had its first content. `began` is when it was tried: one from before is not
-        the request that was let in.
+        `lasts` opens the breaker at once, for that many seconds. `again` marks the request's second try of this
+        deployment. `since` is when an answer that now broke off had its first content. `began` is when the attempt
+        began: one that began before the breaker was half open is not the one that was let in.
         """
         was_closed = self.state == "closed"
         self._put_away()
@@ -134,24 +134,24 @@ class Breaker:
         return was_closed and self.state == "open"
 
     def due(self, now: float) -> bool:
-        """Tell whether the hold is over and nobody has been let in yet."""
+        """Return whether the hold is over and no request has been let in yet."""
         return self.state == "open" and now >= self._until
 
     def admits(self, now: float) -> bool:
-        """Tell whether a request may try; when the hold is over, one may, and no other until that one is done."""
+        """Return whether a request may be tried; after the hold, one may, and no other until that one is done."""
         if self.due(now):
             self._enter("half_open", self.reason, now)
             return True
         return self.state == "closed"
 
     def left(self, now: float, began: float = inf) -> None:
-        """Note that a request learned nothing (its client left): if it is the one that was let in, another may try."""
+        """Record that a request learned nothing (its client left): if it was the one let in, another may be tried."""
         if self._was_let_in(began):
             self._enter("open", self.reason, now)
             self._until = now
 
     def remaining(self, now: float) -> float:
-        """Say how many seconds of its hold are left."""
+        """Return how many seconds of the hold are left."""
         return max(self._until - now, 0.0) if self.state == "open" else 0.0
 
     def _was_let_in(self, began: float) -> bool:
@@ -174,13 +174,13 @@ class Breaker:
         self._at, self._fresh = -1, 0
 
     def _put_away(self) -> None:
-        """Put the newest successes to the others of their second."""
+        """Add the newest successes to the counts of their second."""
         if self._fresh:
             self._good[self._place(self._at)] += self._fresh
             self._fresh = 0
 
     def _place(self, now: float) -> int:
-        """Give the place of this second in the window, emptied if it still holds an older one."""
+        """Return the index of this second in the window, cleared if it still holds an older one."""
         second = int(now)
         place = second % WINDOW
         if self._second[place] != second:

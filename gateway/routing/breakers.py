@@ -1,11 +1,11 @@
 """The breakers of all deployments, and the slow start of those that come back.
 
-A breaker lives on across snapshots as long as its deployment is the same thing behind the same door: endpoint, address,
-key and the model's name there. Whoever comes back gets a tenth of its weight in the first second, two tenths in the
-second, and all of it in the tenth: a box that has just recovered is not met by everything at once.
+A breaker lives on across snapshots as long as its deployment keeps its URLs, key, kind and served model. A deployment
+that comes back gets a tenth of its weight in the first second, two tenths in the second, and all of it in the tenth: a
+box that has just recovered does not get its full load at once.
 
-A deployment is given its breaker when a request first meets it. So a new configuration, which is put in force on the
-event loop, costs nothing for the thousands that nobody asks for.
+A breaker is made when the first attempt on its deployment succeeds or fails. So putting a new configuration in force,
+which happens on the event loop, costs nothing for the thousands of deployments that nobody asks for.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -23,7 +23,7 @@ SLOW_START: Final = 10
 
 
 class BreakerView(Struct, frozen=True):
-    """A breaker as it is shown; `since` is in seconds since the epoch, absent as long as it has never opened."""
+    """A breaker as shown to operators; `since` is in seconds since the epoch, absent if it has never opened."""
 
     state: State = "closed"
     since: float | None = None
@@ -31,12 +31,12 @@ class BreakerView(Struct, frozen=True):
 
 
 class Breakers:
-    """Mutable: the breakers of those met so far, and which are not closed; who came back when, and its part."""
+    """Mutable: the breakers made so far, which are not closed, and the start and part of each slow start."""
 
     def __init__(
         self, limits: BreakerLimits, deployments: Mapping[Identity, Deployment] = MappingProxyType({})
     ) -> None:
-        """Know these deployments, by identity, and nothing of them yet."""
+        """Start without breakers; `deployments` are those of the configuration, by identity."""
         self._limits = limits
         self._deployments = deployments
         self._met: dict[Identity, Breaker] = {}
@@ -46,22 +46,22 @@ class Breakers:
     def under(
         self, limits: BreakerLimits, deployments: Mapping[Identity, Deployment], others: Container[Identity]
     ) -> "Breakers":
-        """Give those of a new configuration, which know what these do; these stay as they are.
+        """Return the breakers for a new configuration, with what these have learned; these stay unchanged.
 
-        `others` are the deployments of theirs that are `strangers` there. What opened a breaker for long (a refused
-        key, an unknown model) may be mended by a new configuration: such a breaker is closed.
+        `others` are the deployments that are `strangers` to the new configuration. A breaker that a lasting failure
+        opened (a refused key, an unknown model) is closed: the new configuration may have fixed the cause.
         """
         new = Breakers(limits, deployments)
         kept = ((each, breaker) for each, breaker in self._met.items() if each not in others)
         new._met = {each: breaker for each, breaker in kept if not breaker.lasting}
         for breaker in new._met.values():
-            breaker.owner = None  # what is of the old configuration is not kept for that
+            breaker.owner = None  # it would keep the old configuration alive
         new._out = self._out & new._met.keys()
         new._back = {each: since for each, since in self._back.items() if each not in others}
         return new
 
     def of(self, deployment: Deployment) -> Breaker | None:
-        """Give the breaker of a deployment that was met; there is none for one that is gone or another thing now."""
+        """Return a deployment's breaker; None if none was made yet, or the deployment is gone or has changed."""
         return self._met.get(deployment.identity) if self._knows(deployment) else None
 
     def _knows(self, deployment: Deployment) -> bool:
@@ -69,7 +69,7 @@ class Breakers:
         return known is not None and _is_same(known, deployment)
 
     def _meet(self, deployment: Deployment) -> Breaker | None:
-        """Give a deployment's breaker, made where it has none; there is none for one that is gone."""
+        """Return a deployment's breaker, and make it if needed; None if the deployment is gone or has changed."""
         identity = deployment.identity
         if not self._knows(deployment):
             return None
@@ -80,7 +80,7 @@ class Breakers:
         return breaker
 
     def remaining(self, deployments: Iterable[Deployment], now: float) -> float | None:
-        """Say in how many seconds the first of these lets a request through; nothing comes back when all are gone."""
+        """Return the seconds until the first of these lets a request through, or None when all of them are gone."""
         found = [self._met.get(each.identity) for each in deployments if self._knows(each)]
         return min((breaker.remaining(now) if breaker else 0.0 for breaker in found), default=None)
 
@@ -91,16 +91,16 @@ class Breakers:
 
     @property
     def returning(self) -> Mapping[Identity, Fraction]:
-        """What part of its weight each gets that is on its slow start."""
+        """The part of its weight that each deployment gets during its slow start."""
         return MappingProxyType({identity: part for identity, (_, part) in self._back.items()})
 
     @property
     def ramping(self) -> bool:
-        """Whether any is on its slow start."""
+        """Whether any deployment is on its slow start."""
         return bool(self._back)
 
     def succeeded(self, deployment: Deployment, now: float, *, whole: bool) -> State | None:
-        """Note a first content, or a `whole` answer; gives the state before, when that closed the breaker."""
+        """Record a first content, or a `whole` answer; return the previous state if this closed the breaker."""
         breaker = self._met.get(deployment.identity)
         if breaker is None or breaker.owner is not deployment:
             breaker = self._meet(deployment)
@@ -114,7 +114,7 @@ class Breakers:
         return old
 
     def ended(self, deployment: Deployment) -> None:
-        """Note that an answer ended well."""
+        """Record that an answer ended well."""
         breaker = self._met.get(deployment.identity)
         if breaker is not None and breaker.broken and self._knows(deployment):
             breaker.ended()
@@ -122,7 +122,7 @@ class Breakers:
     def failed(
         self, deployment: Deployment, failure: Failure, now: float, *, again: bool, since: float | None, began: float
     ) -> bool:
-        """Note a failure that is to be blamed on the deployment; tells whether that opened a closed breaker."""
+        """Record a failure for which the deployment is to blame; return whether it opened a closed breaker."""
         breaker = self._meet(deployment)
         lasts = TABLE[failure.cause].out
         if breaker is None or not breaker.failed(
@@ -134,7 +134,7 @@ class Breakers:
         return True
 
     def tick(self, now: float) -> frozenset[Identity]:
-        """Let those on their slow start have more; gives whose part changed."""
+        """Advance the slow starts; return the deployments whose part changed."""
         changed = set()
         for identity, (since, part) in tuple(self._back.items()):
             new = _part(now - since)
@@ -147,7 +147,7 @@ class Breakers:
 
 
 def strangers(old: Mapping[Identity, Deployment], new: Mapping[Identity, Deployment]) -> frozenset[Identity]:
-    """Give the old deployments that are gone, or are another thing by the same name now."""
+    """Return the old deployments that are gone, or are now something else under the same name."""
     return frozenset(
         identity
         for identity, deployment in old.items()
@@ -156,7 +156,7 @@ def strangers(old: Mapping[Identity, Deployment], new: Mapping[Identity, Deploym
 
 
 def _is_same(one: Deployment, other: Deployment) -> bool:
-    """Tell whether what was learned of the one holds for the other."""
+    """Return whether what was learned about one holds for the other."""
     return one is other or (
         (one.urls, one.key, one.kind, one.served_model) == (other.urls, other.key, other.kind, other.served_model)
     )

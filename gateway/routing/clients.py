@@ -1,4 +1,4 @@
-"""Who may ask: the clients that routing.yaml names, known by the keys that they send."""
+"""The clients that routing.yaml allows, identified by the keys that they send."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from gateway.config.shown import Path
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """Clients by name, in the order written. Their keys show in no repr."""
+    """Clients by name, in the order written. Their keys appear in no repr."""
 
     keys: Mapping[str, SecretStr] = field(repr=False)
     _names: Mapping[str, str] = field(init=False, repr=False, compare=False)
@@ -24,30 +24,30 @@ class Clients:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names."""
+        """The clients' names."""
         return tuple(self.keys)
 
     def name_of(self, key: str) -> str | None:
         """Name the client that has this key, if there is one.
 
-        A look-up by hash: how long it takes tells nothing of the keys that there are.
+        It is a look-up by hash, so its timing reveals nothing about the existing keys.
         """
         return self._names.get(key)
 
     def secrets(self) -> frozenset[str]:
-        """Give what no log may show."""
+        """Return the keys, which no log may show."""
         return frozenset(self._names)
 
     @classmethod
     def of(cls, entries: Iterable[ClientEntry] | None) -> "Clients | None":
-        """Give those that have a key; one whose variable is not set has none. Without a list, everybody may ask."""
+        """Return the clients that have a key: its variable is set. None without a list: everybody may ask."""
         if entries is None:
             return None
         return cls({each.name: each.api_key for each in entries if isinstance(each.api_key, SecretStr)})
 
 
 def waiting(entries: Iterable[ClientEntry]) -> Iterator[tuple[Path, str]]:
-    """Tell, with its place in routing.yaml, of each client whose key is out of a variable that is not set."""
+    """Yield a path in routing.yaml and a message for each client whose key is in a variable that is not set."""
     for position, entry in enumerate(entries):
         if isinstance(entry.api_key, Unset):
             told = f"{entry.api_key.variable} is not set or empty, so the client {entry.name} is not let in"
@@ -55,6 +55,6 @@ def waiting(entries: Iterable[ClientEntry]) -> Iterator[tuple[Path, str]]:
 
 
 def rekeyed(old: Clients | None, new: Clients | None) -> Iterator[str]:
-    """Name the clients that have another key than they had."""
+    """Yield the names of the clients whose key has changed."""
     if old is not None and new is not None:
         yield from (name for name in new.keys if name in old.keys and old.keys[name] != new.keys[name])

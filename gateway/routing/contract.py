@@ -1,8 +1,8 @@
 """A strategy's contract: from the name in routing.yaml to weights that can be relied on.
 
-A strategy of the user's own is a guest. Whatever it raises when it is imported, made or asked, and whatever it returns
-that it should not, becomes a `StrategyError` and nothing else. Values that came out of variables, or are named like a
-secret, are in none of its messages, not even where the guest's own message had them; nor are its deployments' keys.
+A user's own strategy is not trusted. Whatever it raises when it is imported, made or called, and every wrong return
+value, becomes a `StrategyError` and nothing else. No message contains a value that came from a variable or is named
+like a secret, nor a deployment's key, even where the strategy's own message did.
 """
 
 import importlib
@@ -28,7 +28,7 @@ _OWN_MESSAGES: Final = {"value_error": "Value error, ", "assertion_error": "Asse
 
 
 class ResolvedStrategy:
-    """A strategy in use: named, made, and held to its contract. `selection` says how its weights are to be drawn."""
+    """A strategy in use, with its contract enforced. `selection` says how its weights are to be drawn."""
 
     def __init__(self, name: str, strategy: Strategy, selection: Selection, host: "_Host") -> None:
         """See `resolve`."""
@@ -43,11 +43,11 @@ class ResolvedStrategy:
     def assign(self, usable: Iterable[Deployment]) -> dict[Deployment, Fraction]:
         """Ask for the weights of one model's usable deployments, and scale them to sum to 1.
 
-        Nothing comes back when there is nobody to ask about, or nobody is given weight.
+        Return nothing when no deployment is usable, or none is given weight.
 
         Raises:
-            StrategyError: the strategy raised, or returned something else than a mapping of what it was given to
-                finite weights of at least 0.
+            StrategyError: the strategy raised, or returned something other than a mapping of the deployments it was
+                given to finite weights of at least 0.
 
         """
         given = tuple(usable)
@@ -81,11 +81,11 @@ class ResolvedStrategy:
 
 
 def resolve(name: str, written: Mapping[str, object]) -> ResolvedStrategy:
-    """Make the strategy that routing.yaml names; `written` are its parameters, what is out of variables marked so.
+    """Make the strategy that routing.yaml names; `written` are its parameters, with values from variables marked.
 
     Raises:
-        StrategyError: it is unknown, cannot be imported or made, refuses its parameters, or wants its weights drawn
-            neither `random` nor `smooth`.
+        StrategyError: it is unknown, cannot be imported or made, refuses its parameters, or has a `selection` other
+            than `random` and `smooth`.
 
     """
     host = _Host(name, written)
@@ -100,7 +100,7 @@ def resolve(name: str, written: Mapping[str, object]) -> ResolvedStrategy:
 
 
 class _Host:
-    """Runs what is not ours; makes errors without what is to be hidden."""
+    """Runs foreign code, and makes errors with secrets masked."""
 
     def __init__(self, name: str, written: Mapping[str, object]) -> None:
         found = dict(_hidden(written, (_PARAMETERS,)))
@@ -115,7 +115,7 @@ class _Host:
             yield
         except (StrategyError, KeyboardInterrupt):  # Ctrl-C ends `gateway check`
             raise
-        except BaseException as error:  # a panic in Rust code is no Exception; nothing here is awaited
+        except BaseException as error:  # a panic in Rust code is no Exception; nothing is awaited here
             told = f"{doing} {type(error).__name__}: {_words(error)}"
             for key in (key.get_secret_value() for key in keys if key is not None and len(key) >= _SHORTEST_SECRET):
                 told = told.replace(key, "***")
@@ -136,12 +136,12 @@ class _Host:
 def _words(error: BaseException) -> str:
     try:
         return str(error)
-    except BaseException:  # noqa: BLE001 - it is as much a guest's as the error
+    except BaseException:  # noqa: BLE001 - __str__ is foreign code too
         return "its message cannot be had"
 
 
 def _hidden(value: object, path: Path) -> Iterator[tuple[str, str]]:
-    """Give the texts in parameters that are not to be shown, and what is shown instead."""
+    """Yield the texts in parameters that must not be shown, each with what is shown instead."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _hidden(item, (*path, key))
@@ -163,7 +163,7 @@ def _imported(name: str, host: _Host) -> type:
         told = f"found {shown(name, (_STRATEGY,))}, expected one of {known} or package.module:ClassName"
         raise host.error(told + ("" if isinstance(name, Interpolated) else nearest(name, BUILT_IN)))
     with host.running(f"cannot import {name}:"):
-        importlib.invalidate_caches()  # the module may be younger than what was seen of its folder
+        importlib.invalidate_caches()  # the module may be newer than the cached listing of its folder
         found = getattr(importlib.import_module(module_name), class_name)
     if not isinstance(found, type) or not callable(getattr(found, "assign", None)):
         raise host.error(f"{name} is no class with a method assign(self, local, remote)")
@@ -207,7 +207,7 @@ def _problem(
 
 
 def _reached(written: object, at: Path) -> tuple[Path, object]:
-    """Follow a path of pydantic's as far as the parameters go: it may end in the branches of a union."""
+    """Follow a pydantic path as far as the parameters go: its last steps may name the branches of a union."""
     path: Path = (_PARAMETERS,)
     for step in at:
         match written:
@@ -222,7 +222,7 @@ def _reached(written: object, at: Path) -> tuple[Path, object]:
 
 
 def _plain(value: object) -> object:
-    """Give frozen data as what YAML reads: dicts, lists, text and numbers."""
+    """Return frozen data as YAML loads it: dicts, lists, text and numbers."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):

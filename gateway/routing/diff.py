@@ -1,4 +1,4 @@
-"""What a new configuration changes: for the log and `/routing` after a save, for `gateway check --diff` before it."""
+"""What a new configuration changes, for the log and `/routing` after a save, and `gateway check --diff` before it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One thing that changes: of a deployment of a model, of a model, or, without either, of the settings."""
+    """One change: to a deployment of a model, to a model, or, with neither, to the settings."""
 
     part: Part
     text: str = ""
@@ -37,19 +37,19 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> str:
-        """Say it in one line: `llama/box-a: 0.6 -> 0.8`."""
+        """The change in one line: `llama/box-a: 0.6 -> 0.8`."""
         about = "/".join(name for name in (self.model, self.deployment) if name is not None)
         return ": ".join(part for part in (about, self.text) if part)
 
 
 @dataclass(frozen=True)
 class Diff:
-    """All that changes: models, deployments, weights (from -> to) and settings. No key is in it."""
+    """All changes: models, deployments, weights (from -> to) and settings. It contains no key."""
 
     changes: tuple[Change, ...] = ()
 
     def as_dict(self) -> dict[str, list[str]]:
-        """Give the lines of each part that says something; they are written once."""
+        """Return the lines of each part that has any; they are built once."""
         return self._parts
 
     @cached_property
@@ -66,9 +66,10 @@ def diff(
     other_keys: frozenset[Identity] = frozenset(),
     rekeyed_clients: Iterable[str] = (),
 ) -> Diff:
-    """Compare the last configuration, if there was one, with the new one; `other_keys` are deployments `rekeyed`.
+    """Compare the last configuration, if there was one, with the new one.
 
-    Outlines know no keys. Where those are not known, a key that comes or goes is told, and one that changes is not.
+    Outlines contain no keys. A key that is added or removed is always reported; one that changes is reported only for
+    the deployments in `other_keys` (see `rekeyed`) and the clients in `rekeyed_clients`.
     """
     was = {model.id: model for model in old.models} if old else {}
     now = {model.id: model for model in new.models}
@@ -90,17 +91,17 @@ def diff(
 
 
 def same(one: object, other: object) -> bool:
-    """Tell whether plain JSON is the same, with its types: to Python 1 is 1.0 and true as well."""
+    """Return whether plain JSON values are equal, types included: to Python, 1 equals 1.0 and true."""
     return one == other and _json(one) == _json(other)
 
 
 def rekeyed(old: Mapping[Identity, Deployment], new: Mapping[Identity, Deployment]) -> frozenset[Identity]:
-    """Give the deployments whose key is another one now."""
+    """Return the deployments whose key has changed."""
     return frozenset(each for each in old.keys() & new.keys() if old[each].key != new[each].key)
 
 
 def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]) -> Iterator[Change]:
-    """Tell what changes of a model itself; clocks that follow routing.yaml's `defaults` are told there."""
+    """Yield the changes to a model itself; clocks that follow routing.yaml's `defaults` are reported there."""
 
     def said(text: str) -> Change:
         return Change("models_changed", text, new.id)
@@ -125,7 +126,7 @@ def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]
 
 
 def _is_reordered(old: ModelOutline, new: ModelOutline) -> bool:
-    """Tell whether deployments that stay are tried in another order, and not because of their weights alone."""
+    """Return whether the remaining deployments are tried in another order, other than by their weights."""
     weights = {each.name: each.weight for each in new.deployments}
     was = [each.name for each in old.deployments if each.name in weights]
     was.sort(key=weights.__getitem__, reverse=True)
@@ -166,7 +167,7 @@ def _weight(model: str, old: DeploymentOutline | None, new: DeploymentOutline) -
 
 
 def _waiting(old: ModelOutline | None, new: ModelOutline) -> Iterator[Change]:
-    """Tell which deployments begin or cease to wait for a variable."""
+    """Yield the deployments that begin or cease to wait for a variable."""
     was = [(each.name, each.variable) for each in old.inactive] if old else []
     now = [(each.name, each.variable) for each in new.inactive]
     served = {deployment.name for deployment in old.deployments} if old else set()

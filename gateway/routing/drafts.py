@@ -1,12 +1,12 @@
-"""Deployments on their way: what the entries of both files say of each.
+"""Drafts of deployments: what the entries of both files say about each.
 
 models.yaml registers deployments. A routing.yaml entry claims, for each model that it lists, those registered at its
-endpoint, and puts them into its group; where none is, it adds one. So up to three parts tell of a deployment, and what
-one leaves open the next decides: the claim, then the route entry, then the model.
+endpoint, and puts them into its group; if there are none, it adds one. So a deployment is described in up to three
+places, and what one leaves open the next decides: the claim, then the route entry, then the model.
 
-Two things do not pass down so freely. A claimed deployment keeps the address it was registered with: the two compare
-equal, but one of them may end in `/v1`. And a key stays on the origin that it was written for (RFC 6454): a route entry
-elsewhere does not inherit the model's, and what a claim adds inherits none.
+Inheritance has two limits. A claimed deployment keeps the address it was registered with: the two compare equal, but
+one of them may end in `/v1`. And a key stays on the origin that it was written for (RFC 6454): a route entry on another
+origin does not inherit the model's key, and a deployment that a claim adds inherits none.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ class Place(Struct, frozen=True):
     path: Path
 
     def below(self, *steps: str | int) -> "Place":
-        """Give a place inside this one."""
+        """Return the place that these steps below this one lead to."""
         return Place(self.source, (*self.path, *steps))
 
 
@@ -43,19 +43,19 @@ class Target(Struct, frozen=True):
 
     @classmethod
     def of(cls, url: str | Unset) -> "Target":
-        """Take a URL apart, if there is one."""
+        """Parse a URL, unless it waits for a variable."""
         return cls(url if isinstance(url, Unset) else Address.of(url))
 
     @property
     def identity(self) -> str:
-        """What endpoints are compared by; of one that waits for a variable, what is written: it is not to be shown."""
+        """What endpoints are compared by; the text as written, not to be shown, if it waits for a variable."""
         if isinstance(self.address, Unset):
             return self.address.written.rstrip("/").removesuffix("/v1").rstrip("/")
         return self.address.identity
 
     @property
     def host_port(self) -> str:
-        """What a deployment is called that was given no name."""
+        """The name of a deployment that was given none."""
         return f"${{{self.address.variable}}}" if isinstance(self.address, Unset) else self.address.host_port
 
 
@@ -70,11 +70,11 @@ class Claim(Struct, frozen=True):
 
 
 Claims = Mapping[str, Mapping[str, Sequence[Claim]]]
-"""All claims, by model id and by endpoint identity. Of what is registered the first counts; one each is expected."""
+"""All claims, by model id and endpoint identity. For a registered deployment the first counts; one is expected."""
 
 
 class Draft(Struct, frozen=True):
-    """A deployment on its way; `first_place` is the entry that it comes of, `place` the one that had the last word."""
+    """A deployment in the making; `first_place` is the entry that created it, `place` the one that overrides it."""
 
     model: str
     target: Target
@@ -95,7 +95,7 @@ class Draft(Struct, frozen=True):
 
     @property
     def prices(self) -> Prices | None:
-        """What it costs: its own pricing, or nothing where it is local, or the model's pricing."""
+        """What it costs: its own pricing, else nothing if it is local, else the model's pricing."""
         return self.own_prices or (FREE if self.group == "local" else self.model_prices)
 
     @property
@@ -105,14 +105,14 @@ class Draft(Struct, frozen=True):
 
     @property
     def waits_for(self) -> tuple[str, Place] | None:
-        """The unset variable that keeps the deployment inactive, and where it is asked for."""
+        """The unset variable that keeps the deployment inactive, and the place that names it."""
         if isinstance(self.target.address, Unset):
             return self.target.address.variable, self.target_place
         return (self.key.variable, self.key_place) if isinstance(self.key, Unset) else None
 
 
 def claims_of(models: ModelsDocument, routing: RoutingDocument) -> Claims:
-    """Collect what routing.yaml claims, local entries first."""
+    """Collect the claims of routing.yaml, local entries first."""
     found: defaultdict[str, defaultdict[str, list[Claim]]] = defaultdict(lambda: defaultdict(list))
     ids = {name: model.id for model in models.models for name in (model.id, *model.aliases)}
     for claim, name in _claims(routing):
@@ -133,7 +133,7 @@ def _claims(routing: RoutingDocument) -> Iterator[tuple[Claim, str]]:
 
 
 def drafts_of(model: ModelEntry, place: Place, claims: Mapping[str, Sequence[Claim]]) -> tuple[Draft, ...]:
-    """Draft a model's deployments in the order written: those that it registers, then those that claims add."""
+    """Draft a model's deployments in the order written: those it registers, then those that claims add."""
     registered = tuple(_registered(model, place))
     known = {draft.target.identity for draft in registered}
     return (
@@ -143,7 +143,7 @@ def drafts_of(model: ModelEntry, place: Place, claims: Mapping[str, Sequence[Cla
 
 
 def _keyed(claims: Sequence[Claim]) -> Iterable[Claim]:
-    """Give the first claim of each key: with another key the same model at the same endpoint is another deployment."""
+    """Return the first claim for each key: another key makes another deployment of the same model and endpoint."""
     found: dict[object, Claim] = {}
     for claim in claims:
         found.setdefault(claim.entry.api_key, claim)
@@ -163,7 +163,7 @@ def _registered(model: ModelEntry, place: Place) -> Iterator[Draft]:
 
 
 def inherits_key(model: ModelEntry, entry: RouteEntry) -> bool:
-    """Tell whether a route entry is sent the model's key: it has none of its own, and is on the same origin."""
+    """Return whether a route entry inherits the model's key: it has none of its own and is on the same origin."""
     if entry.api_key is not None:
         return False
     if entry.base_url is None:
@@ -186,7 +186,7 @@ def _added(model: ModelEntry, claim: Claim) -> Draft:
 
 
 def _draft(model: ModelEntry, target: Target, place: Place, target_place: Place) -> Draft:
-    """Draft what the model alone says; its key is not among that."""
+    """Draft a deployment from the model alone, without its key."""
     return Draft(
         model=model.id,
         target=target,
@@ -203,7 +203,7 @@ def _draft(model: ModelEntry, target: Target, place: Place, target_place: Place)
 
 
 def _said(entry: RouteEntry | SplitEntry, place: Place) -> dict[str, Any]:
-    """Give what an entry says itself, by the draft's fields."""
+    """Return the values that an entry itself sets, by the draft's fields."""
     fields = {
         "kind": entry.kind,
         "served_model": entry.provider_model_id,

@@ -1,7 +1,7 @@
 """Why an attempt failed, and what to do about it.
 
-A failure is a value: a cause, and what is known beside it. `TABLE` says what follows from each cause while nothing of
-an answer has gone to the client, and for the attempts to rescue a stream that broke after that.
+A failure is a value: a cause, and what else is known. `TABLE` says what follows from each cause before the commit
+point, and for the attempts to rescue a stream that broke after it.
 
 'We erred' and 'the endpoint erred' are different causes: `LOCAL_FAULT` blames nobody and is not tried elsewhere,
 because the next endpoint would need the same file descriptor.
@@ -61,7 +61,7 @@ class Cause(Enum):
 
 
 class Verdict(Enum):
-    """What follows from a failure, while nothing has gone to the client."""
+    """What follows from a failure before the commit point."""
 
     RETRY_HERE = "once more on a fresh connection"
     NEXT = "next deployment"
@@ -72,10 +72,11 @@ class Verdict(Enum):
 class Failure(Struct, frozen=True):
     """One attempt's failure.
 
-    `status` is the upstream's HTTP status where one came, or the 4xx that its error object means under a good one;
-    `retry_after` the seconds it asked to wait. `stale` tells that a pooled connection turned out to be closed before a
-    byte of an answer arrived: nobody's fault, and safe to repeat on a fresh one. `detail` is for the log: no URL, no
-    key. `said` is for the client alone, for it may quote the prompt: the upstream's own message, our key masked.
+    `status` is the upstream's HTTP status if one came, or the 4xx that an error object sent with a 2xx stands for.
+    `retry_after` is the seconds it asked to wait. `stale` means that a pooled connection turned out to be closed before
+    a byte of an answer arrived: nobody's fault, and safe to repeat on a fresh one. `detail` is for the log and contains
+    no URL and no key. `said` is the upstream's own message, our key masked: for the client alone, as it may quote the
+    prompt.
     """
 
     cause: Cause
@@ -92,8 +93,8 @@ class Failure(Struct, frozen=True):
 class Rule(Struct, frozen=True):
     """What follows from a cause.
 
-    `passes`: it may be over in a moment, so that its deployment gets one more try before its tier is left. `blames`: it
-    counts against the deployment's breaker. `out`: the deployment is out at once, for so many seconds.
+    `passes`: it may be over in a moment, so its deployment gets one more try before its tier is left. `blames`: it
+    counts against the deployment's breaker. `out`: its breaker opens at once, for that many seconds.
     """
 
     verdict: Verdict = Verdict.NEXT
@@ -150,22 +151,22 @@ _OURS: Final = frozenset({Cause.LOCAL_FAULT, Cause.LOADING})
 
 
 def status_failure(status: int, body: bytes = b"", retry_after: float | None = None, model: str = "") -> Failure | None:
-    """Give the failure that an upstream's error answer means, if it means one; every other is the client's answer.
+    """Return the failure that an upstream's status means, or None if the answer is to go to the client.
 
-    - 3xx: never followed, for it would carry the key to where the configuration did not send it.
-    - 400: the client's, unless it is about the key (treated like 401), about a model that is not there (like 404) or
-      that is gone (like 500), or about a prompt that does not fit.
-    - 401: the gateway's own key. So are 402 and 403, unless they speak of what was asked, or of what the deployment can
-      do (like 501).
-    - 404: the deployment's model where it says so, else its address or what it can do. So are 405, 407, 421 and 426,
-      and any other 4xx but 401 and 402 that is a page: of what stands before a box.
+    - 3xx: never followed, because that would carry the key to a host that the configuration does not name.
+    - 400: the client's error, unless it is about the key (treated like 401), about a model that does not exist (like
+      404) or was unloaded (like 500), or about a prompt that does not fit (413, 422 and 500 may say that too).
+    - 401: the gateway's own key was refused. 402 and 403 mean the same, unless they are about the content of the
+      request, or about what the deployment can do (like 501).
+    - 404: the deployment's model if the body says so, else its address or what it can do. So are 405, 407, 421 and 426,
+      and any other 4xx but 401 and 402 with an HTML page, which comes from a proxy in front of the box.
     - 408, 425, 429: may succeed in a moment (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4); a 429 that says that the
       credit is spent is treated like 401.
-    - 501: what the deployment can do. So is a 500 that is about the request.
+    - 501: the deployment cannot do this. The same goes for a 500 that is about the request.
     - other 5xx: may succeed elsewhere (RFC 9110 15.6).
 
-    `body` is the beginning of the answer's body, `retry_after` the seconds it asks to wait, `model` the name that was
-    asked for.
+    `body` is the beginning of the answer's body, `retry_after` the seconds it asks to wait, `model` the name that the
+    upstream was asked for.
     """
     told = body.lower()
     cause = _cause_of(status, told, model)
@@ -202,7 +203,7 @@ def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
             return Cause.CONTEXT_LENGTH
         case _ if says_key(status, told) and not says_policy(told):
             return Cause.NOT_SERVED if incapable else Cause.KEY_REFUSED
-        case 504 | 524:  # of a proxy's whose patience ended; 524 is Cloudflare's
+        case 504 | 524:  # from a proxy that timed out; 524 is Cloudflare's
             return Cause.GATEWAY_TIMEOUT
         case _ if status >= 500 or (status == 400 and says_gone(told)):  # noqa: PLR2004 - RFC 9110 15.5.1, 15.6
             return Cause.SERVER_ERROR
@@ -212,11 +213,11 @@ def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
 
 
 def error_failure(error: bytes) -> Failure:
-    """Give the failure that an error object under a good status means, as the answer or as its first event.
+    """Return the failure that an error object sent with a 2xx means, as the whole answer or as its first event.
 
-    SGLang and vLLM send the head of a stream before they look at the request, and tell as an event, with the code 400,
-    what is wrong with it. That is nobody's fault. It is asked for elsewhere all the same: vLLM did so with each
-    exception, that of an engine that has died too.
+    SGLang and vLLM send the head of a stream before they check the request, and report what is wrong with it in an
+    event with the code 400. That is nobody's fault. The request is tried elsewhere all the same: vLLM reported every
+    exception in this way, even that of an engine that had died.
     """
     told, code = error.lower(), code_of(error)
     if says_too_long(told):
@@ -227,7 +228,7 @@ def error_failure(error: bytes) -> Failure:
 
 
 def verdict(failure: Failure) -> Verdict:
-    """Say what follows from a failure before the commit point."""
+    """Return what follows from a failure before the commit point."""
     return Verdict.RETRY_HERE if failure.stale else TABLE[failure.cause].verdict
 
 
@@ -235,7 +236,7 @@ _TELLING: Final = (Cause.CONTEXT_LENGTH, Cause.LOCAL_FAULT, Cause.TOTAL_TIMEOUT,
 
 
 def most_telling(failures: Sequence[Failure]) -> Failure | None:
-    """Choose the failure that a client is told of: its own 4xx, what ended the request, a rate limit, the first one."""
+    """Choose the failure to report to the client: its own 4xx, what ended the request, a rate limit, or the first."""
     for cause in _TELLING:
         for failure in failures:
             if failure.cause is cause:
@@ -244,9 +245,9 @@ def most_telling(failures: Sequence[Failure]) -> Failure | None:
 
 
 def status_for_client(failure: Failure | None) -> int:
-    """Give the status for a client whose request failed like this.
+    """Return the status for a client whose request failed like this.
 
-    Its own 4xx where it is the client's; 429 for a rate limit (RFC 6585 4); 503 when the fault was ours, the box is
+    400 for a prompt that does not fit; 429 for a rate limit (RFC 6585 4); 503 when the fault was ours, the box is
     loading, or nothing could be tried; 504 when time ran out; 502 otherwise (RFC 9110 15.6.3-15.6.5).
     """
     if failure is None or failure.cause in _OURS:

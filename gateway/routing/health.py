@@ -1,16 +1,16 @@
-"""What is known of an endpoint, as a state machine.
+"""What is known about an endpoint's health, as a state machine.
 
     unknown  --alive-------------------------->  up
     unknown  --dead, unhealthy_after times---->  down
     up       --dead, unhealthy_after times---->  down
     down     --alive, healthy_after times----->  up
-    any      --it says that it loads---------->  loading
+    any      --says that it is loading-------->  loading
     loading  --alive-------------------------->  up
     loading  --dead, unhealthy_after times---->  down
 
-A box that loads its model is neither up nor down: it gets no requests, and it is asked again soon. Unknown counts as
-healthy: an endpoint is innocent until probes say otherwise. Only probes in a row count. The machine knows neither the
-time nor the network; both are told to it.
+A box that is loading its model is neither up nor down: it gets no requests, and it is probed again soon. Unknown counts
+as healthy until probes say otherwise. Only probes in a row count. The machine has no clock and does no I/O: the time
+and the results of probes are passed in.
 """
 
 from typing import Final, Literal
@@ -21,14 +21,14 @@ from msgspec.structs import replace
 State = Literal["unknown", "up", "down", "loading"]
 
 LOADING_INTERVAL: Final = 2.0
-"""Seconds until a box that loads is asked again."""
+"""Seconds until a box that is loading is tried again."""
 
 
 class Health(Struct, frozen=True):
-    """What the probes of one endpoint have said.
+    """What the probes of one endpoint have found.
 
-    `since` is when the state was entered (seconds since the epoch; absent while unknown), `reason` what the last
-    failed probe said while it is down or loading, `streak` how many probes in a row have disagreed with the state.
+    `since` is when the state was entered (seconds since the epoch; absent while unknown), `reason` what the last failed
+    probe found while the state is down or loading, `streak` how many probes in a row have disagreed with the state.
     """
 
     state: State = "unknown"
@@ -43,9 +43,9 @@ class Health(Struct, frozen=True):
 
 
 class ProbeResult(Struct, frozen=True):
-    """What one probe found: `reason` is absent when the endpoint is alive, and says why it is not otherwise.
+    """What one probe found: `reason` says why the endpoint is not alive, and is absent when it is.
 
-    `loading` tells that it answered, but only that it is still loading its model.
+    `loading` means that it answered, but only to say that it is still loading its model.
     """
 
     reason: str | None = None
@@ -61,7 +61,7 @@ UNKNOWN = Health()
 
 
 def observe(health: Health, result: ProbeResult, *, now: float, unhealthy_after: int, healthy_after: int) -> Health:
-    """Give the state after one more probe; `now` is in seconds since the epoch."""
+    """Return the state after one more probe; `now` is in seconds since the epoch."""
     other = Health(_told(result), since=now, reason=result.reason)
     if health.state == other.state:
         return replace(health, reason=result.reason, streak=0)

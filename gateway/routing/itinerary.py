@@ -1,21 +1,21 @@
-"""Where a request goes next: tiers, one more try before a tier is left, and what bounds it.
+"""Where a request goes next: tiers, one more try before a tier is left, and the bounds.
 
-The first tier is the weighted deployments in the order drawn, the second those of weight 0. Then come those of the
-model's fallbacks, model by model, each in the same two tiers. Every deployment of a tier is tried before the next tier
-is entered. Before a tier is left, the first of its deployments whose failure may have passed gets one more try: after
-the upstream's Retry-After if that is short, after a jittered back-off otherwise.
+The first tier is the weighted deployments in the order drawn, the second those of weight 0. The deployments of the
+model's fallbacks follow, model by model, each in the same two tiers. Every deployment of a tier is tried before the
+next tier is entered. Before a tier is left, the first of its deployments whose failure may have passed gets one more
+try: after the upstream's Retry-After if that is short, after a jittered back-off otherwise.
 
-A deployment that is out is passed over; when its breaker's hold is over, one request is let through to it. What was
-passed over is the last tier, tried anyway, because trying something beats answering with nothing; nothing is tried
-twice there.
+A deployment that is out is skipped; when its breaker's hold is over, one request is let through to it. The skipped
+deployments form the last tier: they are tried anyway, once each, because trying something beats answering
+with nothing.
 
-Once a prompt was too long for a deployment, only those of models that are known to take more are tried.
+Once a prompt was too long for a deployment, only deployments with a context known to be larger are tried.
 
-The attempts of a request are counted. Second tries are also bounded over all requests of a model, as a share of them,
-so that an outage is not multiplied.
+A request has a limited number of attempts. Second tries are also limited to a share of all requests of a model, so that
+retries do not multiply the load of an outage.
 
-The walk is a generator: it yields steps and is sent the failure that each came to. It performs nothing: the caller
-waits and tries.
+The walk is a generator: it yields steps and is sent the failure of each. It performs nothing: the caller waits and
+tries.
 """
 
 from collections import deque
@@ -34,11 +34,11 @@ _UNKNOWN_LENGTH: Final = 1 << 62
 
 Walk = Generator["Step", Failure, None]
 Draw = Callable[[Route], Iterator[Deployment]]
-"""Gives a route's deployments in the order to try them, as `Selector.order` does."""
+"""Yields a route's deployments in the order to try them, as `Selector.order` does."""
 
 
 class Tier(msgspec.Struct, frozen=True):
-    """Deployments to be tried in this order, once; `anyway`: those that are out as well. To be iterated once."""
+    """Deployments to try once each, in this order; `anyway` includes those that are out. To be iterated once."""
 
     deployments: Iterable[Deployment]
     anyway: bool = False
@@ -47,8 +47,8 @@ class Tier(msgspec.Struct, frozen=True):
 class Step(msgspec.Struct, frozen=True, gc=False):
     """Try `deployment` once `delay` seconds have passed.
 
-    `again`: this request has tried it before. `anyway`: it is out, and tried because nothing else is left; when a
-    request begins with such a step, everything is out.
+    `again`: this request has tried it before. `anyway`: it is out, and is tried because nothing else is left; a request
+    begins with such a step when everything is out.
     """
 
     deployment: Deployment
@@ -58,7 +58,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Second(msgspec.Struct, gc=False):
-    """How many requests and second tries a second brought; when it `ends`, of the monotonic clock."""
+    """The requests and second tries counted in one second, which `ends` at this time of the monotonic clock."""
 
     ends: float
     requests: int = 0
@@ -66,16 +66,16 @@ class _Second(msgspec.Struct, gc=False):
 
 
 class RetryBudget:
-    """How many second tries a model's requests may make: a share of them, and a few in any case.
+    """How many second tries a model's requests may make: a share of the requests, and a few in any case.
 
-    What the last ten seconds brought is kept by the second. Mutable: those counts, the newest last.
+    Mutable: the counts of the last ten seconds, per second, the newest last.
     """
 
     WINDOW: Final = 10
     FLOOR: Final = 10
 
     def __init__(self) -> None:
-        """Start with nothing asked."""
+        """Start with nothing counted."""
         self._seconds: deque[_Second] = deque([_Second(0.0)], maxlen=self.WINDOW)
 
     def requested(self, now: float) -> None:
@@ -86,7 +86,7 @@ class RetryBudget:
         second.requests += 1
 
     def allows(self, ratio: float, now: float) -> bool:
-        """Tell whether there is room for one more try, and take it; a ratio of 0.2 allows one for five requests."""
+        """Return whether one more second try is allowed, and count it; a ratio of 0.2 allows one per five requests."""
         second = self._seconds[-1]
         if now >= second.ends:
             second = self._next(now)
@@ -98,17 +98,17 @@ class RetryBudget:
         return True
 
     def _next(self, now: float) -> "_Second":
-        """Begin the second of `now`."""
+        """Start counting the second that contains `now`."""
         second = _Second(now // 1 + 1)
         self._seconds.append(second)
         return second
 
 
 def tiers_of(snapshot: Snapshot, route: Route, draw: Draw, first: Deployment | None = None) -> Iterator[Tier]:
-    """Give a route's tiers and those of its fallbacks, each made when it is asked for.
+    """Yield a route's tiers and those of its fallbacks, each made when it is asked for.
 
-    `first` is put before everything: the deployment whose turn it is to show that it is back. A deployment stands in
-    its own tier and once more in the last; the walk tries it once.
+    `first` goes before everything else: a deployment that is due to show that it is back. Each deployment is in its own
+    tier and again in the last one; the walk tries it once.
     """
     met: list[Deployment] = []
     ahead = [] if first is None else [first]
@@ -136,8 +136,8 @@ def walk(
 ) -> Walk:
     """Walk the tiers.
 
-    `may_retry` asks the budget, `dice` gives a float in [0, 1). `admits` tells whether a deployment takes requests; it
-    is asked right before a step, and one that it lets through is tried.
+    `may_retry` asks the budget, `dice` returns a float in [0, 1). `admits` returns whether a deployment takes requests;
+    it is called right before a step, and a deployment that it lets through is always tried.
     """
     progress = _Progress(bounds.attempts)
     for tier in tiers:
@@ -157,11 +157,11 @@ def walk(
 
 
 class Itinerary:
-    """The walk of a request whose `first` deployment has been chosen, and asked whether it takes the request.
+    """The walk of a request whose `first` deployment is already chosen, and `admitted` or not.
 
-    Nearly every request ends with its first step. So that one is found alone (`Selector.first`), and an itinerary is
-    made when it failed, or could not be made. `due`: that deployment goes first to show that it is back, and was not
-    drawn. Mutable: the walk, and what it will be told of the first deployment, once.
+    Nearly every request ends with its first step. So that step is found separately (`Selector.first`), and an itinerary
+    is made only when it failed or was not possible. `due`: the first deployment was not drawn, but goes first to show
+    that it is back. Mutable: the walk, and the known answer about the first deployment, which is used once.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Itinerary:
         dice: Callable[[], float],
         admits: Callable[[Deployment], bool],
     ) -> None:
-        """`draw` gives a route's deployments in the order to try them; of this one's, the first was drawn already."""
+        """Prepare the walk; `draw` yields a route's deployments in order; this route's first is drawn already."""
         self._known: bool | None = admitted if first is not None else None
         self._admits = admits
 
@@ -188,11 +188,11 @@ class Itinerary:
         self._steps = walk(tiers, snapshot.settings.bounds, may_retry, dice, self._admitted)
 
     def begin(self) -> Step | None:
-        """Give the first step, if there is one."""
+        """Return the first step, if there is one."""
         return next(self._steps, None)
 
     def after(self, failure: Failure) -> Step | None:
-        """Give the step that follows on a failure, if one does."""
+        """Return the step that follows a failure, if there is one."""
         try:
             return self._steps.send(failure)
         except StopIteration:
@@ -204,7 +204,7 @@ class Itinerary:
 
 
 class _Progress:
-    """How far a request has come. Mutable: the attempts left, who was tried, and the context that is too short."""
+    """How far a request has come. Mutable: the attempts left, the deployments tried, the context that is too short."""
 
     def __init__(self, attempts: int) -> None:
         self._left = attempts
@@ -212,15 +212,15 @@ class _Progress:
         self._too_short = 0
 
     def wants(self, deployment: Deployment) -> bool:
-        """Tell whether a deployment is worth a first try."""
+        """Return whether a deployment is worth a first try."""
         return deployment not in self._tried and self.fits(deployment)
 
     def fits(self, deployment: Deployment) -> bool:
-        """Tell whether the prompt may fit; one that was too long somewhere needs a context known to be larger."""
+        """Return whether the prompt may fit: once it was too long, the context must be known to be larger."""
         return not self._too_short or (deployment.context_length or 0) > self._too_short
 
     def ends_with(self, deployment: Deployment, failure: Failure) -> bool:
-        """Take an attempt in; tells whether it is the last one."""
+        """Record a failed attempt; return whether it was the last one."""
         self._tried.add(deployment)
         self._left -= 1
         verdict = TABLE[failure.cause].verdict
@@ -230,7 +230,7 @@ class _Progress:
 
 
 def _delay(failure: Failure, bounds: Bounds, dice: Callable[[], float]) -> float:
-    """Wait as long as was asked, if that is short; else half to three halves of the back-off, at random."""
+    """Return the Retry-After if it is short, else the back-off times a random factor from 0.5 to 1.5."""
     asked = failure.retry_after
     if asked is not None and asked <= bounds.retry_after_max:
         return asked

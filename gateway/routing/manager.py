@@ -1,10 +1,10 @@
-"""The decision layer's head: a plan, what is known of health, and what requests have met become snapshots.
+"""The head of the decision layer: it turns a plan, the known health and the results of requests into snapshots.
 
 `RoutingManager` holds the one current snapshot. It builds a new one when a plan is adopted (generation + 1), and when
-an endpoint's health, a deployment's breaker or its part on a slow start changes (revision + 1); each swap is one
+an endpoint's health, a deployment's breaker or its part during a slow start changes (revision + 1); each swap is one
 assignment. A change re-weighs only the routes it touches, and no request computes any of it.
 
-Health and breakers are two opinions, and neither changes the other: a box may answer probes and fail requests.
+Health and breakers are independent, and neither changes the other: a box may answer probes and fail requests.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ from gateway.routing.weighing import Standing, Weighing
 
 
 class HealthChange(Struct, frozen=True):
-    """An endpoint went from one state to another; `problem` is set when the strategy could not follow."""
+    """An endpoint changed its state; `problem` is set when the strategy failed to assign new weights."""
 
     endpoint: str
     old: Health
@@ -40,8 +40,8 @@ class HealthChange(Struct, frozen=True):
 class BreakerChange(Struct, frozen=True):
     """A breaker opened or closed.
 
-    `lasting` tells that it opened for a failure that passes only when somebody acts: a refused key, an unknown model.
-    `problem` is set when the strategy could not follow.
+    `lasting` means that it opened for a failure that lasts until somebody acts: a refused key, an unknown model.
+    `problem` is set when the strategy failed to assign new weights.
     """
 
     deployment: Deployment
@@ -58,13 +58,13 @@ Change = HealthChange | BreakerChange
 class RoutingManager:
     """Holds the current snapshot, and what it is made of.
 
-    Mutable: the snapshot and the plan behind it, with the `problems` that the strategy had when that was put in force;
-    health by endpoint, with the time until which one that loads is left alone where nobody probes; the breakers; and
-    each model's retry budget.
+    Mutable: the snapshot and the plan behind it, with the `problems` that the strategy had when the plan was put in
+    force; health by endpoint, and until when an endpoint that is loading is left alone if there are no probes; the
+    breakers; and each model's retry budget.
     """
 
     def __init__(self, epoch: Callable[[], float] = lambda: 0.0) -> None:
-        """Start without a configuration; what `epoch` gives plus a monotonic time is in seconds since the epoch."""
+        """Start without a configuration; `epoch()` plus a monotonic time is a time in seconds since the epoch."""
         self.snapshot: Snapshot | None = None
         self.problems: tuple[Problem, ...] = ()
         self._epoch = epoch
@@ -85,26 +85,26 @@ class RoutingManager:
         return self._plan.outline if self._plan else None
 
     def health(self, endpoint: str) -> Health:
-        """Say what is known of an endpoint."""
+        """Return what is known about an endpoint's health."""
         return self._health.get(endpoint, UNKNOWN)
 
     def breaker(self, deployment: Deployment) -> BreakerView:
-        """Say how a deployment's breaker stands."""
+        """Return the state of a deployment's breaker."""
         found = self._breakers.of(deployment)
         if found is None or found.since is None:
             return BreakerView()
         return BreakerView(found.state, found.since + self._epoch(), found.reason)
 
     def succession(self, new: Plan) -> Succession:
-        """Work out what a plan changes of the one in force; to be called from any thread, before `adopt`."""
+        """Work out what a plan changes in the one in force; may be called in any thread, before `adopt`."""
         return Succession.of(self._plan, new)
 
     def adopt(self, new: Plan | Succession) -> Diff | None:
-        """Put a plan in force; nothing comes back when it means what the last one meant.
+        """Put a plan in force; return what changes, or None when it means the same as the last one.
 
-        What it costs grows with what is down, out or coming back, and not with the plan, where the succession was
-        worked out before. A model that the strategy fails for as things stand has its weights with everything healthy,
-        and `problems` tell of it.
+        If the succession was worked out before, the cost grows with what is down, out or coming back, and not with the
+        size of the plan. A model for which the strategy fails in the present state keeps its weights for everything
+        healthy, and `problems` says so.
         """
         ready = self.succession(new) if isinstance(new, Plan) else new
         if ready.old is not self._plan:
@@ -136,13 +136,13 @@ class RoutingManager:
         self._budgets = {model: budget for model, budget in self._budgets.items() if model in new.catalogue.names}
 
     def _kept(self, new: Plan) -> dict[str, Health]:
-        """Give what stays known under a plan: nothing, when it probes no more, for it would never change again."""
+        """Return the health that stays known under a plan: none if it has no probes, which could change it again."""
         if not new.settings.health_interval:
             return {}
         return {endpoint: health for endpoint, health in self._health.items() if endpoint in new.catalogue.endpoints}
 
     def probed(self, endpoint: str, result: ProbeResult, now: float) -> HealthChange | None:
-        """Take a probe's result in; a change of state builds a new snapshot and comes back.
+        """Record a probe's result; return a change of state, which may build a new snapshot.
 
         `now` is in seconds since the epoch. A result about an endpoint that is gone changes nothing.
         """
@@ -174,21 +174,21 @@ class RoutingManager:
             budget.requested(now)
 
     def may_retry(self, model: str, now: float) -> bool:
-        """Tell whether there is room for one more second try among a model's requests, and take it."""
+        """Return whether a model's requests may make one more second try, and count it."""
         budget, snapshot = self._budget(model), self.snapshot
         return budget is not None and snapshot is not None and budget.allows(snapshot.settings.retry_ratio, now)
 
     def _budget(self, model: str) -> RetryBudget | None:
-        """Give a model's budget, made when it is first asked for; a model that is gone has none."""
+        """Return a model's budget, made when first needed; None for a model that is gone."""
         found = self._budgets.get(model)
         if found is None and self._plan is not None and model in self._plan.catalogue.names:
             found = self._budgets[model] = RetryBudget()
         return found
 
     def probe_due(self, route: Route, now: float) -> Deployment | None:
-        """Name the weighted deployment of a route whose breaker's hold is over, if there is one: it goes first.
+        """Return the weighted deployment of a route whose breaker's hold is over, if there is one: it goes first.
 
-        It is let through by `admits`, once.
+        `admits` lets it through, once.
         """
         if self.snapshot is None or not self.snapshot.out:
             return None
@@ -200,9 +200,9 @@ class RoutingManager:
         return None
 
     def admits(self, deployment: Deployment, now: float) -> bool:
-        """Tell whether a deployment takes a request; one whose breaker's hold is over takes one, and it has to be made.
+        """Return whether a deployment takes a request; one whose breaker's hold is over takes a single one.
 
-        To each request that is let through belongs one call of `succeeded`, `failed` or `left`.
+        A request that is let through must be made, and must be followed by one call of `succeeded`, `failed` or `left`.
         """
         snapshot = self.snapshot
         if snapshot is not None and not snapshot.out:
@@ -213,9 +213,9 @@ class RoutingManager:
         return breaker is None or breaker.admits(now)
 
     def succeeded(self, deployment: Deployment, now: float, *, whole: bool = False) -> BreakerChange | None:
-        """Note a first content, or a `whole` answer, which ended well; the breaker's closing comes back.
+        """Record a first content, or a `whole` answer that ended well; return the change if this closed the breaker.
 
-        That builds a new snapshot.
+        A change builds a new snapshot.
         """
         old = self._breakers.succeeded(deployment, now, whole=whole)
         if old is None:
@@ -224,7 +224,7 @@ class RoutingManager:
         return BreakerChange(deployment, old, "closed", problem=problem)
 
     def ended(self, deployment: Deployment) -> None:
-        """Note that an answer ended well."""
+        """Record that an answer ended well."""
         self._breakers.ended(deployment)
 
     def failed(
@@ -237,10 +237,11 @@ class RoutingManager:
         since: float | None = None,
         began: float = inf,
     ) -> Change | None:
-        """Note a failed attempt, or an answer that broke off; what changes by it builds a new snapshot and comes back.
+        """Record a failed attempt, or an answer that broke off; return the change, if there is one.
 
         `again` marks a request's second try of the deployment. `since` is when an answer that broke off had its first
-        content: it was told of as a success, which is taken back. `began` is when the attempt began.
+        content: that was recorded as a success, which is now taken back. `began` is when the attempt began. A change of
+        what is usable builds a new snapshot.
         """
         rule = TABLE[failure.cause]
         if not rule.blames:
@@ -253,7 +254,7 @@ class RoutingManager:
         return BreakerChange(deployment, "closed", "open", reason, rule.out is not None, problem)
 
     def left(self, deployment: Deployment, now: float, began: float = inf) -> None:
-        """Note an attempt that says nothing of its deployment: the client went away, or was told what it did wrong."""
+        """Record an attempt that says nothing about its deployment, for example because the client left."""
         breaker = self._breakers.of(deployment)
         if breaker is not None:
             breaker.left(now, began)
@@ -269,16 +270,16 @@ class RoutingManager:
         )
 
     def retry_after(self, route: Route, now: float) -> int:
-        """Say in how many whole seconds to ask again: when the first of a route's breakers lets a request through."""
+        """Return in how many whole seconds the first of a route's breakers lets a request through, at least 1."""
         return max(1, ceil(self._breakers.remaining(route.chain, now) or 0.0))
 
     @property
     def ramping(self) -> bool:
-        """Whether there is something for `tick` to do as time goes by."""
+        """Whether `tick` has something to do as time passes."""
         return bool(self._left_alone) or self._breakers.ramping
 
     def tick(self, now: float) -> tuple[Change, ...]:
-        """Let time go by, each second while `ramping`: slow starts go on, and a box that loads is asked again."""
+        """Advance slow starts, and let boxes that were loading be tried again; call it each second while `ramping`."""
         over = [endpoint for endpoint, until in self._left_alone.items() if now >= until]
         for endpoint in over:
             del self._left_alone[endpoint]
@@ -288,9 +289,9 @@ class RoutingManager:
         return tuple(change for change in changes if change)
 
     def _reweigh(self, touched: Iterable[str]) -> str | None:
-        """Re-weigh these models' routes; one that the strategy fails for stays as it is, which is told.
+        """Re-weigh these models' routes in a new snapshot; return what the strategy failed for, if anything.
 
-        A snapshot is built where this changes anything.
+        A route for which the strategy fails stays as it is.
         """
         old, current = self.snapshot, self._plan
         if old is None or current is None:
@@ -313,7 +314,7 @@ def _standing(health: Mapping[str, Health], breakers: Breakers) -> Standing:
 
 
 def _weighed(weighing: Weighing, models: Iterable[str]) -> tuple[dict[str, Route], tuple[Problem, ...]]:
-    """Give the routes of these models, by id, but for those that the strategy fails for, and what it says of those."""
+    """Return these models' routes, by id, and the problems of those for which the strategy fails, which have none."""
     routes: dict[str, Route] = {}
     problems: list[Problem] = []
     for model in models:
@@ -325,5 +326,5 @@ def _weighed(weighing: Weighing, models: Iterable[str]) -> tuple[dict[str, Route
 
 
 def _with(routes: Mapping[str, Route], catalogue: Catalogue, others: Mapping[str, Route]) -> Mapping[str, Route]:
-    """Put other routes, by model id, in the place of some."""
+    """Replace some routes by `others`, which are by model id."""
     return MappingProxyType({**routes, **dict(catalogue.named(others))}) if others else routes

@@ -1,7 +1,8 @@
-"""Who is local, who is remote: the two documents become each model's deployments.
+"""Which deployments are local and which are remote: the two documents become each model's deployments.
 
-`drafts.py` works out what is said of each deployment. Here the drafts are held against each other, what the author of
-the files should know is collected, and what waits for no variable becomes a deployment.
+`drafts.py` works out what the files say about each deployment. This module checks the drafts against each other,
+collects faults and notices for the author of the files, and makes a deployment of each draft that waits for no
+variable.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,14 +22,14 @@ from gateway.routing.snapshot import Deployment, Endpoint, Inactive
 from gateway.routing.strategies import exact
 
 Remark = tuple[Place, str]
-"""What is to be said of the files, and where."""
+"""A place in the files, and the message about it."""
 
 
 class Matched(Struct, frozen=True):
     """What two documents mean.
 
-    `members` are each model's active deployments in the order written; without any when there are faults. `split` are
-    the models that routing.yaml lists.
+    `members` are each model's active deployments in the order written; empty when there are faults. `split` are the
+    models that routing.yaml lists.
     """
 
     members: Mapping[str, tuple[Deployment, ...]]
@@ -78,7 +79,7 @@ def _unplaced(entries: _Entries, drafts: _Drafts) -> Iterator[Remark]:
 
 
 def _claimed_twice(claims: Claims, drafts: _Drafts) -> Iterator[Remark]:
-    """Tell of claims of the same thing: of what models.yaml registers, or of what they add with the same key."""
+    """Yield claims of one thing twice: of what models.yaml registers, or of what they add with the same key."""
     for model, by_endpoint in claims.items():
         registered = {each.target.identity for each in drafts.get(model, ()) if each.first_place.source == "models"}
         for identity, found in by_endpoint.items():
@@ -106,7 +107,7 @@ def _clashes(drafts: _Drafts) -> Iterator[Remark]:
                 continue
             if draft.place != first.place:
                 yield draft.place, f"{told}: see {dotted(first.place.path)}"
-            else:  # one entry claims both
+            else:  # the same entry claims both
                 seen = f"{dotted(first.first_place.path)} and {dotted(draft.place.path)}"
                 yield draft.first_place, f"{told}: see {seen}"
 
@@ -161,7 +162,7 @@ def _members(drafts: _Drafts, default_path: str | None) -> dict[str, tuple[Deplo
 
 
 def _deployment(draft: Draft, health_path: str | None) -> Deployment | None:
-    """Make a draft's deployment, unless it waits for a variable."""
+    """Make the deployment of a draft, unless it waits for a variable."""
     address, key = draft.target.address, draft.key
     if isinstance(address, Unset) or isinstance(key, Unset):
         return None

@@ -1,8 +1,8 @@
 """An outline: what a plan says, as plain data and without its keys.
 
-Two configurations are compared by their outlines, be they in one process or in two: an outline survives JSON, so that
-a running gateway can give its own out. Of a key it says whether there is one, and nothing else: whatever could be
-compared with a key, such as a hash, would let a reader try keys.
+Two configurations are compared by their outlines, in one process or in two: an outline can be serialised as JSON, so a
+running gateway can publish its own. It says whether there is a key, and nothing else about it: anything that can be
+compared with a key, such as a hash, would let a reader guess keys.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from gateway.routing.snapshot import Clocks, Deployment, Group, Inactive, Model,
 
 
 class DeploymentOutline(msgspec.Struct, frozen=True):
-    """A deployment; `weight` is its part of 1 with everything healthy, 0 a fallback. URLs hold no key."""
+    """A deployment; `weight` is its part of 1 with everything healthy, 0 a fallback. URLs contain no key."""
 
     name: str
     group: Group
@@ -39,7 +39,7 @@ class InactiveOutline(msgspec.Struct, frozen=True):
 
 
 class ModelOutline(msgspec.Struct, frozen=True):
-    """A model: what is said of it, and its deployments in the order they are tried. Clocks are in seconds."""
+    """A model: its metadata, and its deployments in the order they are tried. Clocks are in seconds."""
 
     id: str
     aliases: tuple[str, ...]
@@ -52,7 +52,7 @@ class ModelOutline(msgspec.Struct, frozen=True):
 
 
 class Outline(msgspec.Struct, frozen=True):
-    """A plan. `split` tells whether there is a routing.yaml; `settings` have the names that they have there."""
+    """A plan. `split` says whether there is a routing.yaml; `settings` have their names in that file."""
 
     split: bool
     settings: Mapping[str, Any]
@@ -87,7 +87,7 @@ _WRITTEN: Final[Mapping[str, Callable[[Settings], object]]] = {
     "ledger.retention_days": lambda settings: settings.ledger.retention_days,
     "clients": lambda settings: _named(settings.clients),
 }
-"""The settings by what they are called in routing.yaml."""
+"""The settings by their names in routing.yaml."""
 
 
 def outline(
@@ -142,6 +142,6 @@ def _named(clients: Clients | None) -> str:
 
 
 def _plain(values: Mapping[str, object]) -> Mapping[str, Any]:
-    """Give frozen JSON as JSON gives it back."""
+    """Return frozen JSON as plain JSON: encoded and decoded again."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(values, enc_hook=dict))
     return plain

@@ -1,6 +1,7 @@
-"""A plan: everything about a configuration that can be worked out without knowing who is healthy.
+"""A plan: everything about a configuration that can be worked out without knowing what is healthy.
 
-Making one may take its time, in a thread. From it the routes can be weighed whoever is down or out (`weighing`).
+Making one may take long, and happens in a thread. From a plan, routes can be weighed for any state of health
+(`weighing`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,11 +37,11 @@ from gateway.routing.weighing import Pattern, Standing, Weighing, Weights, fille
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A configuration worked out, but for who is usable.
+    """A configuration worked out, except for what is usable.
 
-    With everything healthy, `configured` are the weights, by model id, and `routes` the routes, by id and alias.
-    `split` are the models that routing.yaml lists, `shapes` numbers for those that are weighed alike. `notices` are
-    what the author of the files should know. `outline` is what it says without its keys.
+    `configured` are the weights, by model id, and `routes` the routes, by id and alias, with everything healthy.
+    `split` are the models that routing.yaml lists; `shapes` give models that are weighed alike the same number.
+    `notices` are warnings for the author of the files. `outline` is the plan as plain data, without its keys.
     """
 
     documents: tuple[ModelsDocument, RoutingDocument | None] = field(repr=False)
@@ -62,11 +63,11 @@ class Plan:
         return self.catalogue.models
 
     def parts(self) -> list[object]:
-        """Give what most of its memory is held by, in pieces."""
+        """Return the objects that hold most of its memory, to be freed in pieces."""
         return [*self.documents[0].models, *self.outline.models, *self.routes.values(), *self.configured.values()]
 
     def weighing(self, standing: Standing) -> Weighing:
-        """Begin to weigh models as things stand."""
+        """Return a weighing of models for this standing."""
         return Weighing(
             strategy=self.strategy,
             configured=self.configured,
@@ -78,7 +79,7 @@ class Plan:
 
 
 def plan(loaded: Loaded, digest: str) -> Plan:
-    """Work a configuration out.
+    """Make a plan of a configuration.
 
     Raises:
         ConfigError: with every fault of both files.
@@ -88,7 +89,7 @@ def plan(loaded: Loaded, digest: str) -> Plan:
     strategy = _strategy(loaded, faults)
     if loaded.models is None or loaded.faults:
         raise ConfigError(_in_order(faults))
-    routing = loaded.routing or RoutingDocument()  # none is as one that says nothing
+    routing = loaded.routing or RoutingDocument()  # a missing file is treated like an empty one
     matched = match(loaded, loaded.models, routing)
     faults += matched.faults
     if strategy is None or faults:
@@ -123,7 +124,7 @@ def _in_order(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def _strategy(loaded: Loaded, faults: list[Fault]) -> ResolvedStrategy | None:
-    """Make the strategy, as far as it can be told of a routing.yaml that has other faults, too."""
+    """Make the strategy, if it can be worked out, even from a routing.yaml that has other faults."""
     name, written = _named(loaded), loaded.at("routing", ("routing_parameter",))
     written = {} if written is None or is_nothing(written) else written
     if name is None or not isinstance(written, Mapping) or (name not in BUILT_IN and _is_broken(written)):
@@ -138,7 +139,7 @@ def _strategy(loaded: Loaded, faults: list[Fault]) -> ResolvedStrategy | None:
 
 
 def _named(loaded: Loaded) -> str | None:
-    """Give the strategy's name, marked if it is out of a variable; nothing comes back where it has a fault."""
+    """Return the strategy's name, marked if it comes from a variable; None if the name has a fault."""
     name = loaded.at("routing", ("routing_strategy",))
     if name is None or is_nothing(name):
         return "fixed"
@@ -146,7 +147,7 @@ def _named(loaded: Loaded) -> str | None:
 
 
 def _is_broken(value: object) -> bool:
-    """Tell whether there is something in plain data that has a fault already: it is shown to no guest."""
+    """Return whether plain data contains something with a known fault: a user's strategy never gets it."""
     if isinstance(value, dict | list):
         return any(map(_is_broken, value.values() if isinstance(value, dict) else value))
     return isinstance(value, Broken)
@@ -155,7 +156,7 @@ def _is_broken(value: object) -> bool:
 def _configured(
     strategy: ResolvedStrategy, matched: Matched, shapes: Mapping[str, int], loaded: Loaded, faults: list[Fault]
 ) -> dict[str, Weights]:
-    """Give each model's weights with everything healthy; only what waits for a variable may leave it without any."""
+    """Return each model's weights with everything healthy; only a model that waits for a variable may have none."""
     waiting = {inactive.model for inactive in matched.inactive}
     configured: dict[str, Weights] = {}
     alike: dict[int, Weights] = {}
@@ -206,7 +207,7 @@ def _healthy(
 
 
 def _fallbacks(models: ModelsDocument) -> Mapping[str, tuple[str, ...]]:
-    """Give the models to turn to for each: those that it names itself, then those that they name, and so on."""
+    """Return each model's fallbacks: those that it names itself, then those that they name, and so on."""
     ids = {name: entry.id for entry in models.models for name in (entry.id, *entry.aliases)}
     named = {entry.id: [ids[name] for name in entry.fallbacks] for entry in models.models}
     found: dict[str, tuple[str, ...]] = {}
@@ -220,7 +221,7 @@ def _fallbacks(models: ModelsDocument) -> Mapping[str, tuple[str, ...]]:
 
 
 def _clocks(routing: RoutingDocument, own: Timeouts | None = None) -> Clocks:
-    """Give the clocks that routing.yaml sets, and over them a model's `own`."""
+    """Return the clocks that routing.yaml sets, overridden by a model's `own`."""
     told: dict[str, float] = {"connect": routing.timeout}
     for timeouts in (routing.timeouts, own):
         told |= timeouts.model_dump(exclude_none=True) if timeouts else {}
@@ -248,7 +249,7 @@ def _settings(routing: RoutingDocument, *, split: bool) -> Settings:
 
 
 def _shown(value: object, path: Path) -> object:
-    """Give a parameter as it may be shown: text out of a variable as that, text named like a secret not at all."""
+    """Return a parameter as it may be shown: text from a variable as its source, text named like a secret masked."""
     if isinstance(value, Mapping):
         return MappingProxyType({name: _shown(item, (*path, name)) for name, item in value.items()})
     if isinstance(value, tuple):

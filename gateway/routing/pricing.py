@@ -1,9 +1,9 @@
 """What tokens cost: the prices of a deployment, in whole numbers.
 
-Prices are written as OpenRouter writes them: US dollars a token (`request`: a request), as numbers or as text that
-reads as one. They are kept as whole femtodollars (1e-15), so that a request's cost is exact, and a cost is given in
-whole nanodollars (1e-9), rounded once. Whole numbers have the same sum in whatever order they are added: SQLite,
-PostgreSQL and this process agree to the last digit, which sums of floats do not.
+Prices are written as OpenRouter writes them: US dollars per token (`request`: per request), as numbers or as text that
+reads as one. They are kept as whole femtodollars (1e-15), so that a request's cost is exact, and a cost is returned in
+whole nanodollars (1e-9), rounded once. Integers have the same sum in whatever order they are added: SQLite, PostgreSQL
+and this process agree to the last digit, which sums of floats do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ _ROUNDED: Final = FEMTO // NANO
 
 
 Tokens = tuple[int, int, int, int]
-"""What a request used: prompt, completion, and of these the cached and the reasoning tokens."""
+"""What a request used: prompt and completion tokens, and the cached and the reasoning tokens among these."""
 
 
 class Prices(Struct, frozen=True):
-    """What a deployment charges, in femtodollars: for a token of each sort, and for a request.
+    """What a deployment charges, in femtodollars: per token of each kind, and per request.
 
     `cached` is the price of a prompt token read from a cache, `reasoning` that of a reasoning token.
     """
@@ -37,11 +37,11 @@ class Prices(Struct, frozen=True):
 
     @classmethod
     def of(cls, pricing: Mapping[str, float | str] | None) -> "Prices | None":
-        """Read a `pricing`; without any of the counted prices nothing is known.
+        """Read a `pricing`; return None if it has none of the counted prices.
 
-        A cached token without a price of its own costs what a prompt token does, a reasoning token what a completion
-        token does. OpenRouter lists `internal_reasoning: "0"` for models whose reasoning is billed as completion: 0 is
-        no price of its own.
+        A cached token without a price of its own costs as much as a prompt token, a reasoning token as much as a
+        completion token. OpenRouter lists `internal_reasoning: "0"` for models whose reasoning is billed as completion,
+        so a 0 there counts as no price.
         """
         if pricing is None or not COUNTED & pricing.keys():
             return None
@@ -56,7 +56,7 @@ class Prices(Struct, frozen=True):
         )
 
     def cost(self, used: Tokens) -> int:
-        """Give what a request with these tokens costs, in nanodollars."""
+        """Return the cost of a request with these tokens, in nanodollars."""
         return (self.request + self._femto(used) + _ROUNDED // 2) // _ROUNDED
 
     def costs(
@@ -66,7 +66,7 @@ class Prices(Struct, frozen=True):
         cached: Sequence[int | None],
         reasoning: Sequence[int | None],
     ) -> list[int]:
-        """Give what each of some requests costs, as `cost` does, by the columns of what they used."""
+        """Return the cost of each of several requests, as `cost` does, from the columns of their token counts."""
         read, written, fixed = self.prompt, self.completion, self.request + _ROUNDED // 2
         if not any(cached) and not any(reasoning):
             used = zip(prompt, completion, strict=True)
@@ -75,7 +75,7 @@ class Prices(Struct, frozen=True):
         return [self.cost((some, more, again or 0, thought or 0)) for some, more, again, thought in every]
 
     def cost_of_tokens(self, used: Tokens) -> int:
-        """Give what these tokens cost beside a request that is paid for already, in nanodollars."""
+        """Return the cost of these tokens without the price per request, in nanodollars."""
         return (self._femto(used) + _ROUNDED // 2) // _ROUNDED
 
     def _femto(self, used: Tokens) -> int:
@@ -95,11 +95,11 @@ class Prices(Struct, frozen=True):
 
 
 FREE: Final = Prices()
-"""What a local deployment costs that has no pricing of its own."""
+"""The prices of a local deployment that has no pricing of its own."""
 
 
 def cheapest(offers: Sequence[Prices], used: Tokens) -> int:
-    """Give what a request with these tokens costs where it costs least, in nanodollars; 0 without an offer."""
+    """Return the lowest cost of a request with these tokens, in nanodollars; 0 without an offer."""
     if len(offers) == 1:
         return offers[0].cost(used)
     return min((prices.cost(used) for prices in offers), default=0)

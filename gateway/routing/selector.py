@@ -1,17 +1,17 @@
 """Turns a route into an attempt order: one weighted draw, then the fallback chain.
 
 `random` draws by the weights. `smooth` is smooth weighted round-robin. Its time is counted in draws: a deployment with
-the share w has its k-th turn in the window from (k - 1)/w to k/w, widened to whole draws, and each draw goes to that
-open window which closes first.
+the share w has its k-th turn in the window from (k - 1)/w to k/w, widened to whole draws, and each draw goes to the
+open window that closes first.
 
-No window is missed. If draws could be divided, everyone could take a share w of each; that is a fractional matching of
-turns to draws inside the windows, so there is a whole one too, and earliest deadline first finds it. Hence after any
-number n of draws a deployment has had n * w turns, rounded down or up. Where n * w is whole for all of them, a cycle
-ends and repeats: any stretch of its length holds exactly everyone's share. Times are whole numbers, so nothing drifts;
-two heaps make a draw O(log n).
+No window is missed. If draws could be divided, each deployment could take a share w of each draw. That is a fractional
+matching of turns to draws inside the windows, so there is an integral one too, and earliest deadline first finds it.
+Hence after any number n of draws a deployment has had n * w turns, rounded down or up. When n * w is whole for all of
+them, a cycle ends and repeats: any n consecutive draws give each deployment exactly its share. Times are integers, so
+nothing drifts; two heaps make a draw O(log n) for n deployments.
 
-The chain after the draw is the route's own order without the one drawn. It is walked lazily: most requests need its
-head only.
+The chain after the draw is the route's own order without the deployment drawn. It is walked lazily: most requests need
+only its head.
 """
 
 from bisect import bisect
@@ -24,10 +24,10 @@ from gateway.routing.snapshot import Deployment, Route, Snapshot
 
 
 class Selector:
-    """Draws attempt orders. `dice` gives a float in [0, 1), as `random.random` does.
+    """Draws attempt orders. `dice` returns a float in [0, 1), as `random.random` does.
 
-    Its one mutable thing is where each smoothly drawn model stands in its cycle. That is kept over snapshots as long
-    as the same deployments share the model's traffic in the same way.
+    Mutable: the position of each smoothly drawn model in its cycle. It is kept across snapshots as long as the same
+    deployments share the model's traffic in the same way.
     """
 
     def __init__(self, dice: Callable[[], float]) -> None:
@@ -35,11 +35,11 @@ class Selector:
         self._cycles: dict[str, _Cycle] = {}
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Forget the cycles that a snapshot ends. A new one begins with its first draw."""
+        """Forget the cycles that a snapshot ends. A new cycle begins with its first draw."""
         self._cycles = {model: cycle for model, cycle in self._cycles.items() if _goes_on(cycle, model, snapshot)}
 
     def order(self, route: Route) -> Iterator[Deployment]:
-        """Give the deployments in the order to try them: the one drawn, then the rest of the chain."""
+        """Yield the deployments in the order to try them: the one drawn, then the rest of the chain."""
         first = self.first(route)
         if first is not None:
             yield first
@@ -63,7 +63,7 @@ class Selector:
 
 
 def rest(route: Route, first: Deployment) -> Iterator[Deployment]:
-    """Give the chain without the deployment that was drawn."""
+    """Yield the chain without the deployment that was drawn."""
     return (deployment for deployment in route.chain if deployment is not first)
 
 
@@ -75,10 +75,10 @@ def _goes_on(cycle: "_Cycle", model: str, snapshot: Snapshot) -> bool:
 
 
 class _Cycle:
-    """Where a smoothly drawn route stands.
+    """The position of a smoothly drawn route in its cycle.
 
-    Mutable: `_draws`, how many there have been; `_turns`, how many of them each weighted place of the chain has had;
-    `_open` and `_waiting`, each place's next turn, by when its window closes or opens.
+    Mutable: `_draws`, the number so far; `_turns`, how many of them each weighted place of the chain has had; `_open`
+    and `_waiting`, each place's next turn, by the time its window closes or opens.
     """
 
     def __init__(self, route: Route) -> None:
@@ -92,14 +92,14 @@ class _Cycle:
         self._waiting = [(0, place) for place in range(len(self._counts))]
 
     def goes_on_as(self, route: Route) -> bool:
-        """Tell whether the route is drawn as the one before it was; it takes that one's place then."""
+        """Return whether the route is drawn like the previous one; if so, it takes its place."""
         if route is not self._route and _shares(route) != self._shares:
             return False
         self._route = route
         return True
 
     def draw(self) -> int:
-        """Give the place in the chain whose turn it is."""
+        """Return the place in the chain whose turn it is, and count the draw."""
         while self._waiting and self._waiting[0][0] <= self._draws:
             _, place = heappop(self._waiting)
             closes = -(-(self._turns[place] + 1) * self._length // self._counts[place])
@@ -112,5 +112,5 @@ class _Cycle:
 
 
 def _shares(route: Route) -> list[tuple[str, Fraction]]:
-    """Give the weighted head of the chain, by name."""
+    """Return the names and weights of the weighted head of the chain."""
     return [(deployment.name, weight) for deployment, weight in zip(route.chain, route.weights, strict=True) if weight]

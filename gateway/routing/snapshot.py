@@ -1,7 +1,7 @@
-"""The immutable result of one configuration, and of what is known healthy.
+"""The immutable result of one configuration, and of what is known to be healthy.
 
-A request takes the current snapshot once and keeps it to its end. Nothing in it changes: a reload and a health change
-each build a new one, and share with the old what did not change.
+A request takes the current snapshot once and keeps it until it ends. Nothing in it changes: a reload and a health
+change each build a new one, which shares with the old one whatever did not change.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,16 +21,16 @@ from gateway.routing.pricing import Prices
 Group = Literal["local", "remote", "unlisted"]
 Selection = Literal["random", "smooth"]
 RescuePolicy = Literal["off", "replay", "on"]
-"""What becomes of a stream that breaks: nothing, the same again, or going on with it where that can be asked for."""
+"""What to do with a broken stream: nothing, replay it, or have it continued where the deployment can."""
 Identity = tuple[str, str]
-"""What a deployment is known by: its model, and its name, which is unique within it."""
+"""What identifies a deployment: its model, and its name, which is unique within the model."""
 
 
 class Clocks(msgspec.Struct, frozen=True):
-    """How long an attempt may take, in seconds; 0 stands for no limit.
+    """How long an attempt may take, in seconds; 0 means no limit.
 
-    `connect`: until there is a connection. `first_token`: from the request's last byte to the first content of a
-    stream, `answer`: to the first byte of an answer that is not streamed. `idle`: from one content to the next.
+    `connect`: to open a connection. `first_token`: from the request's last byte to the first content of a stream.
+    `answer`: from there to the first byte of an answer that is not streamed. `idle`: from one content to the next.
     `total`: the whole request, all its attempts together.
     """
 
@@ -42,7 +42,7 @@ class Clocks(msgspec.Struct, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a request may take: `attempts` in all, a Retry-After of at most `retry_after_max` seconds waited for."""
+    """The bounds of a request: `attempts` in all, and the longest Retry-After, in seconds, that it waits for."""
 
     attempts: int = 6
     retry_after_max: float = 3.0
@@ -51,8 +51,8 @@ class Bounds(msgspec.Struct, frozen=True):
 class BreakerLimits(msgspec.Struct, frozen=True):
     """When a breaker opens, and for how long.
 
-    It opens on so many `failures` in a row. It stays open for `hold` seconds, and for twice as long after each trial
-    that fails, `longest_hold` at most.
+    It opens after this many `failures` in a row. It stays open for `hold` seconds, and for twice as long after each
+    failed trial, up to `longest_hold`.
     """
 
     failures: int = 5
@@ -62,7 +62,7 @@ class BreakerLimits(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A box or a provider. `identity` is its origin and path: health and connections are known by it."""
+    """A box or a provider. `identity` is its origin and path: health and connections are keyed by it."""
 
     identity: str
     health_url: str = field(repr=False)
@@ -72,10 +72,9 @@ class Endpoint:
 class Deployment:
     """One model on one endpoint.
 
-    `served_model` is the name the endpoint knows the model by. `weight` is the one written for it: what that comes to
-    beside its siblings, the route says. `context_length` is its model's, in tokens, `prices` are what it costs, where
-    that is known. `urls` and `headers` are what a request needs, ready made; `headers` carry the key and show in no
-    repr.
+    `served_model` is the name the endpoint knows the model by. `weight` is the one written for it; its share of the
+    traffic is in the route. `context_length` is its model's, in tokens; `prices` are what it costs, if known. `urls`
+    and `headers` are prepared for requests; `headers` carry the key and appear in no repr.
     """
 
     model: str
@@ -91,13 +90,13 @@ class Deployment:
     context_length: int | None = None
     prices: Prices | None = None
     identity: Identity = field(init=False, repr=False, compare=False)
-    """What lives on across snapshots is known by this: the model, and the name, which is unique within it."""
+    """What lives on across snapshots is keyed by this: the model, and the name, which is unique within the model."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "identity", (self.model, self.name))
 
     def __hash__(self) -> int:
-        """Hash by identity: what is compared in full is costly to hash in full."""
+        """Hash by identity: hashing all that is compared would be costly."""
         return hash(self.identity)
 
     def __repr__(self) -> str:
@@ -107,7 +106,7 @@ class Deployment:
 class Inactive(msgspec.Struct, frozen=True):
     """A deployment that waits for an environment variable.
 
-    `name` is what it will be called; where its address waits, and it was given none, the variable stands for it.
+    `name` is what it will be called; if it was given none and its address waits, it is `${VARIABLE}`.
     """
 
     model: str
@@ -120,11 +119,11 @@ class Inactive(msgspec.Struct, frozen=True):
 class Route:
     """One model's deployments with their weights, in the order they are tried.
 
-    `chain` holds the weighted deployments by falling weight, then those of weight 0 in the order written, then those
-    that are out, in the order that they have when they are not. `weights` go with the chain and sum to 1; `configured`
-    are the weights with everything healthy. `cumulative` are the running sums over the weighted head of the chain, for
-    the draw; the last one is exactly 1. `fallbacks` are the ids of the models to turn to when all of the chain has
-    failed, in order. `rescue` is what becomes of its streams when they break.
+    `chain` holds the weighted deployments by descending weight, then those of weight 0 in the order written, then those
+    that are not usable, by their configured weight. `weights` are parallel to the chain and sum to 1; `configured` are
+    the weights with everything healthy. `cumulative` are the running sums over the weighted head of the chain, for the
+    draw; the last one is exactly 1. `fallbacks` are the ids of the models to turn to when all of the chain has failed,
+    in order. `rescue` is what to do with its streams when they break.
     """
 
     model: str
@@ -147,7 +146,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model's public face: what `/v1/models` says of it. `metadata` is frozen JSON."""
+    """A model as `/v1/models` presents it. `metadata` is frozen JSON."""
 
     id: str
     aliases: tuple[str, ...]
@@ -155,11 +154,11 @@ class Model:
 
 
 class Catalogue(msgspec.Struct, frozen=True):
-    """All that a configuration names, whoever is healthy.
+    """All that a configuration names, whatever is healthy.
 
     `names` are each model's public names, by its id. `deployments` are by identity, model by model, and each model's in
-    the order they are tried with everything healthy. `endpoints` are by identity, and `users` the ids of the models
-    that have a deployment there. What is worked out of a catalogue beforehand holds for as long as it is in force.
+    the order they are tried with everything healthy. `endpoints` are by identity, and `users`, by the same, the ids of
+    the models that have a deployment there. What is precomputed from a catalogue is valid as long as it is in force.
     """
 
     models: tuple[Model, ...]
@@ -170,7 +169,7 @@ class Catalogue(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, models: tuple[Model, ...], routes: Mapping[str, Route]) -> "Catalogue":
-        """List what the models' routes, by id, lead to."""
+        """List the deployments and endpoints of the models' routes, which are by id."""
         deployments = [deployment for model in models for deployment in routes[model.id].chain]
         users: dict[str, dict[str, None]] = {}
         for deployment in deployments:
@@ -184,24 +183,24 @@ class Catalogue(msgspec.Struct, frozen=True):
         )
 
     def named(self, routes: Mapping[str, Route]) -> Iterator[tuple[str, Route]]:
-        """Give routes, by id, under each of their model's names."""
+        """Yield routes, which are by id, under each of their model's names."""
         return ((name, route) for model, route in routes.items() for name in self.names[model])
 
 
 class LedgerSettings(msgspec.Struct, frozen=True):
-    """Where rows are kept, if they are, and for how many days; 0: for ever."""
+    """Where ledger rows are kept, if at all, and for how many days; 0 means for ever."""
 
     place: Place | None = None
     retention_days: float = 30.0
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What routing.yaml sets beside the split.
+    """What routing.yaml sets besides the split.
 
-    `parameters` are to be shown: frozen JSON, what came out of a variable as the variable's name. `split` tells whether
+    `parameters` are safe to show: frozen JSON, with values from variables as they are written. `split` says whether
     there is a routing.yaml. Times are in seconds; a health interval of 0 means no active checks. `clocks` are those of
     the models that have none of their own. `retry_ratio` is the share of a model's requests that may be tried again
-    where they failed. `clients` are those who may ask; None: everybody.
+    where they failed. `clients` are those who may ask; None means everybody.
     """
 
     strategy: str = "fixed"
@@ -228,9 +227,9 @@ class Settings(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """One configuration in force.
 
-    `routes` are by id and by alias. `generation` counts accepted configurations, `revision` the changes within one of
-    who gets how much. `down` holds the identities of the endpoints that are down or loading, `out` those of the
-    deployments whose breaker is not closed. `digest` names the files' content.
+    `routes` are by id and by alias. `generation` counts accepted configurations, `revision` the changes of weights
+    within one. `down` holds the identities of the endpoints that are down or loading, `out` those of the deployments
+    whose breaker is not closed. `digest` identifies the files' content.
     """
 
     generation: int

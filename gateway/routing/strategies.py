@@ -1,8 +1,8 @@
 """Strategies: how the usable deployments of a model share its traffic.
 
-A strategy is asked when a snapshot is built, never for a request. It is given the usable deployments of the two groups
-and answers with a weight for each; they are scaled to sum to 1 then (`contract.py`). One it leaves out, or gives 0, is
-a fallback.
+A strategy is called when a snapshot is built, never for a request. It is given the usable deployments of the two groups
+and returns a weight for each; the weights are then scaled to sum to 1 (`contract.py`). A deployment that it leaves out,
+or gives 0, is a fallback.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,23 +22,23 @@ Problem = tuple[Path, str]
 
 
 class Strategy(Protocol):
-    """What the manager asks of a strategy.
+    """What a strategy has to provide.
 
-    A class may declare `Parameters`, a pydantic model for `routing_parameter`, and is then made with an instance of
-    it; otherwise it is made without arguments and takes no parameters. It may declare `selection`: `random` (the
-    default) or `smooth`.
+    A class may declare `Parameters`, a pydantic model for `routing_parameter`, and is then constructed with an
+    instance of it; otherwise it is constructed without arguments and takes no parameters. It may declare `selection`:
+    `random` (the default) or `smooth`.
     """
 
     def assign(self, local: Sequence[Deployment], remote: Sequence[Deployment]) -> Mapping[Deployment, Weight]:
-        """Give the weights of one model's usable deployments; there is at least one in one of the groups."""
+        """Return the weights of one model's usable deployments; at least one of the groups is not empty."""
         ...
 
 
 class StrategyError(Exception):
-    """A strategy could not be had, or did not keep its contract."""
+    """A strategy could not be made, or broke its contract."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        """Say what went wrong, and where."""
+        """Keep what went wrong, and where."""
         self.problems = tuple(problems)
         super().__init__("; ".join(message for _, message in self.problems))
 
@@ -58,12 +58,12 @@ class FixedRatioStrategy:
     Parameters: ClassVar = FixedParameters
 
     def __init__(self, parameters: FixedParameters) -> None:
-        """Take the parameters apart."""
+        """Read the parameters."""
         self.selection = parameters.selection
         self._local = exact(parameters.local_fraction)
 
     def assign(self, local: Sequence[Deployment], remote: Sequence[Deployment]) -> Mapping[Deployment, Weight]:
-        """Split between the groups; a group without a weighted deployment leaves everything to the other."""
+        """Split between the groups; if one group has no weighted deployment, the other gets everything."""
         local_total, remote_total = (sum(deployment.weight for deployment in group) for group in (local, remote))
         fraction = self._local if local_total and remote_total else Fraction(1 if local_total else 0)
         return {
@@ -80,7 +80,7 @@ class RoundRobinStrategy:
     selection: Selection = "smooth"
 
     def assign(self, local: Sequence[Deployment], remote: Sequence[Deployment]) -> Mapping[Deployment, Weight]:
-        """Give each weighted deployment the same weight."""
+        """Return each weighted deployment the same weight."""
         return {deployment: 1 for deployment in (*local, *remote) if deployment.weight}
 
 
@@ -91,11 +91,11 @@ _SIMPLE: Final = 1_000_000
 def exact(weight: object) -> Fraction:
     """Read a weight as the fraction that was meant: 0.6 is 3/5, and 1 / 3 is 1/3.
 
-    A float is taken for the nearest fraction with a denominator up to a million if that is the very same float, else
-    for the decimal that it is written as.
+    A float is read as the nearest fraction with a denominator up to a million if that converts to the same float, else
+    as the decimal that it is written as.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is not finite.
 
     """
@@ -108,7 +108,7 @@ def exact(weight: object) -> Fraction:
 
 @lru_cache(1024)
 def _meant(number: float) -> Fraction:
-    """Read a float as a fraction; most weights are one of a few."""
+    """Read a float as a fraction; cached, because most weights are one of a few."""
     decimal = Fraction(str(number))
     simple = decimal.limit_denominator(_SIMPLE)
     return simple if float(simple) == number else decimal

@@ -1,8 +1,8 @@
-"""What becomes of the plan in force when a new one follows: worked out beforehand, where nobody waits.
+"""What changes when a new plan follows the one in force: worked out beforehand, off the event loop.
 
 Comparing thousands of deployments takes tens of milliseconds, and a plan is put in force on the event loop. All that
-follows from the two plans alone is here, and may be had in a thread. Health and breakers, which change meanwhile, are
-not looked at.
+depends only on the two plans is here, and may be worked out in a thread. Health and breakers, which change meanwhile,
+are not used.
 """
 
 from dataclasses import replace
@@ -17,10 +17,10 @@ from gateway.routing.snapshot import Identity
 
 
 class Succession(Struct, frozen=True):
-    """A plan, and what it changes of the one before.
+    """A plan, and what it changes in the one before.
 
-    `changes` are absent when it means the same. `others` are the deployments of the old plan that are gone, or are
-    another thing by the same name.
+    `changes` are absent when both mean the same. `others` are the deployments of the old plan that are gone, or are now
+    something else under the same name.
     """
 
     old: Plan | None
@@ -47,7 +47,7 @@ class Succession(Struct, frozen=True):
 
 
 def _sharing(old: Plan, new: Plan) -> Plan:
-    """Let the new plan have the old one's endpoints where they are the same: who follows them sees that at a glance."""
+    """Share the old plan's endpoints if they are equal: identity then tells the prober that nothing changed."""
     if new.catalogue.endpoints != old.catalogue.endpoints:
         return new
     return replace(new, catalogue=structs.replace(new.catalogue, endpoints=old.catalogue.endpoints))

@@ -1,9 +1,9 @@
-"""Routes as things stand: who is down, who is out, who comes back.
+"""Routes weighed for the present state: what is down, what is out, what is coming back.
 
-A box that fails may serve a thousand models, and the event loop waits while they are weighed anew. Most of them are
-alike: as many deployments, in the same groups, with the same weights. What is worked out for one of them holds for the
-others, so that each costs a tuple (measured with 1,000 models on 4 boxes: 9 ms in place of 71). Not with a strategy of
-the user's own, which may look at more than groups and weights.
+A box that fails may serve a thousand models, and the event loop is blocked while they are weighed again. Most of them
+are alike: as many deployments, in the same groups, with the same weights. The result for one of them holds for the
+others, so that each costs only a tuple (measured with 1,000 models on 4 boxes: 9 ms instead of 71). This does not apply
+to a user's own strategy, which may look at more than groups and weights.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from gateway.routing.snapshot import Catalogue, Clocks, Deployment, Group, Ident
 from gateway.routing.strategies import BUILT_IN
 
 Weights = Mapping[Deployment, Fraction]
-"""A model's deployments in the order written, each with its part of 1."""
+"""A model's deployments in the order written, each with its share; shares sum to 1."""
 Shape = tuple[bool, tuple[tuple[Group, Fraction], ...]]
 """What a built-in strategy looks at: whether routing.yaml lists the model, and its deployments' groups and weights."""
 _Part = int | Fraction
@@ -28,10 +28,10 @@ _NONE: Final = 0
 
 
 class Standing(Struct, frozen=True):
-    """Who is not to have all of its weight now.
+    """The endpoints and deployments that do not get all of their weight now.
 
-    `down` are endpoints, `out` deployments; both have none. `returning` are deployments, each with the part of its
-    weight that it has while it comes back.
+    `down` are endpoints, `out` deployments; both get none. `returning` are deployments on their slow start, each with
+    the part of its weight that it gets.
     """
 
     down: frozenset[str] = frozenset()
@@ -39,21 +39,21 @@ class Standing(Struct, frozen=True):
     returning: Mapping[Identity, Fraction] = field(default_factory=lambda: MappingProxyType({}))
 
     def part(self, deployment: Deployment) -> _Part:
-        """Tell what part of its weight a deployment is to have; 0: it is not usable."""
+        """Return the part of its weight that a deployment gets; 0 means that it is not usable."""
         identity = deployment.identity
         if deployment.endpoint.identity in self.down or identity in self.out:
             return _NONE
         return self.returning.get(identity, _WHOLE)
 
     def touched(self, catalogue: Catalogue) -> tuple[str, ...]:
-        """Give the ids of the models that are not weighed as with everything healthy."""
+        """Return the ids of the models whose weights may differ from those with everything healthy."""
         at = (model for endpoint in self.down for model in catalogue.users.get(endpoint, ()))
         of = (model for model, name in (*self.out, *self.returning) if (model, name) in catalogue.deployments)
         return tuple(dict.fromkeys((*at, *of)))
 
 
 class Pattern(Struct, frozen=True):
-    """What the routes of models that are alike have in common; `places` are the chain's, in the order written."""
+    """What the routes of similar models share; `places` lists the chain as positions in the order written."""
 
     selection: Selection
     places: tuple[int, ...]
@@ -65,8 +65,7 @@ class Pattern(Struct, frozen=True):
     def of(cls, selection: Selection, configured: Weights, effective: Weights, out: Container[int]) -> "Pattern":
         """Order a model's deployments into a chain.
 
-        Weights are those of all of them; `out` are the places of those that are not usable, which have no effective
-        weight.
+        Both weights cover all of them; `out` are the places of those that are not usable, whose effective weight is 0.
         """
         written, now = tuple(configured.values()), tuple(effective.values())
 
@@ -107,13 +106,13 @@ class Pattern(Struct, frozen=True):
 
 
 class Weighing(Struct):
-    """Weighs models of one plan as things stand.
+    """Weighs models of one plan for one standing.
 
-    `configured` are the weights, `healthy` the routes with everything healthy, both by model id; `split` are the models
-    that routing.yaml lists, `shapes` numbers for the shapes of those that may be weighed like others.
+    `configured` are the weights and `healthy` the routes with everything healthy, both by model id; `split` are the
+    models that routing.yaml lists; `shapes` are shape numbers, for models that may share a pattern.
 
-    Mutable: the `patterns` so far, by number (or the model, which has none) and by what part of its weight each
-    deployment has.
+    Mutable: the `patterns` so far, by shape number (or model id, if it has none) and by the part of its weight that
+    each deployment gets.
     """
 
     strategy: ResolvedStrategy
@@ -125,10 +124,10 @@ class Weighing(Struct):
     patterns: dict[tuple[int | str, tuple[_Part, ...]], Pattern] = {}
 
     def route(self, model: str) -> Route:
-        """Give a model's route; with none of its deployments usable, it is as with all of them.
+        """Return a model's route; with none of its deployments usable, it is the route with everything healthy.
 
         Raises:
-            StrategyError: the strategy fails for the deployments that are left.
+            StrategyError: the strategy fails for the usable deployments.
 
         """
         healthy = self.healthy[model]
@@ -155,7 +154,7 @@ class Weighing(Struct):
 def numbered(
     strategy: ResolvedStrategy, members: Mapping[str, Iterable[Deployment]], split: frozenset[str]
 ) -> Mapping[str, int]:
-    """Give models, by id, a number for their shape; one without a number may not be weighed like others."""
+    """Return a number for each model's shape, by model id; a model without one may not share a pattern."""
     numbers: dict[Shape, int] = {}
     found: dict[str, int] = {}
     for model, deployments in members.items():
@@ -166,7 +165,7 @@ def numbered(
 
 
 def shared(strategy: ResolvedStrategy, usable: Iterable[Deployment], *, split: bool) -> Weights:
-    """Share a model's traffic among usable deployments; nothing comes back when none of them has a weight."""
+    """Share a model's traffic among usable deployments; return nothing when none of them has a weight."""
     if split:
         return strategy.assign(deployment for deployment in usable if deployment.group != "unlisted")
     weights = {deployment: deployment.weight for deployment in usable}
@@ -175,13 +174,13 @@ def shared(strategy: ResolvedStrategy, usable: Iterable[Deployment], *, split: b
 
 
 def filled(shares: Weights, members: Iterable[Deployment], usable: Sequence[Deployment]) -> Weights:
-    """Give every member a weight; without shares the first usable one in the order written gets everything."""
+    """Return a weight for every member; without shares, the first usable one in the order written gets everything."""
     chosen = shares or dict.fromkeys(usable[:1], Fraction(_WHOLE))
     return MappingProxyType({deployment: chosen.get(deployment, Fraction(_NONE)) for deployment in members})
 
 
 def _scaled(shares: Weights, parts: Mapping[Deployment, _Part]) -> Weights:
-    """Scale shares down for those that come back; the sum stays 1, so that the others get what these do not."""
+    """Scale down the shares of deployments that are coming back; the sum stays 1, so the others get the rest."""
     scaled = {deployment: share * parts[deployment] for deployment, share in shares.items()}
     total = sum(scaled.values())
     return {deployment: part / total for deployment, part in scaled.items()} if total else {}

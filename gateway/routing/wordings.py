@@ -1,8 +1,9 @@
-"""What servers and providers say when they refuse: the words in the bodies of their errors.
+"""The words that servers and providers use in the bodies of their errors.
 
-A status alone does not tell. A 400 may be about the key, the model's name or the prompt, and the fields of an error
-(`type`, `code`) mean something else at each of them. A body comes in lower case, as `told`. Of a 400 or a 500 the
-beginning of the message counts, where a deployment is put out or spared for it: what comes later may quote the request.
+A status alone is not enough. A 400 may be about the key, the model's name or the prompt, and the fields of an error
+(`type`, `code`) mean something else with each provider. Bodies are passed in lower case, as `told`. Where the text of a
+400 or a 500 decides whether a deployment is put out or spared, only the beginning of the message counts: what comes
+later may quote the request.
 """
 
 import re
@@ -16,14 +17,14 @@ _KEY_STATUSES: Final = frozenset({402, 403})
 _KEY_CODES: Final = frozenset({"401", "402", "403"})
 _PAGES: Final = frozenset(range(400, 500)) - {401, 402, 403}
 _UNSERVED_STATUSES: Final = frozenset({404, 405, 407, 421, 426, 501})
-"""No client can help what these say of an address (RFC 9110 15.5.5, 15.5.6, 15.5.8, 15.5.20, 15.5.22, 15.6.2)."""
+"""These are about the address, not about the client (RFC 9110 15.5.5, 15.5.6, 15.5.8, 15.5.20, 15.5.22, 15.6.2)."""
 
-# What the servers say when a prompt does not fit, lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
+# What servers say when a prompt does not fit, in lower case. OpenAI, OpenRouter: the code `context_length_exceeded`,
 # "maximum context length is N tokens"; vLLM: the same words, or "longer than the maximum model length of N"; SGLang:
-# "is longer than the model's context length", "exceeds the model's maximum context length", of its memory "Input length
-# (N tokens) exceeds the maximum allowed length"; llama.cpp: `exceed_context_size_error`, "exceeds the available context
-# size", for embeddings (status 500) "input (N tokens) is too large to process"; Ollama: "input length exceeds the
-# context length"; LM Studio: "greater than the context length"; Anthropic: "prompt is too long", "exceed context
+# "is longer than the model's context length", "exceeds the model's maximum context length", about its memory "Input
+# length (N tokens) exceeds the maximum allowed length"; llama.cpp: `exceed_context_size_error`, "exceeds the available
+# context size", for embeddings (status 500) "input (N tokens) is too large to process"; Ollama: "input length exceeds
+# the context length"; LM Studio: "greater than the context length"; Anthropic: "prompt is too long", "exceed context
 # limit"; Gemini: "exceeds the maximum number of tokens"; Together (status 422): "`inputs` tokens + `max_new_tokens`
 # must be <= N"; xAI: "maximum prompt length is N"; behind OpenRouter: "exceeds the maximum allowed input length".
 _CONTEXT_LENGTH: Final = (
@@ -44,14 +45,14 @@ _CONTEXT_LENGTH: Final = (
     b"tokens + `max_new_tokens` must be",
     b"maximum prompt length is",
 )
-# llama.cpp, of what its model wrote and it cannot read: "Failed to parse input at pos N: ...", which quotes it.
+# llama.cpp, when it cannot parse its model's output: "Failed to parse input at pos N: ...", which quotes the output.
 _QUOTING: Final = re.compile(rb'"message":\s*"failed to parse input at pos')
 # llama.cpp: "Loading model"; others while they start: "Model is loading", "is currently loading", "server is starting".
 _LOADING: Final = (b"loading model", b"is loading", b"currently loading", b"is starting", b"not ready", b"warming up")
-# OpenAI, of one model that has too much to do: "The server is overloaded or not ready yet".
+# OpenAI, when one model has too much load: "The server is overloaded or not ready yet".
 _BUSY: Final = b"overloaded"
-# A refusal of what was asked: OpenAI `content_policy_violation`, `content_filter`; Azure "content management policy";
-# OpenRouter (403) "requires moderation ... your input was flagged"; Anthropic "content filtering policy"; xAI
+# A refusal because of the content: OpenAI `content_policy_violation`, `content_filter`; Azure "content management
+# policy"; OpenRouter (403) "requires moderation ... your input was flagged"; Anthropic "content filtering policy"; xAI
 # (403) "Content violates usage guidelines. ... Failed check: SAFETY_CHECK_TYPE_...".
 _POLICY: Final = (
     b"content_policy",
@@ -63,12 +64,12 @@ _POLICY: Final = (
     b"safety system",
     b"violates usage guidelines",
 )
-# OpenAI, of a credit that is spent, with status 429: both fields name `insufficient_quota`.
+# OpenAI, when the credit is spent, with status 429: both fields are `insufficient_quota`.
 _SPENT: Final = re.compile(rb'"(?:type|code)":\s*"insufficient_quota"')
-# What a model or an account cannot do for this request, which is about neither the key nor the model's being there.
+# What a model or an account cannot do for this request; the key is good and the model exists.
 # OpenAI: 404 "not supported in the v1/completions endpoint", 403 "not allowed to generate embeddings from this model";
 # vLLM: "does not support"; OpenRouter: 404 "No endpoints found that support tool use", "No allowed providers are
-# available for the selected model", 402 "requires more credits, or fewer max_tokens"; Gemini, of what the request
+# available for the selected model", 402 "requires more credits, or fewer max_tokens"; Gemini, about what the request
 # names: 403 "You do not have permission to access the File NAME or it may not exist.", "CachedContent not found (or
 # permission denied)".
 _INCAPABLE: Final = (
@@ -88,37 +89,37 @@ _GONE: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:the model has crashed|model (?:is )?(?:un|re)loaded|no models loaded'
     rb"|failed to load model)"
 )
-# Of a name that is no model's, with status 400. DeepSeek: "Model Not Exist"; OpenRouter: "NAME is not a valid model
-# ID"; Mistral: "Invalid model: NAME"; LM Studio: "Invalid model identifier "NAME". ..."; LiteLLM: "/chat/completions:
-# Invalid model name passed in model=NAME. ..."; llama.cpp's server of several models: "model 'NAME' not found", at
-# first "model not found"; llama-swap: "could not find real modelID for NAME"; OpenAI: "invalid model ID"; Perplexity:
-# "Invalid model 'NAME'. ..."; GitHub Models: "Unknown model: NAME"; Groq: "The model `NAME` has been decommissioned
-# ..."; Bedrock: "The provided model identifier is invalid.". OpenRouter's may be of a model that the client named
-# besides, in `models`.
+# An unknown model name, with status 400. DeepSeek: "Model Not Exist"; OpenRouter: "NAME is not a valid model ID";
+# Mistral: "Invalid model: NAME"; LM Studio: "Invalid model identifier "NAME". ..."; LiteLLM: "/chat/completions:
+# Invalid model name passed in model=NAME. ..."; llama.cpp's server for several models: "model 'NAME' not found", in
+# early versions "model not found"; llama-swap: "could not find real modelID for NAME"; OpenAI: "invalid model ID";
+# Perplexity: "Invalid model 'NAME'. ..."; GitHub Models: "Unknown model: NAME"; Groq: "The model `NAME` has been
+# decommissioned ..."; Bedrock: "The provided model identifier is invalid.". OpenRouter's may be about another model,
+# which the client named in `models`.
 _NO_MODEL: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:model not (?:exist|found)|invalid model(?: identifier |: | \'| id")'
     rb'|(?P<name>[^\s"]+) is not a valid model id|/[a-z/]+: invalid model name passed'
     rb"|model '[^'\"]*' not found|could not find real modelid for |unknown model: "
     rb'|the model [^\s"]+ has been decommissioned|the provided model identifier is invalid)'
 )
-# Of a key or an account, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or invalid
-# Authorization header.", "User location is not supported for the API use."; xAI: "Incorrect API key provided: ...";
-# Anthropic: "Your credit balance is too low ...", "You have reached your specified API usage limits. ..."; LiteLLM:
-# "Budget has been exceeded! Current cost: ...", "... Team=...", and of a key that is not its master's, where it has no
-# database, "No connected db."; its "ExceededBudget: End User=..." is of a user that the client named.
+# About a key or an account, with status 400. Gemini: "API key not valid. ...", "API key expired. ...", "Missing or
+# invalid Authorization header.", "User location is not supported for the API use."; xAI: "Incorrect API key provided:
+# ..."; Anthropic: "Your credit balance is too low ...", "You have reached your specified API usage limits. ...";
+# LiteLLM: "Budget has been exceeded! Current cost: ...", "... Team=...", and, without a database, about any key but the
+# master key "No connected db."; its "ExceededBudget: End User=..." is about a user that the client named.
 _NO_KEY: Final = re.compile(
     rb'"(?:error|message)":\s*"(?:api key (?:not valid|expired)|missing or invalid authorization|incorrect api key'
     rb"|user location is not supported|your credit balance is too low|you have reached your specified api usage limits"
     rb"|budget has been exceeded! (?:current cost|team=)|no connected db\.)"
 )
 # llama.cpp's server, with status 500, when it cannot take a request as it is: "image input is not supported - hint:
-# ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file", of an
-# image "Invalid url value", "url must be base64 encoded"; until 2026 also "Cannot have 2 or more assistant messages at
-# the end of the list.", "'messages' is required", and of a chat template that refuses the conversation "Conversation
-# roles must alternate ... at row 1, column 9:\n...", then "\n------------\nWhile executing CallExpression ... Jinja
-# Exception: ...". The end of the line counts: without it the words may be quoted. vLLM's, of an image that it cannot
-# fetch: "404, message='Not Found', url=..."; SGLang's, of one that it cannot fetch or read: "Internal server error: An
-# exception occurred while loading multimodal data: Error while loading ...".
+# ...", "tools param requires --jinja flag", "Failed to parse tools: ...", "Failed to load image or audio file", about
+# an image "Invalid url value", "url must be base64 encoded"; until 2026 also "Cannot have 2 or more assistant messages
+# at the end of the list.", "'messages' is required", and from a chat template that refuses the conversation
+# "Conversation roles must alternate ... at row 1, column 9:\n...", then "\n------------\nWhile executing CallExpression
+# ... Jinja Exception: ...". The end of the line counts: without it the words may be quoted. vLLM, about an image that
+# it cannot fetch: "404, message='Not Found', url=..."; SGLang, about one that it cannot fetch or read: "Internal server
+# error: An exception occurred while loading multimodal data: Error while loading ...".
 _UNFIT: Final = re.compile(
     rb'"message":\s*"(?:(?:image|audio|video) input is not supported|tool(?:s|_choice) param requires'
     rb"|failed to (?:parse (?:messages|tools)|load image or audio|download (?:image|video))|unknown reasoning format"
@@ -133,26 +134,27 @@ _UNFIT: Final = re.compile(
 
 
 def says_policy(told: bytes) -> bool:
-    """Tell whether an error refuses what was asked for what it says."""
+    """Return whether an error refuses the request because of its content."""
     return _says(told, _POLICY)
 
 
 def says_gone(told: bytes) -> bool:
-    """Tell whether an error with status 400 says that the model is there no longer."""
+    """Return whether an error with status 400 says that the model is no longer loaded."""
     return _GONE.search(told) is not None
 
 
 def says_incapable(status: int, told: bytes) -> bool:
-    """Tell whether an error is about what a model or an account cannot do for this request.
+    """Return whether an error is about what a model or an account cannot do for this request.
 
-    A 403 that is a page is, too: of what stands before an API and may have looked at the text, as Cloudflare's.
+    A 403 with an HTML page counts too: it comes from a proxy in front of an API, such as Cloudflare, which may have
+    inspected the text.
     """
     is_page = status == 403 and told.lstrip().startswith(b"<")  # noqa: PLR2004 - RFC 9110 15.5.4
     return is_page or _says(told, _INCAPABLE)
 
 
 def says_missing(status: int, told: bytes, model: str) -> bool:
-    """Tell whether an error says that there is no such model as was asked for."""
+    """Return whether an error says that the model asked for does not exist."""
     match status:
         case 404:
             return b"model" in told
@@ -164,9 +166,9 @@ def says_missing(status: int, told: bytes, model: str) -> bool:
 
 
 def says_unserved(status: int, told: bytes) -> bool:
-    """Tell whether an error says that the request is not served, unless it is about the model's name.
+    """Return whether an error says that the request is not served, unless it is about the model's name.
 
-    So does a page of what stands before a box: nginx's, that a body is too large for it, or that it wants TLS.
+    A page from a proxy in front of a box counts too: from nginx, that a body is too large, or that it wants TLS.
     """
     if status in _UNSERVED_STATUSES or (status in _PAGES and told.lstrip().startswith(b"<")):
         return True
@@ -174,12 +176,12 @@ def says_unserved(status: int, told: bytes) -> bool:
 
 
 def says_too_long(told: bytes) -> bool:
-    """Tell whether an error says that the prompt does not fit."""
+    """Return whether an error says that the prompt does not fit."""
     return _says(told, _CONTEXT_LENGTH) and not _says(told, _POLICY) and not _QUOTING.search(told)
 
 
 def says_key(status: int, told: bytes) -> bool:
-    """Tell whether an error is about the key or its account, unless it speaks of what was asked."""
+    """Return whether an error is about the key or its account; a 402 or 403 may still be about the content."""
     match status:
         case 400:
             return _NO_KEY.search(told) is not None
@@ -190,7 +192,7 @@ def says_key(status: int, told: bytes) -> bool:
 
 
 def says_loading(body: bytes) -> bool:
-    """Tell whether the body of a 503 says that the box is loading its model."""
+    """Return whether the body of a 503 says that the box is loading its model."""
     told = body.lower()
     return _says(told, _LOADING) and _BUSY not in told
 
@@ -203,11 +205,11 @@ class _ErrorAnswer(Struct):
     error: _Error | str | None = None
 
 
-_error_answer: Final = msgspec.json.Decoder(_ErrorAnswer, strict=False)  # a code may be written as a text
+_error_answer: Final = msgspec.json.Decoder(_ErrorAnswer, strict=False)  # a code may be written as a string
 
 
 def code_of(error: bytes) -> int:
-    """Read the status that an error object names as its code; 0 for none."""
+    """Return the status that an error object has as its code; 0 if it has none."""
     try:
         told = _error_answer.decode(error).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -218,7 +220,7 @@ def code_of(error: bytes) -> int:
 _ABOUT_KEYS: Final = frozenset(
     {"invalid_api_key", "authentication_error", "permission_error", "insufficient_quota", "billing_error"}
 )
-"""How OpenAI and Anthropic name what is about a key or its account, as `code` or `type`, beside any status."""
+"""What OpenAI and Anthropic write as `code` or `type` of errors about a key or its account, with any status."""
 
 
 class _Told(Struct):
@@ -230,7 +232,7 @@ class _Told(Struct):
 
     @property
     def is_about_keys(self) -> bool:
-        """Whether a status or a name in it says so."""
+        """Whether its `code` or `type` says so."""
         fields = self.error if isinstance(self.error, dict) else {}
         named = (str(each) for each in (self.code, self.type, fields.get("code"), fields.get("type")))
         return any(each in _ABOUT_KEYS or each in _KEY_CODES for each in named)
@@ -240,7 +242,7 @@ _told: Final = msgspec.json.Decoder(_Told)
 
 
 def message_of(error: bytes) -> str:
-    """Read the message of an error in JSON; empty where there is none, and where it is about the key or the account."""
+    """Return the message of a JSON error; empty if it has none, or is about the key or the account."""
     try:
         told = _told.decode(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
