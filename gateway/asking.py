@@ -1,4 +1,4 @@
-"""Asking a running gateway, for the commands that do: `check --diff` and `stats`."""
+"""Requests to a running gateway, for the commands `check --diff` and `stats`."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ _REACHED_AT: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "[::
 
 
 class UnreachableError(Exception):
-    """The running gateway does not tell what it is asked; the message says why."""
+    """The running gateway could not be asked, or did not answer the question; the message says why."""
 
 
 def default_url(environ: Mapping[str, str]) -> str:
-    """Return the address that `gateway serve` would be reached at from here, with the same environment.
+    """Return the address at which a `gateway serve` with the same environment would be reached from here.
 
     Raises:
-        UnreachableError: it is none.
+        UnreachableError: the environment makes no valid address.
 
     """
     host = environ.get("GATEWAY_HOST", "")
@@ -33,7 +33,7 @@ def default_url(environ: Mapping[str, str]) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Return whether `text` may be a gateway's address; one with a user name is none, as that would not be sent."""
+    """Return whether `text` may be a gateway's address; one with a user name is not, because that would not be sent."""
     try:
         parts = urlsplit(text)
         is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -46,8 +46,8 @@ def ask(address: str, seconds: float, most: int) -> bytes:
     """Return the answer to a GET, up to `most` bytes. Blocking; no proxy is used.
 
     Raises:
-        UnreachableError: there is none, or none within so many seconds.
-        HTTPError: it is an error.
+        UnreachableError: there is no answer, or none within this many seconds.
+        HTTPError: the answer is an error.
 
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -63,7 +63,7 @@ def ask(address: str, seconds: float, most: int) -> bytes:
 
 
 def printable(line: str) -> str:
-    """Escape what a terminal would obey: the text comes from another program."""
+    """Escape control characters for a terminal: the text comes from another program."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 

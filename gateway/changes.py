@@ -1,7 +1,7 @@
 """What changes while a configuration is in force: the health of endpoints, and the breakers of deployments.
 
-Each change builds a snapshot. From then on requests are drawn by it, and the log tells of it. What is back gets its
-part step by step, a second at a time.
+When one changes, requests are drawn from the manager's newest snapshot, and the change is logged. Deployments that come
+back get their weight step by step, once a second.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ _RAMP_SECONDS: Final = 1.0
 
 
 class Changes:
-    """Probes endpoints, and follows what probes and requests change.
+    """Probes endpoints, and acts on the changes that probes and requests cause.
 
-    Mutable: the task of slow starts, while there are any.
+    Mutable: the task that advances slow starts, while there are any.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Changes:
         log: Log,
         probed: Callable[[str, ProbeResult], None],
     ) -> None:
-        """Probe nothing yet; `probed` counts what each probe of an endpoint found."""
+        """Start without probes; `probed` counts the result of each probe of an endpoint."""
         self._manager = manager
         self._selector = selector
         self._log = log
@@ -45,19 +45,19 @@ class Changes:
         self._ramp: asyncio.Task[None] | None = None
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Draw by another configuration, and probe what it names."""
+        """Draw from a new configuration's snapshot, and probe its endpoints."""
         self._selector.adopt(snapshot)
         self.prober.follow(snapshot)
 
     def probed(self, endpoint: str, result: ProbeResult) -> None:
-        """Take in what a probe of an endpoint found."""
+        """Record the result of a probe of an endpoint."""
         self._count(endpoint, result)
         change = self._manager.probed(endpoint, result, time.time())
         if change is not None:
             self.follow(change)
 
     def follow(self, change: Change) -> None:
-        """Draw by the snapshot that a change has built, and tell of it."""
+        """Draw from the snapshot after a change, and log the change."""
         snapshot = self._manager.snapshot
         revision = snapshot.revision if snapshot else 0
         if snapshot is not None:
@@ -73,13 +73,13 @@ class Changes:
 
     async def close(self) -> None:
         """Stop probes and slow starts."""
-        await self.prober.close()  # what a probe finds may begin a slow start
+        await self.prober.close()  # a probe's result may start a slow start
         if self._ramp is not None:
             self._ramp.cancel()
             await asyncio.gather(self._ramp, return_exceptions=True)
 
     async def _ramped(self) -> None:
-        """Return deployments that are back their part step by step."""
+        """Raise the weights of deployments that are back, step by step."""
         try:
             while self._manager.ramping:
                 await asyncio.sleep(_RAMP_SECONDS)

@@ -1,4 +1,4 @@
-"""`gateway check --diff`: what a save would change, asked of the running gateway and told to people."""
+"""`gateway check --diff`: ask the running gateway for its plan, and print what a save would change."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TextIO
@@ -27,7 +27,7 @@ def in_force(url: str) -> InForce:
     """Ask the gateway at `url` for its plan. Blocking.
 
     Raises:
-        UnreachableError: there is no gateway, or it does not tell.
+        UnreachableError: there is no gateway, or its answer is not a plan.
 
     """
     address = url.rstrip("/") + PATH
@@ -41,7 +41,7 @@ def in_force(url: str) -> InForce:
 
 
 def as_json(url: str, found: InForce, changes: Diff, built: Plan) -> dict[str, object]:
-    """Return the comparison JSON-ready; `changes` are those that the log would tell."""
+    """Return the comparison ready for JSON; `changes` are those that a reload would log."""
     return {
         "faults": [],
         "warnings": [notice.as_dict() for notice in built.notices],
@@ -51,7 +51,7 @@ def as_json(url: str, found: InForce, changes: Diff, built: Plan) -> dict[str, o
 
 
 def as_text(url: str, found: InForce, changes: Diff, built: Plan, *, colour: bool) -> str:
-    """Tell the comparison model by model, a line for each deployment that changes."""
+    """Return the comparison as text, model by model, with a line for each deployment that changes."""
     warnings = [f"warning: {notice}" for notice in built.notices]
     blocks = [line for group in _grouped(changes.changes) for line in _block(group)]
     lines = [_coloured(line) if colour else line for line in map(printable, blocks)]
@@ -66,12 +66,12 @@ def as_text(url: str, found: InForce, changes: Diff, built: Plan, *, colour: boo
 
 
 def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Return whether to colour what a stream is told (https://no-color.org)."""
+    """Return whether to colour the output to a stream (https://no-color.org)."""
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def _grouped(changes: Iterable[Change]) -> Iterable[list[Change]]:
-    """Return the changes by model, the settings at the end."""
+    """Return the changes grouped by model, with the settings last."""
     groups: dict[str | None, list[Change]] = {}
     for change in changes:
         groups.setdefault(change.model, []).append(change)
@@ -80,7 +80,7 @@ def _grouped(changes: Iterable[Change]) -> Iterable[list[Change]]:
 
 
 def _block(changes: list[Change]) -> Iterator[str]:
-    """Tell the changes of one model, or the settings'."""
+    """Yield the lines for the changes of one model, or of the settings."""
     whole = next(
         (_SIGNS[change.part] for change in changes if change.part.startswith("models_") and not change.text), " "
     )

@@ -1,7 +1,7 @@
-"""`gateway serve | check | stats | demo`: arguments, and what is printed.
+"""`gateway serve | check | stats | demo`: arguments and output.
 
 Exit codes: 0, 1 when something is wrong with the configuration or the address, 2 when the command is used wrongly.
-What `serve` prints goes to stderr: stdout may be the log.
+`serve` prints to stderr, because stdout may be the log.
 """
 
 import argparse
@@ -45,10 +45,10 @@ _SIZE: Final = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; `arguments` default to the process's own. Gives the exit code.
+    """Run the command line and return the exit code; `arguments` default to the process's own.
 
-    The working directory goes to the end of `sys.path`: strategies of the user's own are looked for there, and nothing
-    in it stands in front of a library.
+    The working directory goes to the end of `sys.path`: a user's own strategies are found there, and nothing in it
+    shadows a library.
     """
     with suppress(FileNotFoundError):  # a folder that was removed holds no strategy
         if (here := str(Path.cwd())) not in sys.path:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = _parser(os.environ).parse_args(arguments)
         code = int(parsed.run(parsed))
         if sys.__stdout__ is not None:
-            sys.stdout.flush()  # a reader that has left is met here, not at the interpreter's exit
+            sys.stdout.flush()  # a closed pipe raises here, not at the interpreter's exit
         return code  # noqa: TRY300 - the flush belongs to what may fail
     except (CannotServeError, UnreachableError) as error:
         print(f"gateway: {error}", file=sys.stderr)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards what is still buffered
         if error.errno != errno.EPIPE:
             _tell(f"gateway: cannot write: {os.strerror(error.errno).lower()}\n")
         return 1
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def size(text: str) -> int:
-    """Read a number of bytes: `33554432`, `32MiB`, `32m`."""
+    """Parse a number of bytes: `33554432`, `32MiB`, `32m`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or not int(match[1]):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a size such as 32MiB")
@@ -82,21 +82,21 @@ def size(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """Read a port number; 0 takes a free one."""
+    """Parse a port number; 0 means a free one."""
     if not text.isascii() or not text.isdigit() or int(text) > 65_535:  # noqa: PLR2004 - RFC 9293 3.1: 16 bits
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
     return int(text)
 
 
 def count(text: str) -> int:
-    """Read how many connections, at least one."""
+    """Parse a number of connections, at least 1."""
     if not text.isascii() or not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of at least 1")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """Read a time in seconds."""
+    """Parse a time in seconds."""
     try:
         value = float(text)
     except ValueError:
@@ -107,7 +107,7 @@ def seconds(text: str) -> float:
 
 
 def url(text: str) -> str:
-    """Read a gateway's address."""
+    """Parse a gateway's address."""
     if not is_url(text):
         raise argparse.ArgumentTypeError(
             f"found {shortened(text)!r}, expected an address such as http://127.0.0.1:8080"
@@ -116,14 +116,14 @@ def url(text: str) -> str:
 
 
 def transport(text: str) -> Transport:
-    """Read how requests pass."""
+    """Parse the name of a transport."""
     if text not in TRANSPORTS:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected one of: {', '.join(TRANSPORTS)}")
     return TRANSPORTS[TRANSPORTS.index(text)]
 
 
 def cors_origins(text: str) -> frozenset[str]:
-    """Read the origins whose pages may ask."""
+    """Parse the origins whose pages may send requests."""
     try:
         return origins(text)
     except ValueError as error:
@@ -131,7 +131,7 @@ def cors_origins(text: str) -> frozenset[str]:
 
 
 class _Value(str):
-    """A flag's value as an environment variable gives it."""
+    """A flag's value that comes from an environment variable."""
 
     __slots__ = ("variable",)
     variable: str
@@ -143,7 +143,7 @@ class _Value(str):
 
 
 def _named(reads: Callable[[str], T]) -> Callable[[str], T]:
-    """Let the error of a reader name the variable that the value came from."""
+    """Make the errors of a parser name the variable that the value came from."""
 
     def read_named(text: str) -> T:
         try:
@@ -256,7 +256,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 async def _announce(door: Door) -> None:
-    """Say where it serves, and what is wrong with its configuration."""
+    """Print where it serves, and what is wrong with its configuration."""
     state, snapshot = door.gateway.state, door.gateway.manager.snapshot
     lines = [*map(str, state.faults), *(f"warning: {notice}" for notice in state.notices)]
     if (few := shortfall(door.capacity.bounds.limit, open_files())) is not None:
@@ -271,7 +271,7 @@ async def _announce(door: Door) -> None:
 
 
 def _tell(text: str) -> None:
-    """Write to stderr, in one go: the log may be there too. Serving does not depend on whether it takes that."""
+    """Write to stderr in one call, as the log may be there too. Serving goes on if that fails."""
     with suppress(OSError):
         if has_room(STREAMS["stderr"], 0):
             os.write(STREAMS["stderr"], text.encode(errors="backslashreplace"))
@@ -321,7 +321,7 @@ def _compared(built: Plan, address: str, *, as_data: bool) -> str:
 
 
 def _check_output(target: str) -> None:
-    """Raise OSError if `target` cannot be written. A missing file is not created: who checks may not be who serves."""
+    """Raise OSError if `target` cannot be written. Create no file: `check` may run as another user than `serve`."""
     if target not in STREAMS and not os.path.lexists(target):
         folder = next(parent for parent in Path(target).absolute().parents if os.path.lexists(parent))
         if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):

@@ -1,9 +1,10 @@
-"""A client's connection: aiohttp's protocol, but for errors that it would answer itself.
+"""A client's connection: aiohttp's protocol with other handling of errors.
 
-Its answer to a malformed request quotes the bytes, which may hold a key; this one does not. Its parser, when it fails
-inside a body, tells the next request's handler and not the body's reader; this one tells both. Who gives up waiting for
-a client to read spoils it for who waits next; here each waits anew. It closes as if an answer that is cut had ended,
-which in HTTP/1.0 it then has; this one resets.
+aiohttp's answer to a malformed request quotes the bytes, which may contain a key; this one does not. When its parser
+fails inside a body, aiohttp tells the next request's handler and not the body's reader; this one tells both. In aiohttp
+a task that is cancelled while it waits for the client to read leaves a cancelled future to the next one; here the next
+one gets a new future. aiohttp closes the connection after a truncated answer as after a whole one, which in HTTP/1.0
+look the same; this one resets it.
 """
 
 import asyncio
@@ -24,23 +25,23 @@ ARGUMENTS: Final = {name: value for name, value in HANDLER_ARGS.items() if name 
 
 
 class Connection(web.RequestHandler):
-    """One client's; `capacity` holds it until its last byte has left.
+    """One client's connection; `capacity` counts it until its last byte has been sent.
 
-    Mutable, beside aiohttp's own: where the newest request's body arrives.
+    Mutable, besides aiohttp's own state: the reader of the newest request's body.
     """
 
     __slots__ = ("_body", "_capacity")
 
     def __init__(self, capacity: Capacity, server: web.Server, options: Options) -> None:
-        """Make one for a connection to come."""
+        """Make the protocol of a new connection."""
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=options.keep_alive,
             **ARGUMENTS,  # type: ignore[arg-type] # aiohttp's own
         )
-        # aiohttp's parser counts a request, whose body came after its head, once too often, and then stops before the
-        # queue is full: nobody would tell it to go on
+        # aiohttp's parser counts a request whose body came after its head once too often, and then stops before the
+        # queue is full: nothing would resume it
         self._max_msg_queue_size -= 1
         self._capacity = capacity
         self._body: StreamReader = EMPTY_PAYLOAD
@@ -51,19 +52,20 @@ class Connection(web.RequestHandler):
         return self._current_request is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection in."""
+        """Count the connection."""
         self._capacity.enter(self, transport)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the connection."""
+        """Stop counting the connection."""
         self._capacity.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes.
 
-        A reader that the same bytes have woken would not look for the break before it waits again: it is told then.
+        A reader that the same bytes have woken would wait again without checking for the error, so the exception is set
+        after it has run.
         """
         super().data_received(data)
         for message, body in self._messages:
@@ -74,7 +76,7 @@ class Connection(web.RequestHandler):
                 self._loop.call_soon(self._body.set_exception, broken)
 
     def force_close(self) -> None:
-        """Close; with an RST inside an answer in HTTP/1.0, which a FIN might end well (RFC 9112 8)."""
+        """Close; inside an HTTP/1.0 answer send an RST, because a FIN would mark it as complete (RFC 9112 8)."""
         request, transport = self._current_request, self.transport
         is_old = request is not None and request.version < HttpVersion11
         if is_old and transport is not None and not transport.is_closing():
@@ -82,7 +84,7 @@ class Connection(web.RequestHandler):
         super().force_close()
 
     async def _drain_helper(self) -> None:
-        """Wait until the client has room; who gave up waiting has cancelled the future that the next one would get."""
+        """Wait until the client has room; drop a future that was cancelled with the task that waited before."""
         if self._drain_waiter is not None and self._drain_waiter.cancelled():
             self._drain_waiter = None
         await super()._drain_helper()
@@ -90,17 +92,17 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer, in no other version than our own (RFC 9110 6.2).
+        """Send an answer, only in an HTTP version that is supported (RFC 9110 6.2).
 
-        The refusal of a strange Expect, which no middleware sees, quotes it and is replaced; a body that is still to
-        come may then never come (RFC 9110 10.1.1).
+        aiohttp's refusal of an unknown Expect, which no middleware sees, quotes the field and is replaced; if the body
+        has not arrived yet, the client may never send it (RFC 9110 10.1.1), so the connection is closed.
         """
         if isinstance(resp, web.HTTPException):
             resp = error_response(resp.status, resp.reason.lower())
             if not request.content.is_eof():
                 resp.force_close()
         if request.version not in (HttpVersion10, HttpVersion11):
-            request._cache["version"] = HttpVersion11  # noqa: SLF001 - aiohttp answers in what it finds there
+            request._cache["version"] = HttpVersion11  # noqa: SLF001 - aiohttp takes the version of the answer from there
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -110,7 +112,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Log as aiohttp does, answer in OpenAI's shape, close the connection."""
+        """Log as aiohttp does, answer with an OpenAI-shaped error, and close the connection."""
         super().handle_error(request, status, exc, message)
         response = _too_long() if isinstance(exc, LineTooLong) else failure(status)
         response.headers["Server"], response.headers["x-request-id"] = SERVER, request_id_of(None)
@@ -118,7 +120,7 @@ class Connection(web.RequestHandler):
 
 
 def _too_long() -> web.Response:
-    """Refuse a head of which a line is too long (RFC 6585 5)."""
+    """Refuse a head with a line that is too long (RFC 6585 5)."""
     text = f"the request's line is longer than {LONGEST_LINE} bytes, or a header field than {LONGEST_FIELD}"
     response = error_response(431, text, code="head_too_large")
     response.force_close()
@@ -126,7 +128,7 @@ def _too_long() -> web.Response:
 
 
 def failure(status: int) -> web.Response:
-    """Say that something went wrong, with a 5xx with us; the connection ends."""
+    """Return an error answer that closes the connection; a 5xx means that the gateway failed."""
     text = "the gateway failed" if status >= 500 else "the request is not well-formed HTTP"  # noqa: PLR2004 - 5xx
     code = "internal_error" if status >= 500 else "malformed_request"  # noqa: PLR2004 - as above
     response = error_response(status, text, code=code)

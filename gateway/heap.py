@@ -1,16 +1,16 @@
-"""What a large configuration is to Python's memory: very many objects that live until the next one.
+"""Settings of the garbage collector for large configurations: very many objects that live until the next one.
 
-The collector looks for cycles among all objects that it knows, now and then, and nothing else runs meanwhile: 10,000
-models cost a quarter second each time. So what has lasted until a configuration is built is taken out of its sight
-(`gc.freeze`): reference counts still free it, and only a cycle that was alive at that moment would stay. Those are
-looked for when nobody waits.
+From time to time the collector looks for cycles among all objects that it tracks, and nothing else runs meanwhile:
+10,000 models cost a quarter of a second each time. So the objects that are alive when a configuration has been built
+are hidden from it (`gc.freeze`): reference counts still free them, and only cycles among them would stay. Those are
+looked for when the gateway is idle.
 
-While a configuration is built in a thread, nothing is collected: what is new is alive, and would be gone through again
-and again. And the thread gives way to the event loop after a moment, hundred times sooner than at Python's own pace:
-the loop gives the GIL away at each system call, of which a request makes some ten, and waits for it anew.
+While a configuration is built in a thread, nothing is collected: the new objects are alive, and would be traversed
+again and again. The thread also yields to the event loop after a hundredth of Python's default switch interval: the
+loop releases the GIL at each system call, of which a request makes about ten, and has to wait to get it back.
 
-A request makes some hundred objects that end with it, and Python would look for cycles after every 700: with hundreds
-of requests in flight it finds them all alive each time. So it looks later.
+A request makes about a hundred objects that die with it, and Python would look for cycles after every 700: with
+hundreds of requests in flight it would find them all alive each time. So the threshold is raised.
 """
 
 import gc
@@ -27,7 +27,7 @@ _one: Final = threading.Lock()
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Put collections off, and let the threads take shorter turns; one in a process at a time. Blocking."""
+    """Suspend collection and shorten the switch interval; one builder per process at a time. Blocking."""
     with _one:
         turn, collects = sys.getswitchinterval(), gc.isenabled()
         gc.disable()
@@ -41,9 +41,9 @@ def building() -> Iterator[None]:
 
 
 def settle(*, idle: bool) -> None:
-    """Take all that lives now out of the collector's sight, for a process of our own.
+    """Hide all objects that are alive now from the collector; only for a process that is the gateway's own.
 
-    When `idle`, garbage is looked for first, in what was out of sight too.
+    When `idle`, collect garbage first, among the hidden objects too.
     """
     if idle:
         gc.unfreeze()

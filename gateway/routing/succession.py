@@ -47,7 +47,7 @@ class Succession(Struct, frozen=True):
 
 
 def _sharing(old: Plan, new: Plan) -> Plan:
-    """Share the old plan's endpoints if they are equal: identity then tells the prober that nothing changed."""
+    """Share the old plan's endpoints if they are equal: comparing them is then a test of identity."""
     if new.catalogue.endpoints != old.catalogue.endpoints:
         return new
     return replace(new, catalogue=structs.replace(new.catalogue, endpoints=old.catalogue.endpoints))
