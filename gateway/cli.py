@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(parsed.run(parsed))
         if sys.__stdout__ is not None:
             sys.stdout.flush()  # a closed pipe raises here, not at the interpreter's exit
-        return code  # noqa: TRY300 - the flush belongs to what may fail
+        return code  # noqa: TRY300 - the flush may fail, so it is inside
     except (CannotServeError, UnreachableError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 1
@@ -278,7 +278,7 @@ def _tell(text: str) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from gateway.demo import demo  # noqa: PLC0415 - the simulated boxes: whoever serves needs none
+    from gateway.demo import demo  # noqa: PLC0415 - the simulator, which `serve` does not need
 
     run(demo(_listen(arguments), Limits(body=arguments.max_body), arguments.dir, chaos=arguments.chaos))
     return 0

@@ -102,7 +102,7 @@ class Connection(web.RequestHandler):
             if not request.content.is_eof():
                 resp.force_close()
         if request.version not in (HttpVersion10, HttpVersion11):
-            request._cache["version"] = HttpVersion11  # noqa: SLF001 - aiohttp takes the version of the answer from there
+            request._cache["version"] = HttpVersion11  # noqa: SLF001 - aiohttp takes the answer's version from it
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(

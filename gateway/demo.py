@@ -31,10 +31,10 @@ CHAOS_BOXES: Final = tuple(replace(box, deterministic=True) for box in BOXES)
 
 @dataclass(frozen=True, slots=True)
 class Chaos:
-    """A fault to be tried: the model `chaos-NAME`, whose first box has that fault and whose second has none.
+    """A fault to try: the model `chaos-NAME`, whose first box has this fault and whose second has none.
 
-    `fault` is written as in a model's name; `box` is the second one's number. `ends` tells what comes of it: the second
-    box answers, the first one's answer is whole after all, it is a refusal, or the second box carries on a broken one.
+    `fault` is written as in a model's name; `box` is the number of the second box. `ends` is the result: the second box
+    answers, the first one's answer is whole after all, it is a refusal, or the second box continues a broken answer.
     """
 
     name: str
@@ -182,14 +182,13 @@ _STOP: Final = "Stop it with Ctrl-C.\n"
 
 
 async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos: bool = False) -> None:
-    """Serve the demo until a signal says to stop, or its terminal is closed.
+    """Serve the demo until a signal to stop arrives or its terminal is closed.
 
-    A port that is taken gives way to a free one; `directory` holds the configuration, a new folder by default, which
-    goes with the demo. With `chaos`, the boxes also fail in every way they know, when they are asked to.
+    If the port is taken, use a free one. `directory` holds the configuration; by default it is a temporary folder that
+    is removed with the demo. With `chaos`, the boxes also fail in every way they can, on request.
 
     Raises:
-        CannotServeError: the address is not ours, or the directory holds somebody else's configuration or cannot hold
-            one.
+        CannotServeError: the address is not ours, or the directory holds another configuration or cannot hold one.
 
     """
     async with AsyncExitStack() as stack:
@@ -212,12 +211,12 @@ async def demo(listen: Listen, limits: Limits, directory: Path | None, *, chaos:
                 raise
             print(f"{error}; taking a free port\n", flush=True)
             await serve(options, replace(listen, port=0), opened, outlives_terminal=False)
-        with suppress(OSError):  # the terminal may be gone: `print` would try again as Python ends, and fail for that
+        with suppress(OSError):  # the terminal may be gone: `print` would flush again, and fail, when Python exits
             os.write(STREAMS["stderr"], b"stopped\n")
 
 
 def chaos_told(url: str, box: str) -> str:
-    """Say what to try of all that may go wrong; `url` is the gateway's, `box` the first box's."""
+    """Return the instructions for trying the faults; `url` is the gateway's, `box` the first box's."""
     parts = []
     for ends, heading in _CHAOS_HEADINGS.items():
         of_it = [chaos for chaos in CHAOS if chaos.ends == ends]
@@ -227,11 +226,11 @@ def chaos_told(url: str, box: str) -> str:
 
 
 def write_config(folder: Path, urls: Sequence[str], log: Path, *, chaos: bool = False) -> None:
-    """Write models.yaml and routing.yaml for the boxes at these URLs, with a model for each fault if it is `chaos`.
+    """Write models.yaml and routing.yaml for the boxes at these URLs, with a model for each fault if `chaos`.
 
     Raises:
-        CannotServeError: one of them is there and is not a demo's, they cannot be written, or the folder's name cannot
-            stand in them.
+        CannotServeError: one of them exists and is not a demo's, they cannot be written, or the folder's name cannot be
+            written in them.
 
     """
     if "?" in str(folder) or not str(folder).isprintable():
@@ -262,7 +261,7 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
 
 
 def _quoted(value: object) -> str:
-    """Write text for a file of the configuration; the gateway reads ${VAR} in any string."""
+    """Quote text for a configuration file, where the gateway expands ${VAR} in any string."""
     return json.dumps(str(value), ensure_ascii=False).replace("$", "$$")
 
 

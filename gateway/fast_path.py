@@ -1,15 +1,15 @@
 """The fast path through aiohttp's protocol.
 
-Nearly every request is a POST of JSON to one of four paths, in HTTP/1.1, with nothing in its head that needs a closer
+Nearly every request is a POST of JSON to one of a few paths, in HTTP/1.1, with nothing in its head that needs a closer
 look. It takes the fast path: aiohttp's parser reads it, and then it is answered on the connection itself, in one task,
-without a `web.Request`, middlewares and a `web.StreamResponse`. Everything else is aiohttp's, which does not notice:
-while a request takes the fast path, the future by which aiohttp's handler waits for the next message is out of reach.
-So a connection may carry both, in any order, and what comes in advance (pipelining) waits its turn.
+without a `web.Request`, middlewares and a `web.StreamResponse`. aiohttp handles everything else, and does not notice:
+while a request takes the fast path, the future on which aiohttp's handler waits for the next message is set aside. So a
+connection may carry both, in any order, and requests that arrive early (pipelining) wait their turn.
 
-From a connection's third request on there is mostly nothing to parse: its head says what the last one said (`heads`).
-Such a request is taken past the parser too, if that stands between two messages.
+From a connection's third request on there is usually nothing to parse: its head repeats the last one (`heads`). Such a
+request bypasses the parser too, if the parser is between two messages.
 
-This module leans on what aiohttp does not promise: the names inside `RequestHandler`, as they are in 3.14.
+This module relies on what aiohttp does not promise: the private names of `RequestHandler`, as they are in 3.14.
 """
 
 import asyncio
@@ -37,19 +37,19 @@ from gateway.server import Gateway
 
 _OPERATIONS: Final = {f"/v1/{operation}": operation for operation in OPERATIONS}
 _JSON: Final = frozenset({JSON, f"{JSON}; charset=utf-8", f"{JSON};charset=utf-8", f"{JSON};charset=UTF-8"})
-"""As clients write it; .NET's and many of Java's name what is the only one anyway (RFC 8259 8.1)."""
+"""As clients write it; those of .NET and many of Java name the charset, the only one there is (RFC 8259 8.1)."""
 _REQUEST_ID: Final = "x-request-id"
 _LINE_END: Final = b"\r\n"
 _BLANK: Final = b"\r\n\r\n"
 _SMALL: Final = 1 << 16
-"""How long a body may be that is taken past the parser in parts: nobody would stop reading for so much."""
+"""The longest body, in bytes, that bypasses the parser in parts: too small to need backpressure."""
 _UNKNOWN: Final = -1
 _TASK: Final = "fast path"
-"""What tasks are called: one without a name is given one, which takes as long as a tenth of making it."""
+"""The name of the tasks: making up a name would take a tenth of the time of making a task."""
 
 
 class _Usual(msgspec.Struct, frozen=True, gc=False):
-    """What the head of a request says."""
+    """The meaning of a request's head."""
 
     operation: Operation
     request_id: str | None
@@ -58,12 +58,12 @@ class _Usual(msgspec.Struct, frozen=True, gc=False):
 
 
 class FastPath(Connection):
-    """A connection that knows the fast path.
+    """A connection with the fast path.
 
-    Mutable, beside aiohttp's own: what takes the fast path (the task, the client's side of it, and whether it is the
-    last request), and meanwhile the future by which aiohttp's own handler waits, out of its reach; whether the client
-    `is_full`; the last head, how many heads there were, and how many bytes are to come until the parser stands between
-    two messages, if that is known; and the body that is taken past the parser, and how much of it is still due.
+    Mutable, besides aiohttp's own state: the request on the fast path (its task, the client's side, and whether it is
+    the last request), and meanwhile the future on which aiohttp's own handler waits, set aside; whether the client
+    `is_full`; the last head, how many heads there were, and how many bytes are missing until the parser is between two
+    messages, if that is known; and the body that bypasses the parser, with the number of bytes still due.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class FastPath(Connection):
     )
 
     def __init__(self, capacity: Capacity, server: web.Server, gateway: Gateway) -> None:
-        """Make one for a connection to come."""
+        """Make the protocol of a new connection."""
         super().__init__(capacity, server, gateway.options)
         self._gateway = gateway
         self.outbox = gateway.outbox
@@ -103,7 +103,7 @@ class FastPath(Connection):
         return super().idle and self._short is None
 
     def is_last(self) -> bool:
-        """Return whether the connection ends with the answer that takes the fast path."""
+        """Return whether the connection closes after the current answer on the fast path."""
         return self._ends or self._gateway.draining
 
     async def room(self) -> None:
@@ -111,18 +111,18 @@ class FastPath(Connection):
         await self._drain_helper()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the connection; nobody is left to be answered."""
+        """Stop counting the connection, and cancel the answer."""
         super().connection_lost(exc)
         if self._short is not None:
             self._short.cancel()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
-        """Read on, if that was stopped: aiohttp says so at the end of each body."""
+        """Resume reading only if it was paused: aiohttp calls this at the end of each body."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
     async def start(self) -> None:
-        """Wait for the first request that is aiohttp's, and begin its loop; what has come by now is taken up first."""
+        """Take up what has arrived, wait for the first request for aiohttp, and run aiohttp's loop."""
         self._waiter = waiter = self._loop.create_future()
         self._take_up()
         try:
@@ -132,21 +132,21 @@ class FastPath(Connection):
         await super().start()
 
     def pause_writing(self) -> None:
-        """Tell whoever pours an answer that the client is full."""
+        """Pause the pourer of the current answer: the client is full."""
         super().pause_writing()
         self.is_full = True
         if self._client is not None and self._client.pourer is not None:
             self._client.pourer.pause()
 
     def resume_writing(self) -> None:
-        """Tell whoever pours an answer that the client has room."""
+        """Resume the pourer of the current answer: the client has room."""
         super().resume_writing()
         self.is_full = False
         if self._client is not None and self._client.pourer is not None:
             self._client.pourer.resume()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own
-        """Let what takes the fast path end within `timeout` seconds, and cut it then."""
+        """Let the request on the fast path end within `timeout` seconds, then cancel it."""
         if self._short is not None:
             await asyncio.wait((self._short,), timeout=timeout)
             if self._short is not None:
@@ -154,7 +154,7 @@ class FastPath(Connection):
         await super().shutdown(timeout)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes, if there is something to parse, and take up what they bring."""
+        """Parse bytes, as far as that is needed, and take up the requests in them."""
         if self._filling is not None:
             data = self._fill(self._filling, data)
             if not data:
@@ -169,7 +169,7 @@ class FastPath(Connection):
         self._take_up()
 
     def _repeats(self, last: "LastHead[_Usual]", data: bytes) -> bool:
-        """Begin with a request whose head says what the last one said; tell whether it is one."""
+        """Start answering a request whose head repeats the last one; return whether `data` is such a request."""
         waiter, usual = self._waiter, last.meaning
         if waiter is None or usual is None or waiter.done():
             return False
@@ -195,7 +195,7 @@ class FastPath(Connection):
         return True
 
     def _fill(self, body: StreamReader, data: bytes) -> bytes:
-        """Take a part of a body past the parser; give what follows on it."""
+        """Feed a part of a body that bypasses the parser; return what follows the body."""
         due = self._due
         part = data[:due]
         body.feed_data(part)
@@ -206,10 +206,9 @@ class FastPath(Connection):
         return data[due:]
 
     def _left_of(self, data: bytes, had: int) -> int:
-        """Tell how much of its message is still to come after `data`, which began with it; less than 0: not known.
+        """Return how many bytes of the message that began with `data` are still to come; negative if unknown.
 
-        What is known of its head is kept, if another one may say the same. Empty lines before it are no part of it
-        (RFC 9112 2.2).
+        Learn the head, if the next one may repeat it. Empty lines before it are not part of the message (RFC 9112 2.2).
         """
         data = data.lstrip(_LINE_END)
         if not data:
@@ -235,7 +234,7 @@ class FastPath(Connection):
         return left
 
     def _take_up(self) -> None:
-        """Begin with the next request, if there is one and none is being answered: the fast path, or aiohttp's."""
+        """Start the next request, on the fast path or in aiohttp, if there is one and none is being answered."""
         waiter = self._waiter
         if not self._messages or waiter is None or waiter.done():
             return
@@ -256,7 +255,7 @@ class FastPath(Connection):
         self._short = asyncio.Task(self._answered(asked), loop=self._loop, name=_TASK)
 
     def _fast_path(self, message: RawRequestMessage) -> Operation | None:
-        """Say which operation is asked for, if there is nothing about the request that needs a closer look."""
+        """Return the operation asked for, if nothing about the request needs a closer look."""
         if message.method != METH_POST or message.version != HttpVersion11:
             return None
         operation = _OPERATIONS.get(message.path)
@@ -270,7 +269,7 @@ class FastPath(Connection):
         return None if self._gateway.draining or self in self._capacity.spare else operation
 
     async def _answered(self, asked: Asked) -> None:
-        """Answer a request on the fast path, and make ready for the next one."""
+        """Answer a request on the fast path, and prepare for the next one."""
         gateway = self._gateway
         client = self._client = WireClient(self, asked.request_id)
         self.outbox.requests += 1
@@ -285,7 +284,7 @@ class FastPath(Connection):
             pass
         except asyncio.CancelledError:
             self.force_close()
-            return  # nobody waits for the task; one that was cancelled keeps the request until the collector comes
+            return  # nobody awaits the task; a CancelledError would keep the request until the collector runs
         except Exception as error:  # noqa: BLE001 - whatever it is, it must end this answer
             await self._failed(client, error)
         finally:
@@ -297,14 +296,14 @@ class FastPath(Connection):
         self._next()
 
     async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
-        """Answer with what was made ready; a client may take it as a reason not to send the rest of its body."""
+        """Send a finished response; the client may then not send the rest of its body, so the connection closes."""
         client.closes = not asked.is_read()
         await client.respond(response, self._gateway.manager.generation)
 
     async def _read_out(self, body: StreamReader) -> None:
-        """Read what is left of a body that nobody wanted: else closing would reset the connection, and the answer.
+        """Read the rest of an unwanted body: otherwise closing would reset the connection, and lose the answer.
 
-        The answer has been given by now: the request is no longer active.
+        The answer has been sent by now, and the request is no longer active.
         """
         if self.transport is None or self.transport.is_closing():
             return
@@ -314,7 +313,7 @@ class FastPath(Connection):
                     await body.readany()
 
     async def _failed(self, client: WireClient, error: Exception) -> None:
-        """Log as aiohttp does; say so, if nothing has been said, and close the connection."""
+        """Log as aiohttp does, send a 500 if no answer has begun, and close the connection."""
         self.log_exception("Error handling request", exc_info=error)
         if self.transport is None:
             return
@@ -328,7 +327,7 @@ class FastPath(Connection):
             self.transport.close()
 
     def _next(self) -> None:
-        """Close the connection, or wait for what comes next on it."""
+        """Close the connection, or wait for its next request."""
         self._short = None
         self._waiter, self._parked = self._parked, None
         if self.transport is None or self.transport.is_closing():
@@ -345,7 +344,7 @@ class FastPath(Connection):
 
 
 def _whole(body: StreamReader) -> bytes | None:
-    """Return a body that has come with its head."""
+    """Return a body that has arrived with its head, or None if it has not."""
     if not body.is_eof() or body is EMPTY_PAYLOAD:
         return None
     parts = body._buffer  # noqa: SLF001 - reading wakes the parser for each part

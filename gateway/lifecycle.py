@@ -1,14 +1,14 @@
 """Start, signals, drain, stop.
 
-    SIGTERM, SIGINT   stop: readiness turns 503, the door closes, requests in flight end; at the deadline they are cut
-    the same again    cut at once
+    SIGTERM, SIGINT   stop: readiness turns 503, the sockets close, requests in flight end; at the deadline they are cut
+    a second one      cut at once
     SIGHUP            read the configuration again
 
-The address is taken before anything else is done, so that a second gateway on it writes nothing into the first one's
-log. It is listened on once the configuration is read; a signal to stop does not wait for that.
+The address is bound before anything else is done, so that a second gateway on it writes nothing into the first one's
+log. The gateway listens once the configuration is read; a signal to stop does not wait for that.
 
-While it drains, a connection that is still open gets its answers with `Connection: close`, so that no client is cut
-off between two requests. A request is in flight until its answer's last byte is with the kernel.
+While the gateway drains, open connections get their answers with `Connection: close`, so that no client is cut off
+between two requests. A request is in flight until the last byte of its answer is in the kernel.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from gateway.server import GATEWAY, Options, create_app
 
 _GOOD_NEWS: Final = frozenset({"connections.accepted", "connections.free"})
 _TURNS: Final = 8
-"""How many turns of the loop what has come by then is given to begin, before it is looked whether anything goes on."""
+"""The loop iterations in which requests that have arrived may start, before `close` checks for active ones."""
 _POLL: Final = 0.02
 _LAST_WORDS: Final = 0.2
 
@@ -43,7 +43,7 @@ _LAST_WORDS: Final = 0.2
 class Listen:
     """Where to listen, and for how many seconds requests in flight may go on after the signal to stop.
 
-    `connections` is the most that clients may have; None: what the limit of open files allows.
+    `connections` is the highest number of client connections; None means what the limit of open files allows.
     """
 
     host: str = "127.0.0.1"
@@ -57,18 +57,18 @@ class CannotServeError(Exception):
 
 
 class CannotListenError(CannotServeError):
-    """The address cannot be listened on; the message says why."""
+    """The gateway cannot listen on the address; the message says why."""
 
 
 class Door:
     """A gateway and where it listens.
 
-    `ports` are those it got, `urls` where it is reached. It changes by its open connections, and by the two events:
-    `stopping`, set by the first wish to stop, and `cutting`, set by the second.
+    `ports` are those it got, `urls` where it is reached. Mutable, besides these: its open connections, and the two
+    events: `stopping`, set by the first request to stop, and `cutting`, set by the second.
     """
 
     def __init__(self, options: Options) -> None:
-        """Wire the gateway; nothing runs and nothing listens yet."""
+        """Wire the gateway, without running or listening yet."""
         app = create_app(options)
         self.gateway = app[GATEWAY]
         self.capacity = Capacity(self._tell)
@@ -83,7 +83,7 @@ class Door:
         self.cutting = asyncio.Event()
 
     async def open(self, listen: Listen) -> None:
-        """Take the address, start the gateway, and listen.
+        """Bind the address, start the gateway, and listen.
 
         Raises:
             CannotListenError: the address is taken or not ours.
@@ -104,13 +104,13 @@ class Door:
             raise
 
     def stop(self) -> None:
-        """Begin to stop; asked again, cut."""
+        """Begin to stop; on a second call, cut requests in flight."""
         if self.stopping.is_set():
             self.cutting.set()
         self.stopping.set()
 
     async def close(self, drain: float) -> None:
-        """Let requests in flight end for `drain` seconds, cut the rest, and stop."""
+        """Give requests in flight `drain` seconds to end, cut the rest, and stop."""
         self.gateway.drain()
         self.listener.close()
         loop = asyncio.get_running_loop()
@@ -121,11 +121,11 @@ class Door:
         self.gateway.cut = self.gateway.active
         self.gateway.executor.cutting = True
         if self.runner.server is not None:
-            self.runner.server.pre_shutdown()  # ends what is idle
+            self.runner.server.pre_shutdown()  # closes idle connections
             await self.runner.server.shutdown(_LAST_WORDS)
         await self._wait(lambda: not self.capacity.connections, max(deadline, loop.time() + _LAST_WORDS))
         for transport in list(self.capacity.connections.values()):
-            close(transport, reset=True)  # type: ignore[arg-type] # a TCP connection's is one
+            close(transport, reset=True)  # type: ignore[arg-type] # a TCP connection has a full transport
         await self.runner.cleanup()
 
     def _protocol(self) -> Connection:
@@ -149,12 +149,12 @@ class Door:
 async def serve(
     options: Options, listen: Listen, opened: Callable[[Door], Awaitable[None]], *, outlives_terminal: bool = True
 ) -> None:
-    """Serve until a signal says to stop; `opened` is called once connections are accepted.
+    """Serve until a signal to stop arrives; `opened` is called once connections are accepted.
 
-    What does not outlive its terminal takes SIGHUP for a signal to stop, if it is not ignored (nohup).
+    With `outlives_terminal` false, SIGHUP is a signal to stop, unless it is ignored (nohup).
 
     Raises:
-        CannotServeError: the address is taken or not ours, or aiohttp is not fit for it.
+        CannotServeError: the address is taken or not ours, or aiohttp lacks its C parser.
 
     """
     check_runtime()
@@ -166,7 +166,7 @@ async def serve(
 
     def stop() -> None:
         door.stop()
-        opening.cancel()  # the reading may hang for good
+        opening.cancel()  # reading the configuration may hang for ever
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -194,7 +194,7 @@ def run(main: Coroutine[object, None, None]) -> None:
 
 
 def check_runtime() -> None:
-    """Refuse aiohttp's slow and lenient Python parser.
+    """Refuse to run on aiohttp's slow and lenient Python parser.
 
     Raises:
         CannotServeError: aiohttp was built without its C parser.
@@ -206,7 +206,7 @@ def check_runtime() -> None:
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as the system lets us: each request holds two."""
+    """Raise the limit of open files as far as the system allows: each request holds two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

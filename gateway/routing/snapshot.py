@@ -197,7 +197,7 @@ class LedgerSettings(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """What routing.yaml sets besides the split.
 
-    `parameters` are safe to show: frozen JSON, with values from variables as they are written. `split` says whether
+    `parameters` are safe to show: frozen JSON, with `${NAME}` for the value of a variable. `split` says whether
     there is a routing.yaml. Times are in seconds; a health interval of 0 means no active checks. `clocks` are those of
     the models that have none of their own. `retry_ratio` is the share of a model's requests that may be tried again
     where they failed. `clients` are those who may ask; None means everybody.
