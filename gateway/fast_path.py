@@ -296,7 +296,7 @@ class FastPath(Connection):
         self._next()
 
     async def _respond(self, response: web.Response, asked: Asked, client: WireClient) -> None:
-        """Send a finished response; the client may then not send the rest of its body, so the connection closes."""
+        """Send a response; close if the body is not read yet, because the client may not send the rest of it."""
         client.closes = not asked.is_read()
         await client.respond(response, self._gateway.manager.generation)
 

@@ -1,9 +1,9 @@
-"""Accepting connections, when there is room and when the system has no more to give.
+"""Accepting connections, with a limit, and when the system is out of resources.
 
-A server of uvloop's own accepts by itself. Out of file descriptors it closes each connection that waits, by means of
-one descriptor that it keeps; where it has lost that one, it tries again without a pause. Neither is told. asyncio's
-tries again each second, and logs every connection that waits, each time. So the sockets are ours: when accepting fails,
-all of them rest until a connection ends or a while has passed. The kernel keeps the newcomers meanwhile.
+uvloop's server accepts by itself. Out of file descriptors, it closes each waiting connection, by means of a descriptor
+that it keeps in reserve; when it has lost that one, it retries without a pause. Neither is logged. asyncio's server
+retries each second, and logs every waiting connection each time. So this module accepts itself: when accepting fails,
+all sockets pause until a connection ends or a while has passed. New connections wait in the kernel's backlog meanwhile.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ _NOT_HERE: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class Listener:
-    """Sockets that are listened on.
+    """The listening sockets.
 
-    `make` makes a connection's protocol; `has_room` tells whether one more may be accepted, given the number of those
-    that are on their way; `tell` takes a log event and its fields. Mutable: the sockets, those `arriving`, the timer
-    while nothing is accepted, and when accepting failed and whether that was told.
+    `make` makes a connection's protocol; `has_room` returns whether one more may be accepted, given the number of those
+    that are arriving; `tell` logs an event with its fields. Mutable: the sockets, the connections that are arriving,
+    the timer while nothing is accepted, and when accepting failed and whether that was logged.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Listener:
         tell: Callable[[str, Mapping[str, object]], None],
         calm: float = _CALM,
     ) -> None:
-        """Start without a socket; failures less than `calm` seconds apart are told as one."""
+        """Start without sockets; failures less than `calm` seconds apart are logged as one."""
         self.sockets: list[socket.socket] = []
         self._make = make
         self._has_room = has_room
@@ -52,10 +52,10 @@ class Listener:
         self._retry: asyncio.TimerHandle | None = None
 
     async def bind(self, host: str, port: int) -> None:
-        """Take the address, without listening on it; of a name's addresses, those that this machine has.
+        """Bind the address, without listening; of a host name's addresses, those that this machine has.
 
         Raises:
-            OSError: it is taken, not ours, or no address.
+            OSError: it is taken, not ours, or not an address.
 
         """
         loop = asyncio.get_running_loop()
@@ -75,7 +75,7 @@ class Listener:
         """Listen and accept.
 
         Raises:
-            OSError: another one began to listen on the address first.
+            OSError: another process began to listen on the address first.
 
         """
         for each in self.sockets:
@@ -84,7 +84,7 @@ class Listener:
         self.resume()
 
     def resume(self) -> None:
-        """Accept again: a connection has ended, or a while has passed."""
+        """Resume accepting: a connection has ended, or a while has passed."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -94,7 +94,7 @@ class Listener:
                 asyncio.get_running_loop().add_reader(each.fileno(), self._accept, each)
 
     def close(self) -> None:
-        """Close the sockets; connections that wait are reset."""
+        """Close the sockets; waiting connections are reset."""
         self._rest()
         self._listens = False
         if self._retry is not None:
@@ -110,7 +110,7 @@ class Listener:
                 asyncio.get_running_loop().remove_reader(each.fileno())
 
     def _accept(self, listening: socket.socket) -> None:
-        """Accept what waits; some of it, for others wait too."""
+        """Accept waiting connections, a batch at a time so that the loop can do other work."""
         for _ in range(_BATCH):
             if not self._has_room(len(self._arriving)):
                 self._rest()
@@ -130,7 +130,7 @@ class Listener:
             task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[_Taken]) -> None:
-        """Look again: until now it counted twice, among those on their way and among those that are open."""
+        """Check for room again: until now the connection counted twice, as arriving and as open."""
         self._arriving.discard(task)
         if not self._arriving:
             self.resume()
@@ -166,5 +166,5 @@ def _bound(made: socket.socket, address: tuple[object, ...]) -> socket.socket:
 
 
 def reachable(url: str) -> str:
-    """Return the address to ask on this machine for one that is listened on."""
+    """Return the URL by which this machine reaches a URL that the gateway listens on."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

@@ -1,30 +1,31 @@
 """Follows models.yaml, routing.yaml and .env: watch, read, compare, build, swap.
 
-Theory. An event only says "look again": it names other files than ours, comes twice, or not at all. What counts is
-whether the contents differ from those looked at last. Three questions then cover every way a file changes.
+Theory. An event only means "look again": it may name another file, come twice, or not come at all. What counts is
+whether the contents differ from those last looked at. Three questions then cover every way a file changes.
 
-Who wakes us?
+What triggers a look?
 - A save by rename (most editors, `sed -i`), a write in place (`>`, `cp`), a file deleted and created: events in the
   folder that holds the name.
-- A ConfigMap: the name is a link through `..data`, and only `..data` is swapped; it lies in that folder too.
+- A ConfigMap: the name is a link through `..data`, and only `..data` is swapped; it is in that folder too.
 - A link to a file elsewhere: events in the real file's folder.
-- A folder replaced or remounted: it is another one (`watch.identities`), so it is watched anew, and the files are
-  looked at once the watch is armed; what changed before raised no event. While there is no folder, ticks look for it.
+- A folder replaced or remounted: it is another one (`watch.identities`), so a new watch is armed, and the files are
+  looked at after that, because earlier changes raised no event. While there is no folder, ticks look for it.
 - No event (NFS, a link further up that is swapped, polling, which misses a second write within a second, .env, whose
-  folder is a busy working directory and not watched): a tick. No inotify: polling; not even that: ticks alone.
+  folder is a busy working directory and not watched): a tick. Without inotify: polling; without polling: ticks alone.
 - SIGHUP: `Reloader.request`.
 
-Is the file whole? Half of a file may be valid YAML, so a change counts when two readings in a row agree. A file that
-is gone may be on its way back (`git checkout`, editors that delete first), so for a grace nothing happens. Files that
-never rest, or stay away, are taken as they are.
+Is the file complete? Half of a file may be valid YAML, so a change counts when two readings in a row agree. A file that
+is gone may come back (`git checkout`, editors that delete first), so nothing happens during a grace period. Files that
+keep changing, or stay missing, are taken as they are.
 
-Was it looked at before? Then nothing happens, be it good or bad: a touched bad file is not reported twice. Contents
-that go back to what is served differ from the bad ones in between: they are built again, which clears the fault.
+Was it looked at before? Then nothing happens, whether it was good or bad: a touched bad file is not reported twice.
+Contents that return to those in force differ from the bad ones in between: they are built again, which clears the
+fault.
 
-Reading and building happen in a thread. It may hang for good, in a strategy or on a disk that is gone: nobody waits for
-it when the process ends. A busy loop gives the GIL away for moments too short to take it, and a look of 30 system calls
-then lasts seconds (measured). So the loop sleeps for the thread's first moments: a look needs 0.1 ms, and a disk that
-hangs costs `_HEAD_START` a tick.
+Reading and building happen in a thread. It may hang for ever, in a strategy or on a disk that is gone; it is not joined
+when the process ends. A busy loop releases the GIL for moments too short for the thread to take it, and a look of 30
+system calls then takes seconds (measured). So the loop blocks for the start of each job: a look needs 0.1 ms, and a
+disk that hangs costs `_HEAD_START` per tick.
 """
 
 import asyncio
@@ -56,9 +57,9 @@ _FOLDER_ADVICE = "saves never reach a file that is mounted alone; mount the fold
 class Pace(Struct, frozen=True):
     """How fast the files are followed, in seconds.
 
-    `tick`: the longest time between two looks. `settle`: the rest between two readings that must agree. `patience`: how
-    long contents may keep changing until they are taken as they are. `grace`: how long a file may be gone until it
-    counts as removed.
+    `tick`: the longest time between two looks. `settle`: the pause between two readings that must agree. `patience`:
+    how long contents may keep changing before they are taken as they are. `grace`: how long a file may be missing
+    before it counts as removed.
     """
 
     tick: float = 1.0
@@ -76,10 +77,10 @@ class Verdict(enum.Enum):
 
 
 class Comparison:
-    """Compares readings with the one looked at last. No I/O and no clock: `now` is any monotonic time in seconds.
+    """Compares readings with the one last looked at. No I/O and no clock: `now` is any monotonic time in seconds.
 
-    Mutable: the contents looked at last and those of the latest reading, since when they have not settled, which files
-    were there, and since when they are missing.
+    Mutable: the contents last looked at and those of the latest reading, since when they have not settled, which files
+    existed, and since when they have been missing.
     """
 
     def __init__(self, pace: Pace) -> None:
@@ -91,7 +92,7 @@ class Comparison:
         self._missing_since: dict[str, float] = {}
 
     def judge(self, reading: Reading, now: float, *, asked: bool = False) -> Verdict:
-        """Judge what was read at `now`; `asked`: a build is wanted though nothing changed, or a file is missing."""
+        """Return what to do with a reading made at `now`; `asked`: build even if nothing changed or a file is missing."""
         content = _content(reading)
         agreed, self._latest = content == self._latest, content
         known = content == self._looked_at
@@ -102,14 +103,14 @@ class Comparison:
         return Verdict.BUILD if known or agreed or self._out_of_patience(now) else Verdict.SETTLE
 
     def looked_at(self, reading: Reading) -> None:
-        """Take note of a build: from here on only other contents are a change."""
+        """Record a build: from now on only other contents are a change."""
         self._looked_at = self._latest = _content(reading)
         self._unsettled_since = None
         if isinstance(reading, Sources):
             self._there = _there(reading)
 
     def _missing(self, reading: Reading, now: float) -> bool:
-        """Return whether a file is gone that may still come back."""
+        """Return whether a file is missing that may still come back."""
         gone = self._there - _there(reading) if isinstance(reading, Sources) else ()
         self._missing_since = {name: self._missing_since.get(name, now) for name in gone}
         return any(now - since < self._pace.grace for since in self._missing_since.values())
@@ -129,7 +130,7 @@ def _there(sources: Sources) -> frozenset[str]:
 
 
 class _Sight(Struct, frozen=True):
-    """What one look sees."""
+    """The result of one look."""
 
     reading: Reading
     folders: Identities
@@ -137,13 +138,13 @@ class _Sight(Struct, frozen=True):
 
 
 class Reloader(Generic[T]):
-    """Reads the files, and follows them: `build` makes a T of what they hold, `adopt` swaps it in.
+    """Reads the files, and follows them: `build` makes a T of their contents, `adopt` swaps it in.
 
-    `build` runs in a thread and raises ConfigError for bad contents, which `reject` is told once. `adopt`, `reject` and
-    `notice` run on the loop. Notices: `reload.polling` (reason), `reload.pinned_file` (file, advice), `reload.failed`
-    (error). `clock` and `sleep` stand in for the system's in tests.
+    `build` runs in a thread and raises ConfigError for bad contents, which is passed to `reject` once. `adopt`,
+    `reject` and `notice` run on the loop. Notices: `reload.polling` (reason), `reload.pinned_file` (file, advice),
+    `reload.failed` (error). `clock` and `sleep` can be replaced in tests.
 
-    Mutable: what `Comparison` keeps, the folders seen last, a request not served yet, and what was noticed before.
+    Mutable: the `Comparison`, the folders last seen, whether a reload was requested, and what was noticed before.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class Reloader(Generic[T]):
         self._noticed: set[object] = set()
 
     async def load(self) -> None:
-        """Read and build for the first time: `adopt` or `reject` was called when this returns."""
+        """Read and build for the first time: `adopt` or `reject` has been called when this returns."""
         sight = await self._in_thread(self._see)
         await self._rebuild(sight.reading)
 
@@ -182,16 +183,16 @@ class Reloader(Generic[T]):
             try:
                 await self._look()
                 await self._follow(self._folders)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the files are followed further
+            except Exception as error:  # noqa: BLE001 - whatever it is, keep following the files
                 await self._failed(_described(error))
 
     def request(self) -> None:
-        """Read and build now, changed or not; several requests before the next reading are one."""
+        """Read and build now, changed or not; several requests before the next reading count as one."""
         self._asked = True
         self._stir.set()
 
     async def _follow(self, folders: Identities) -> None:
-        """Look whenever something stirs, and at each tick, until the folders are others."""
+        """Look at each event and each tick, until the folders are replaced or the watch ends."""
         self._notice_pinned(await self._in_thread(lambda: pinned(self._names, own_mount_points())))
         watch = Watch((folder for folder, identity in folders.items() if identity), self._stir.set, self._threads)
         try:
@@ -212,7 +213,7 @@ class Reloader(Generic[T]):
         self._stir.clear()
 
     async def _look(self) -> None:
-        """Read, and build what has changed and settled."""
+        """Read the files, and build from them if they have changed and settled."""
         asked, self._asked = self._asked, False
         while True:
             sight = await self._in_thread(self._see)
@@ -235,13 +236,13 @@ class Reloader(Generic[T]):
             self._adopt(built)
 
     def _try(self, reading: Reading) -> T | ConfigError:
-        """Build, in the thread; nothing is raised, and no error's value is passed on: it may hold a key."""
+        """Build, in the thread. Raise nothing, and pass on no error's text, because it may contain a key."""
         if isinstance(reading, ConfigError):
             return reading
         try:
             return self._build(reading)
         except ConfigError as error:
-            return error.with_traceback(None)  # which holds all that was read
+            return error.with_traceback(None)  # the traceback would keep alive all that was read
         except BaseException as error:  # noqa: BLE001 - a strategy of the user's own may raise anything, SystemExit too
             message = f"cannot be built: {_described(error)}"
             return ConfigError([Fault.whole(self._files.models, message)])
@@ -261,7 +262,7 @@ class Reloader(Generic[T]):
         return job.result() if job.done() else await asyncio.wrap_future(job)
 
     async def _failed(self, error: str) -> None:
-        """Tell an error of our own once between two builds, and go on after a tick."""
+        """Report an error of our own once between two builds, and go on after a tick."""
         if error != self._failure:
             self._failure = error
             with suppress(Exception):
@@ -279,6 +280,6 @@ class Reloader(Generic[T]):
 
 
 def _described(error: BaseException) -> str:
-    """Tell an error's type and place, never its value."""
+    """Return an error's type and place, never its text."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     return f"{type(error).__name__} at {Path(frame.f_code.co_filename).name}:{line}"

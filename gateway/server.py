@@ -1,6 +1,6 @@
 """The aiohttp application, and the one place that wires the rest.
 
-`create_app` is public: embed the gateway in another aiohttp program, or test against it.
+`create_app` is public: use it to embed the gateway in another aiohttp program, or to test against it.
 """
 
 import asyncio
@@ -56,9 +56,9 @@ from gateway.routing.selector import Selector
 from gateway.routing.succession import Succession
 
 LONGEST_LINE: Final = 8 << 10
-"""Bytes of a request's line (RFC 9112 3): aiohttp looks for each beginning of its path among what is served."""
+"""The longest request line, in bytes (RFC 9112 3): aiohttp looks up every prefix of its path in the routes."""
 LONGEST_FIELD: Final = 32 << 10
-"""Bytes of a header field: browsers bring the cookies of everything on their host along."""
+"""The longest header field, in bytes: browsers send the cookies of everything on the same host."""
 HANDLER_ARGS: Final[Mapping[str, object]] = {
     "handler_cancellation": True,
     "auto_decompress": False,
@@ -72,16 +72,16 @@ _SLICE: Final = 50
 _FLUSH_SECONDS: Final = 2.0
 _LEDGER_SECONDS: Final = 5.0
 _SET: Final = 1.0
-"""Seconds that the clock goes ahead or back at once when it is set."""
+"""A jump of the wall clock by more than this many seconds means that it was set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line decides. `environ` is what `${VAR}` in the files may name; its values show in no repr.
+    """What the command line decides. `environ` is what `${VAR}` in the files may name; its values appear in no repr.
 
-    `transport` is how requests pass: `direct` takes the fast paths through aiohttp (`fast_path`, `execution.direct`).
-    `cors_origins` are those whose pages may ask from a browser (`api.cors`). `keep_alive` is how many seconds an idle
-    connection of a client is kept.
+    `transport` is how requests pass through: `direct` takes the fast paths through aiohttp (`fast_path`,
+    `execution.direct`). `cors_origins` are those whose pages may send requests from a browser (`api.cors`).
+    `keep_alive` is how many seconds an idle client connection is kept.
     """
 
     config_dir: Path = Path("config")
@@ -97,7 +97,7 @@ class Options:
 def build(
     sources: Sources, files: ConfigFiles, environ: Mapping[str, str], check_output: Callable[[str], None]
 ) -> Plan:
-    """Make a plan of what was read: all that can be said of it without serving it. Blocking.
+    """Make a plan of what was read, and check everything that can be checked without serving. Blocking.
 
     `check_output` raises OSError for a log output that cannot be written.
 
@@ -126,23 +126,23 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A plan as the successor of the one in force, and the texts that its log must not show."""
+    """A plan as the successor of the one in force, and the texts that the log must not show."""
 
     succession: Succession
     secrets: frozenset[str] = field(repr=False)
 
 
 class Gateway:
-    """The running whole.
+    """The running gateway.
 
-    It changes by the manager's snapshot, by `state` and `draining`, and by the counts of requests: those that the
-    `outbox` does not count, and those that were `cut` to stop. `urls` are where it listens, where that is known. `tidy`
-    is called when a configuration is built, in a thread, and, `idle`, when nobody has asked for a while then: what has
-    a process of its own sets it to `heap.settle`.
+    Mutable: the manager's snapshot, `state` and `draining`, and two counts of requests: `others`, which the `outbox`
+    does not count, and those `cut` in order to stop. `urls` are where it listens, if known. `tidy` is called in the
+    reloader's thread when a configuration is built, and with `idle` once no request has come for a while after that; a
+    gateway with a process of its own sets it to `heap.settle`.
     """
 
     def __init__(self, options: Options) -> None:
-        """Wire everything; nothing runs yet."""
+        """Wire everything, without running it yet."""
         self.options = options
         self.files = ConfigFiles.of(options.config_dir, options.environ, options.env_file)
         self.sink = LogSink(options.log_output)
@@ -214,7 +214,7 @@ class Gateway:
         try:
             await self.reloader.load()
         except BaseException:
-            self._release_stdlib()  # nobody closes what has not started
+            self._release_stdlib()  # `close` is not called if `start` fails
             raise
         self.sink.start()
         self.metrics.lag.start()
@@ -234,12 +234,12 @@ class Gateway:
         self._following = asyncio.create_task(self.reloader.run(), name="reload")
 
     def drain(self) -> None:
-        """Begin to stop: readiness turns, and the streams of those who watch end."""
+        """Begin to stop: readiness turns 503, and the event streams of viewers end."""
         self.draining = True
         self.events.close()
 
     async def close(self) -> None:
-        """Stop following and probing, close every connection, and write the log out."""
+        """Stop following and probing, close every upstream connection, and flush the log."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
@@ -258,7 +258,7 @@ class Gateway:
         await asyncio.to_thread(self.sink.close, _FLUSH_SECONDS)
 
     def _build(self, sources: Sources) -> _Built:
-        """Build, in the reloader's thread, and work out all that would hold the loop when it is adopted."""
+        """Build, in the reloader's thread, and work out beforehand what would block the loop in `_adopt`."""
         with building():
             try:
                 made = build(sources, self.files, self.options.environ, self.sink.check)
@@ -294,7 +294,7 @@ class Gateway:
                 self.log.info("config.unchanged", generation=snapshot.generation, hash=snapshot.digest)
             self._warn(each for each in built.notices if (each.file, each.path, each.message) not in known)
             return
-        self.feed.settle()  # what ended before counts as before
+        self.feed.settle()  # requests that have ended count for the old configuration
         self.executor.forget(ready.succession.others)
         self.changes.adopt(snapshot)
         self.traffic.rebase()
@@ -318,7 +318,7 @@ class Gateway:
             self.log.warning("config.warning", **notice.as_dict())
 
     def _unweighed(self) -> Iterator[Fault]:
-        """Tell what the strategy failed for as things stood when the plan was put in force."""
+        """Yield what the strategy failed for in the state in which the plan was put in force."""
         for path, message in self.manager.problems:
             told = f"{message}; until health changes, that model's weights are those with everything up"
             yield Fault(str(self.files.routing), 0, 0, dotted(path), told)
@@ -341,10 +341,10 @@ class Gateway:
         self._tidying = asyncio.create_task(self._tidied(old.parts() if old else []), name="tidy")
 
     async def _tidied(self, old: list[object]) -> None:
-        """Free what is of an old plan a little at a time, and look for garbage once nobody has asked for a while.
+        """Free the objects of the old plan in slices, and collect garbage once no request has come for a while.
 
-        Freeing 4,000 deployments holds the loop for 7 ms; looking for garbage among as many, for a tenth of a second.
-        Who watches the page has not asked.
+        Freeing 4,000 deployments blocks the loop for 7 ms; collecting garbage among as many, for a tenth of a second.
+        Viewers of the page do not count as requests.
         """
         while old:
             del old[-_SLICE:]
@@ -357,9 +357,10 @@ class Gateway:
 
 
 class _Epoch:
-    """Tells what a monotonic time lacks to be seconds since the epoch: another number once the machine's clock is set.
+    """Returns the offset from monotonic time to seconds since the epoch.
 
-    Until then it stays as it is, so that a time is always shown alike.
+    It stays the same until the machine's clock is set, so that one time is always shown as the same. Mutable: the
+    offset.
     """
 
     def __init__(self, wall: Callable[[], float], clock: Callable[[], float]) -> None:
@@ -368,7 +369,7 @@ class _Epoch:
         self._told = wall() - clock()
 
     def __call__(self) -> float:
-        """Tell it."""
+        """Return the offset."""
         now = self._wall() - self._clock()
         if abs(now - self._told) > _SET:
             self._told = now
@@ -376,16 +377,16 @@ class _Epoch:
 
 
 def _leave(*, idle: bool) -> None:
-    """Leave the memory of a program that embeds the gateway alone."""
+    """Do nothing: the memory of a program that embeds the gateway is not ours."""
 
 
 GATEWAY: Final = web.AppKey("GATEWAY", Gateway)
 
 
 def create_app(options: Options | None = None) -> web.Application:
-    """Make the gateway's application; its start-up reads the configuration, its clean-up writes the log out.
+    """Make the gateway's application; its start-up reads the configuration, its clean-up flushes the log.
 
-    A configuration that is bad at the start does not stop it: it serves errors, says so on `/health/ready`, and takes
+    A configuration that is bad at the start does not stop it: it serves errors, says so on `/health/ready`, and adopts
     the first good one. Raises nothing.
     """
     gateway = Gateway(options or Options())
@@ -427,7 +428,7 @@ def create_app(options: Options | None = None) -> web.Application:
 
 
 def _routes(gateway: Gateway) -> list[web.AbstractRouteDef]:
-    """Return what is served of a gateway: the API, and what tells of the gateway itself."""
+    """Return a gateway's routes: the API, and the pages about the gateway itself."""
     admin = Admin(
         manager=gateway.manager,
         models=gateway.models,

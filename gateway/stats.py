@@ -1,4 +1,4 @@
-"""`gateway stats`: asks a running gateway what its ledger says, and prints it as a table."""
+"""`gateway stats`: ask a running gateway for the statistics of its ledger, and print them as a table."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ _SECONDS: Final = 60.0
 _MOST: Final = 16 << 20
 _LEAST: Final = 0.000001
 _LONG: Final = 9_999_500
-"""Milliseconds from which on four digits do not tell the seconds."""
+"""The milliseconds from which four significant digits do not show whole seconds."""
 _NARROWED: Final = ("model", "deployment", "client")
 _FIELDS: Final = frozenset({"hours", "until", *_NARROWED, "total", "models", "deployments", "clients", "ledger"})
 
@@ -28,7 +28,7 @@ def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
 
     """
     told = {name: value for name, value in question.items() if value is not None}
-    asked = urlencode(told, errors="surrogateescape")  # as they stand on the command line
+    asked = urlencode(told, errors="surrogateescape")  # as given on the command line
     try:
         body = ask(f"{url.rstrip('/')}/stats?{asked}", _SECONDS, _MOST)
     except HTTPError as error:
@@ -38,7 +38,7 @@ def fetch(url: str, question: Mapping[str, str | None]) -> Numbers:
 
 
 def table(answer: Numbers) -> str:
-    """Write an answer of `/stats` for people."""
+    """Return an answer of `/stats` as a table of text."""
     about = [f"{name} {answer[name]}" for name in _NARROWED if answer[name] is not None]
     heading = ", ".join((f"{answer['hours']:g} h until {answer['until']}", *about))
     blank = ("", *[""] * len(_COLUMNS))
@@ -106,7 +106,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _notes(answer: Numbers) -> Iterator[str]:
-    """Say what the numbers leave out."""
+    """Yield notes on what the numbers leave out."""
     unknown, ledger = answer["total"]["cost_unknown"], answer["ledger"]
     notes = {
         f"{unknown} requests have no known cost: their deployment has no pricing, or told no tokens": unknown,
@@ -128,7 +128,7 @@ def _object(body: bytes, url: str) -> Numbers:
 
 
 def _refusal(error: HTTPError, url: str) -> str:
-    """Return the gateway's own words for a refusal, where they are its own."""
+    """Return the gateway's message about a refusal, if the answer has one."""
     try:
         return printable(str(json.loads(error.read(_MOST))["error"]["message"]))
     except (ValueError, LookupError, TypeError, OSError, HTTPException, RecursionError):

@@ -1,4 +1,4 @@
-"""Threads that nobody waits for when the process ends."""
+"""Threads that are not joined when the process ends."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -13,7 +13,7 @@ R = TypeVar("R")
 class DaemonThreads(Executor):
     """Runs each job at once, in a daemon thread of its own called `name`; there is nothing to shut down.
 
-    Python joins the threads of a ThreadPoolExecutor before it ends, so a job that hangs would keep the process alive.
+    Python joins the threads of a ThreadPoolExecutor when it exits, so a job that hangs would keep the process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,6 +33,6 @@ def _run(job: Future[R], work: Callable[[], R]) -> None:
         result = work()
     except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
         job.set_exception(error)
-        del job  # which the error's traceback would hold in a cycle
+        del job  # the error's traceback would hold it in a cycle
     else:
         job.set_result(result)

@@ -1,9 +1,9 @@
-"""Watches folders, and knows what a watch cannot see. It knows nothing of what the files mean.
+"""Watches folders, and detects what a watch cannot see. It knows nothing about the contents of the files.
 
 Theory. A watch follows an inode, never a name. A file saved by renaming another over it has a new inode, so a watch on
-the file goes deaf with the first save: the folder is watched. A replaced, remounted or removed folder does the same to
-the folder's watch: `identities` tells when to watch anew. A single file mounted into a container shows one inode for
-good: `pinned` tells which.
+the file misses everything after the first save: the folder is watched instead. A replaced, remounted or removed folder
+does the same to the folder's watch: `identities` shows when a new watch is needed. A single file mounted into a
+container keeps its inode for ever: `pinned` finds such files.
 
 watchfiles blocks while it arms, waits and closes, so each watch has a thread.
 """
@@ -26,12 +26,12 @@ Identities = Mapping[Path, tuple[int, int] | None]
 
 
 def identities(names: Iterable[Path]) -> Identities:
-    """Return the folders to watch for `names`, with their device and inode; None: there is no such folder. Blocking.
+    """Return the folders to watch for `names`, with their device and inode; None for a missing folder. Blocking.
 
     They are the folders that hold the names and, where a name is a symbolic link, the folder of the real file.
     """
     names = tuple(names)
-    links = (name for name in names if os.path.islink(name))  # noqa: PTH114 - is_symlink raises where it may not look
+    links = (name for name in names if os.path.islink(name))  # noqa: PTH114 - is_symlink raises where access is denied
     real = [Path(os.path.realpath(link)) for link in links]
     return {file.parent: _identity(file.parent) for file in (*names, *real)}
 
@@ -61,7 +61,7 @@ def own_mount_points(mountinfo: Path = Path("/proc/self/mountinfo")) -> frozense
 
 
 def pinned(files: Iterable[Path], mounts: frozenset[str] = frozenset()) -> tuple[Path, ...]:
-    """Return those of `files` that no save can reach: a mount point themselves, or without a name left. Blocking."""
+    """Return those of `files` that no save can reach: mount points, or files without a name left. Blocking."""
     return tuple(file for file in files if _nameless(file) or (mounts and os.path.realpath(file) in mounts))
 
 
@@ -72,13 +72,13 @@ def _nameless(file: Path) -> bool:
 
 
 class Watch:
-    """Watches folders by events, or by polling where there are none to be had (inotify limits, no permission).
+    """Watches folders by events, or by polling where events are not available (inotify limits, no permission).
 
-    `stir` is called on the loop once the watch is armed, at each event and at the end. `refused` tells why there are no
-    events; when polling is refused too, nothing stirs. The watch is `over` when another should be armed: a folder of
-    its own is gone (a new one may get the old inode), or it broke, and `failure` tells why.
+    `stir` is called on the loop once the watch is armed, at each event and at the end. `refused` says why there are no
+    events; when polling is refused too, `stir` is called at the end only. The watch is `over` when another one should
+    be armed: one of its folders is gone (a new one may get the old inode), or it broke, and `failure` says why.
 
-    It is its own stop event: watchfiles asks `is_set` at every step, and only of a watch that is armed.
+    It is its own stop event: watchfiles calls `is_set` at every step, and only of a watch that is armed.
     Mutable, and set once: `over`, `refused`, `failure`, `_armed` by the thread, `_closing` by the loop.
     """
 
@@ -95,14 +95,14 @@ class Watch:
         self._ended.add_done_callback(lambda _: stir())
 
     def is_set(self) -> bool:
-        """Tell watchfiles whether to stop."""
+        """Return whether watchfiles is to stop."""
         if not self._armed:
             self._armed = True
             self._stir()
         return self._closing
 
     async def close(self) -> None:
-        """End the watch; takes one step of watchfiles. One that hangs, as on a dead mount, is left to its thread."""
+        """End the watch, which takes one step of watchfiles. If it hangs, as on a dead mount, leave it to its thread."""
         self._closing = True
         await asyncio.wait({self._ended}, timeout=_PATIENCE)
 
@@ -110,7 +110,7 @@ class Watch:
         self.over = self._follow(polling=None) or self._follow(polling=True)
 
     def _follow(self, *, polling: bool | None) -> bool:
-        """Follow the folders until closed, gone or broken; False: the watch could not be armed."""
+        """Follow the folders until closed, gone or broken; return False if the watch could not be armed."""
         try:
             self._pass_on(polling=polling)
         except FileNotFoundError:
