@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The working directory goes to the end of `sys.path`: a user's own strategies are found there, and nothing in it
     shadows a library.
     """
-    with suppress(FileNotFoundError):  # a folder that was removed holds no strategy
+    with suppress(FileNotFoundError):  # a removed directory contains no strategy
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)
     try:

@@ -1,6 +1,6 @@
 """The fast path through aiohttp's protocol.
 
-Nearly every request is a POST of JSON to one of a few paths, in HTTP/1.1, with nothing in its head that needs a closer
+Nearly every request is a POST of JSON to one of four paths, in HTTP/1.1, with nothing in its head that needs a closer
 look. It takes the fast path: aiohttp's parser reads it, and then it is answered on the connection itself, in one task,
 without a `web.Request`, middlewares and a `web.StreamResponse`. aiohttp handles everything else, and does not notice:
 while a request takes the fast path, the future on which aiohttp's handler waits for the next message is set aside. So a

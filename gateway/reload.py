@@ -92,7 +92,7 @@ class Comparison:
         self._missing_since: dict[str, float] = {}
 
     def judge(self, reading: Reading, now: float, *, asked: bool = False) -> Verdict:
-        """Return what to do with a reading made at `now`; `asked`: build even if nothing changed or a file is missing."""
+        """Return what to do with a reading made at `now`; `asked`: build even if nothing changed or a file is gone."""
         content = _content(reading)
         agreed, self._latest = content == self._latest, content
         known = content == self._looked_at

@@ -102,7 +102,7 @@ class Watch:
         return self._closing
 
     async def close(self) -> None:
-        """End the watch, which takes one step of watchfiles. If it hangs, as on a dead mount, leave it to its thread."""
+        """End the watch, which takes one step of watchfiles. If it hangs (a dead mount), leave it to its thread."""
         self._closing = True
         await asyncio.wait({self._ended}, timeout=_PATIENCE)
 

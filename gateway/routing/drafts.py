@@ -26,7 +26,7 @@ from gateway.routing.snapshot import Group
 
 
 class Place(Struct, frozen=True):
-    """Where something stands in one of the two files."""
+    """A place in one of the two files."""
 
     source: Literal["models", "routing"]
     path: Path
