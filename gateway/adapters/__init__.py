@@ -1,1 +1,1 @@
-"""What each kind of endpoint speaks and where."""
+"""What each kind of endpoint speaks, and at which URLs."""

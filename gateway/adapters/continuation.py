@@ -1,16 +1,16 @@
-"""Going on with an answer that has begun: how a kind of server is asked to, and what can be asked of it.
+"""Continuing an answer that has begun: how each kind of server is asked to, and for which requests it can be.
 
-A chat is continued by giving the text so far as the last message, the assistant's:
+A chat is continued by sending the text so far as the last message, with the assistant's role:
 
 - vLLM and SGLang continue it where `continue_final_message` is set and `add_generation_prompt` is not
   (https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html; SGLang's sampling parameters).
-- llama.cpp's server continues an assistant's message that comes last (`--prefill-assistant`, on by default). Where it
-  knows the two fields it says that message once more if they are not set.
-- DeepSeek does where that message has `prefix: true`, under the base URL with the path /beta
+- llama.cpp's server continues an assistant message that comes last (`--prefill-assistant`, on by default). Versions
+  that know the two fields repeat that message in the answer unless the fields are set.
+- DeepSeek continues it where that message has `prefix: true`, at the base URL with the path /beta
   (https://api-docs.deepseek.com/guides/chat_prefix_completion).
 
-The other kinds document nothing of the sort, or leave it to the model (OpenRouter). A `/v1/completions` prompt is
-continued by every server: the text so far is added to it.
+The other kinds document nothing of the sort, or leave it to the model (OpenRouter). Every server continues a
+`/v1/completions` prompt: the text so far is appended to it.
 """
 
 from collections.abc import Mapping
@@ -35,14 +35,14 @@ _PROBABILITIES: Final = ("logprobs", "top_logprobs", "prompt_logprobs")
 
 
 class UnreadableRequestError(ValueError):
-    """A request's body that is not what its operation takes."""
+    """A request body that its operation does not accept."""
 
 
 def decoded(body: bytes) -> dict[str, Any]:
-    """Decode a request's body, as far as it is to be looked at: what else is large stays as it is written.
+    """Decode a request's body as far as it is needed: other large fields stay raw JSON.
 
     Raises:
-        UnreadableRequestError: it is no JSON object.
+        UnreadableRequestError: it is not a JSON object.
 
     """
     try:
@@ -52,7 +52,7 @@ def decoded(body: bytes) -> dict[str, Any]:
 
 
 def _read(name: str, written: msgspec.Raw) -> object:
-    """Read a field; of large messages the last one alone."""
+    """Decode a field; of large messages, only the last one."""
     if len(written) <= _LARGE or (name == _PROMPT and _first(written) == b'"'):
         return msgspec.json.decode(written)
     if name != _MESSAGES or _first(written) != b"[":
@@ -68,7 +68,7 @@ def _first(written: msgspec.Raw) -> bytes:
 
 
 def is_repeatable(request: Mapping[str, Any]) -> bool:
-    """Tell whether a broken answer to this request can be carried on at all: one choice, and no log-probabilities."""
+    """Return whether a broken answer to this request can be rescued at all: one choice, and no log-probabilities."""
     several = any(request.get(name) not in (None, 1) for name in ("n", "best_of"))
     asked = (request.get(name) for name in _PROBABILITIES)
     return not several and all(value is None or value is False for value in asked)  # 0 asks for the chosen token's
@@ -77,9 +77,10 @@ def is_repeatable(request: Mapping[str, Any]) -> bool:
 def continued(
     request: Mapping[str, Any], operation: Operation, text: str, spent: int, *, kind: str, url: str
 ) -> bytes | None:
-    """Write the request whose answer goes on after `text`, which took `spent` tokens; None where it cannot be asked.
+    """Return the request whose answer continues `text`, which took `spent` tokens; None where that is not possible.
 
-    It cannot where the answer has a form to keep, which half an answer would be held against from its middle.
+    It is not where the answer must have a form (a schema or a grammar): a server would check the second half of the
+    answer against the form from its start.
     """
     if _has_form(request) or request.get("echo"):
         return None
@@ -94,7 +95,7 @@ def _has_form(request: Mapping[str, Any]) -> bool:
 
 
 def _less(request: Mapping[str, Any], spent: int) -> dict[str, int]:
-    """Take what was spent off the limits; -1 is none (llama.cpp's `n_predict`, LM Studio's `max_tokens`)."""
+    """Subtract the spent tokens from the limits; -1 is no limit (llama.cpp's `n_predict`, LM Studio's `max_tokens`)."""
     limits = {name: request.get(name) for name in _LIMITS}
     less = {name: max(1, limit - spent) for name, limit in limits.items() if isinstance(limit, int) and limit > 0}
     least = request.get("min_tokens")
@@ -122,12 +123,12 @@ def _chat(request: Mapping[str, Any], text: str, kind: str, url: str) -> dict[st
 
 
 def _is_open(request: Mapping[str, Any], last: Mapping[str, Any], kind: str) -> bool:
-    """Tell whether the client itself gave the beginning of the answer as the last message."""
+    """Return whether the client itself sent the beginning of the answer as the last message."""
     return kind == "llamacpp" or bool(request.get("continue_final_message") or last.get("prefix"))
 
 
 def _asking(kind: str, url: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Give what a kind wants set in the request, None where it does not continue, and in the message."""
+    """Return the fields that a kind needs in the request (None where it cannot continue) and in the message."""
     match kind:
         case "vllm" | "sglang" | "llamacpp":
             return _FINAL, {}

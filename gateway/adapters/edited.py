@@ -1,11 +1,11 @@
-"""A large body, and what is written into it: told apart, so that no second copy of it is ever made.
+"""A large body and the edits to it, kept apart so that the body is not copied.
 
-Most of a large body is pictures: text of many kilobytes without a quote or a backslash. To find the one field that is
-to be replaced, such text need not be looked through. So a shorter body is made, with a letter in the place of most of
-each block that is free of both, and the field is found in that one, as in any other. Inside a text a letter changes
-nothing but the text, and no name becomes another that short: what is left of a block is longer than `model`. Outside a
-text no letter may stand as it does; such a block holds numbers, the shorter body is no JSON, and the whole is looked
-through after all.
+Most of a large body is pictures: strings of many kilobytes without a quote or a backslash. Finding the one field that
+is to be replaced does not require a search through them. So a shorter body is made, in which a letter replaces most of
+each block that is free of both characters, and the field is found there as in any other body. Inside a string, the
+letter changes nothing but the string, and cannot turn another name into `model`: what is left of a block is longer than
+that. Outside a string (in a block of numbers), the letter makes the shorter body invalid JSON, and the whole body is
+searched after all.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _LEFT_OUT: Final = _BLOCK - _KEPT - 1
 
 
 class Edit(NamedTuple):
-    """Bytes that stand in the place of those from `start` to `end`."""
+    """Bytes that replace those from `start` to `end`."""
 
     start: int
     end: int
@@ -40,21 +40,21 @@ class Edit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """A body with edits, in their order, none of which touches another."""
+    """A body with edits, in order, none of which overlaps another."""
 
     body: bytes = field(repr=False)
     edits: tuple[Edit, ...]
 
     def __len__(self) -> int:
-        """Give the length of the whole."""
+        """Return the length of the edited body."""
         return len(self.body) + sum(len(edit.text) - (edit.end - edit.start) for edit in self.edits)
 
     def __bytes__(self) -> bytes:
-        """Put it together."""
+        """Return the edited body as one copy."""
         return b"".join(self.parts())
 
     def parts(self) -> Iterator[bytes | memoryview]:
-        """Give what it consists of."""
+        """Yield the parts of the edited body, without copying."""
         whole, position = memoryview(self.body), 0
         for edit in self.edits:
             yield whole[position : edit.start]
@@ -67,7 +67,7 @@ Body = bytes | Edited
 
 
 def pieces(body: Body) -> Iterator[memoryview]:
-    """Give a body bit by bit, as it is to be sent; nothing of it is copied."""
+    """Yield a body in pieces, as they are to be sent, without copying."""
     for part in body.parts() if isinstance(body, Edited) else (body,):
         view = memoryview(part)
         for start in range(0, len(view), _PIECE):
@@ -75,10 +75,10 @@ def pieces(body: Body) -> Iterator[memoryview]:
 
 
 def named(body: Body, model: str) -> Body:
-    """Give a body that is known to be JSON another top-level `model`, as `replace_model` does.
+    """Replace the top-level `model` of a body that is known to be JSON, as `replace_model` does.
 
     Raises:
-        UnreplaceableModelError: as there.
+        UnreplaceableModelError: as `replace_model` does.
 
     """
     if isinstance(body, Edited):
@@ -108,13 +108,13 @@ def _place(body: bytes) -> tuple[int, int]:
 
 
 def _is_free(body: bytes, start: int) -> bool:
-    """Tell whether a block lies all inside a text, or all outside."""
+    """Return whether a block lies all inside a string, or all outside."""
     end = start + _BLOCK
     return body.find(b'"', start, end) < 0 and body.find(b"\\", start, end) < 0
 
 
 def _shorter(body: bytes, free: list[int]) -> bytes:
-    """Leave most of these blocks out. A beginning stays: it may belong to an escape (RFC 8259 7)."""
+    """Leave out most of each of these blocks; its beginning stays, as it may belong to an escape (RFC 8259 7)."""
     whole, position = memoryview(body), 0
     parts: list[bytes | memoryview] = []
     for start in free:
@@ -124,7 +124,7 @@ def _shorter(body: bytes, free: list[int]) -> bytes:
 
 
 def _in_whole(place: int, free: list[int]) -> int:
-    """Say where a place in the shorter body is in the whole."""
+    """Convert a position in the shorter body to the one in the whole body."""
     for start in free:
         if place <= start + _KEPT:
             break

@@ -1,4 +1,4 @@
-"""The wire format that every kind speaks: OpenAI's, over a base URL and an optional bearer key.
+"""The wire format that every kind speaks: OpenAI's, at a base URL, with an optional bearer key.
 
 https://platform.openai.com/docs/api-reference. Everything here is pure: text and bytes in, text and bytes out.
 """
@@ -21,10 +21,10 @@ _MOST_MODELS: Final = 10_000
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A base URL, taken apart.
+    """A base URL, split into parts.
 
-    `origin` is scheme, host and port (RFC 6454; the port left out where it is the scheme's own); `path` has no
-    trailing slash; `host_port` always names the port.
+    `origin` is scheme, host and port (RFC 6454; without the scheme's default port); `path` has no trailing slash;
+    `host_port` always names the port.
     """
 
     origin: str
@@ -33,7 +33,7 @@ class Address(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, url: str) -> "Address":
-        """Take an http or https URL apart that `config` has found valid; scheme and host come out in lower case."""
+        """Split an http or https URL that `config` has found valid; scheme and host are put in lower case."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         host = f"[{host}]" if ":" in host else host
@@ -48,17 +48,17 @@ class Address(msgspec.Struct, frozen=True):
         return self.origin + self.path.removesuffix("/v1").rstrip("/")
 
     def operation_urls(self) -> Mapping[Operation, str]:
-        """Give each operation's URL; a base URL without a path gets `/v1`, one with a path is used as it stands."""
+        """Return each operation's URL; a base URL without a path gets `/v1`, one with a path is used as it is."""
         base = self.origin + (self.path or "/v1")
         return MappingProxyType({operation: f"{base}/{operation}" for operation in OPERATIONS})
 
     def health_url(self, path: str | None) -> str:
-        """Give the URL that a health probe asks; `path` starts with a slash."""
+        """Return the URL that a health probe requests; `path` starts with a slash."""
         return self.origin + (path or DEFAULT_HEALTH_PATH)
 
 
 def authorization(key: str | None) -> Mapping[str, str]:
-    """Give the header fields that carry the deployment's key (RFC 6750)."""
+    """Return the header fields that carry the deployment's key (RFC 6750)."""
     return MappingProxyType({"Authorization": f"Bearer {key}"} if key else {})
 
 
@@ -67,11 +67,11 @@ class UnreplaceableModelError(ValueError):
 
 
 WITH_USAGE: Final = b',"stream_options":{"include_usage":true}}'
-"""What stands in the place of an object's last brace, to ask for the usage of a stream."""
+"""What replaces an object's last brace, to ask for the usage of a stream."""
 
 
 def with_usage(body: bytes) -> bytes:
-    """Ask for the usage of a stream (`stream_options.include_usage`), in a JSON object that has other fields only."""
+    """Ask for the usage of a stream (`stream_options.include_usage`) in a JSON object that has only other fields."""
     return body.rstrip()[:-1] + WITH_USAGE
 
 
@@ -84,13 +84,13 @@ _MODEL: Final = re.compile(
     rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"'
     rb'[ \t\r\n]*+:[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")'
 )
-"""A field called `model`, in any spelling of its letters (RFC 8259 7), whose value is text."""
-_PLAIN: Final = re.compile(rb'"model"')  # such an expression looks through a body faster than `find`
+"""A field called `model`, in any spelling of its letters (RFC 8259 7), whose value is a string."""
+_PLAIN: Final = re.compile(rb'"model"')  # such an expression searches a body faster than `find`
 _ESCAPED: Final = b"\\u006"
-"""How each other spelling of a letter of its begins."""
+"""How every escaped spelling of a letter of `model` begins."""
 
 Span = tuple[int, int]
-"""From where to where bytes stand in a body."""
+"""The start and the end of bytes in a body."""
 
 
 def replace_model(body: bytes, model: str) -> bytes:
@@ -105,15 +105,16 @@ def replace_model(body: bytes, model: str) -> bytes:
 
 
 def place_of_model(body: bytes) -> Span:
-    """Say where the value of the top-level `model` stands.
+    """Return the span of the value of the top-level `model`.
 
-    Text that is the value of a field called `model` is easily found; whether that field is at the top is the
-    decoder's to say. So each such text is replaced by its number, and the number that the decoder reads as `model` is
-    the one. A body is never taken apart, and the work grows with its length alone.
+    String values of fields called `model` are easy to find, but only the decoder knows which field is at the top level.
+    So each such value is replaced by its number, and the number that the decoder reads as `model` is the right one. The
+    body is never decoded in full, and the work grows with its length alone.
 
     Raises:
-        UnreplaceableModelError: `model` is missing or no text, stands at the top twice (which of the two an upstream
-            would believe is anyone's guess: RFC 8259 4), or over 10,000 fields or texts are called so.
+        UnreplaceableModelError: the body is not JSON; `model` is missing, not a string, or at the top level twice
+            (which of the two an upstream would use is unknown: RFC 8259 4); or over 10,000 fields or strings are
+            `model`.
 
     """
     found = [*islice(_called_so(body), _MOST_MODELS + 1)]
@@ -129,9 +130,10 @@ def place_of_model(body: bytes) -> Span:
 
 
 def _called_so(body: bytes) -> Iterator[re.Match[bytes] | None]:
-    """Find the fields called `model`, in their order, and nothing for what is another thing called so.
+    """Yield a match for each field called `model`, in order, and None for any other string that is `model`.
 
-    The expression tries each quote, and a text may hold little else: nearly always the name is found without it.
+    `_MODEL` tries every quote, and a body may hold little else: it searches only a body that may spell the name with
+    escapes, which few do.
     """
     if _ESCAPED in body:
         yield from _MODEL.finditer(body)

@@ -1,4 +1,4 @@
-"""Who may ask for models: clients send their key as a bearer token (RFC 6750 2.1), as OpenAI's do."""
+"""Which clients may ask for models: they send their key as a bearer token (RFC 6750 2.1), as OpenAI's do."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,10 @@ _SCHEME = "bearer "
 
 
 def admitted(headers: Mapping[str, str], clients: Clients) -> str:
-    """Name the client that asks.
+    """Return the name of the client that asks.
 
     Raises:
-        RequestError: 401 without a key, or with one that is not known (RFC 9110 15.5.2).
+        RequestError: 401 without a key, or with an unknown one (RFC 9110 15.5.2).
 
     """
     told = headers.get(AUTHORIZATION, "")

@@ -1,6 +1,6 @@
-"""`/routing` and `/health`: what the gateway is doing, for people and for load balancers. No key is in them.
+"""`/routing` and `/health`: what the gateway is doing, for people and for load balancers. They show no keys.
 
-To describe a thousand models takes some twenty milliseconds: the event loop is let go in between.
+Describing a thousand models takes about twenty milliseconds: other tasks run in between.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from gateway.routing.manager import RoutingManager
 from gateway.routing.snapshot import Snapshot
 
 _SLICE: Final = 50
-"""Deployments that are described in a turn of the loop, of models in whole."""
+"""Deployments after which other tasks run; those of one model are described together."""
 
 
 class Admin:
@@ -33,7 +33,7 @@ class Admin:
         log_dropped: Callable[[], int],
         ledger: Callable[[], Mapping[str, object]],
     ) -> None:
-        """Tell of these; `reloads` and `ledger` give theirs JSON-ready."""
+        """Report on these; `reloads` and `ledger` return JSON-ready data."""
         self._manager = manager
         self._models = models
         self._reloads = reloads
@@ -42,7 +42,7 @@ class Admin:
         self._ledger = ledger
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes to register."""
+        """Return the routes to register."""
         return [
             web.get("/routing", self.routing),
             web.get("/health", self.health),
@@ -66,7 +66,7 @@ class Admin:
         return _json({"status": reason or "ready"}, status=503 if reason else 200)
 
     async def routing(self, request: web.Request) -> web.Response:
-        """Tell how requests are routed now, and how the configuration came about."""
+        """Report how requests are routed now, and how the configuration came about."""
         snapshot = self._manager.snapshot
         request[GENERATION] = snapshot.generation if snapshot else 0
         answer: dict[str, object] = {

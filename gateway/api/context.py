@@ -26,18 +26,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def request_id_of(offered: str | None) -> str:
-    """Take the client's request id if it is sane (printable, short), make one otherwise."""
+    """Return the client's request id if it is sane (printable, short), a new one otherwise."""
     if offered is not None and _SANE.fullmatch(offered):
         return offered
     return random.getrandbits(128).to_bytes(16).hex()
 
 
 def check_framing(request: web.BaseRequest) -> None:
-    """Refuse what is not HTTP/1.1 and yet passes aiohttp's parser.
+    """Refuse requests that HTTP/1.1 does not allow and aiohttp's parser does.
 
     Raises:
-        RequestError: 505 for another version (RFC 9110 15.6.6), 400 for a Host that names none (RFC 9112 3.2) and for
-            a transfer coding in HTTP/1.0, 501 for one that is not chunked (RFC 9112 6.1).
+        RequestError: 505 for another version (RFC 9110 15.6.6), 400 for an invalid Host (RFC 9112 3.2) and for a
+            transfer coding in HTTP/1.0, 501 for one that is not chunked (RFC 9112 6.1).
 
     """
     version = request.version
@@ -54,16 +54,16 @@ def check_framing(request: web.BaseRequest) -> None:
 
 @lru_cache(maxsize=64)
 def is_host(text: str) -> bool:
-    """Tell whether a Host field names a host and perhaps a port, or is empty (RFC 9112 3.2)."""
+    """Return whether a Host field names a host and perhaps a port, or is empty (RFC 9112 3.2)."""
     return _HOST.fullmatch(text) is not None
 
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id, and every error OpenAI's shape.
+    """Assign the request its id, and give every error OpenAI's shape.
 
-    An error that does not wait for the rest of the body closes the connection: the client may take it as a reason not
-    to send that rest (RFC 9110 10.1.1). So does one about the framing: what follows could be the body (RFC 9112 6.1).
+    An error sent before the whole body has arrived closes the connection: the client may then not send the rest
+    (RFC 9110 10.1.1). So does an error about the framing: what follows could be the body (RFC 9112 6.1).
     """
     request[REQUEST_ID] = request_id_of(request.headers.get("x-request-id"))
     is_framed = False
@@ -85,21 +85,22 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class Stamp:
-    """Puts on every answer what every answer carries.
+    """Sets the header fields that every answer carries.
 
-    `current` gives the snapshot in force; `draining` tells whether the gateway is about to stop, so that connections
-    are closed after their answer (RFC 9112 9.6). So are those that would change their protocol (RFC 9110 9.3.6, 7.8):
-    aiohttp takes what follows CONNECT, its body too, for a request, and loses what follows an Upgrade. In HTTP/1.0 a
-    body whose length is not told ends with the connection, which aiohttp would keep for a client that asks for that.
+    `current` returns the snapshot in force; `draining` whether the gateway is about to stop: then connections are
+    closed after their answer (RFC 9112 9.6). So are those that would change their protocol (RFC 9110 9.3.6, 7.8):
+    aiohttp parses what follows CONNECT, its body included, as a request, and loses what follows an Upgrade. In
+    HTTP/1.0, a body of undeclared length ends with the connection, which aiohttp would keep alive for a client that
+    asks for that.
     """
 
     def __init__(self, current: Callable[[], Snapshot | None], draining: Callable[[], bool]) -> None:
-        """Ask these for each answer."""
+        """Call these for each answer."""
         self._current = current
         self._draining = draining
 
     async def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Stamp an answer about to be sent."""
+        """Stamp an answer that is about to be sent."""
         headers = response.headers
         snapshot = self._current()
         headers["Server"] = SERVER
@@ -109,4 +110,4 @@ class Stamp:
         is_endless = request.version < HttpVersion11 and response.content_length is None
         if is_endless or self._draining() or request.method == METH_CONNECT or "Upgrade" in request.headers:
             response.force_close()
-            headers["Connection"] = "close"  # aiohttp has made up its mind about this field by now
+            headers["Connection"] = "close"  # aiohttp has decided on this field by now

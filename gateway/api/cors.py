@@ -1,7 +1,7 @@
-"""Pages of other origins that may ask from a browser: the CORS protocol (https://fetch.spec.whatwg.org/#http-cors-protocol).
+"""Requests from browser pages of other origins: the CORS protocol (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-By default there are none: any page could spend the keys of a gateway that its reader's browser reaches. A browser asks
-before it sends JSON to another origin (a preflight), and without these answers it sends nothing.
+By default none are allowed: any page could spend the keys of a gateway that its reader's browser can reach. Before a
+browser sends JSON to another origin it asks (a preflight), and unless these answers allow it, it sends nothing.
 """
 
 import re
@@ -32,16 +32,16 @@ _DEFAULT_PORT: Final = re.compile(r"(https://.*):443|(http://.*):80")
 _API: Final = "/v1/"
 _ADDRESS: Final = re.compile(r"[0-9.]+")
 _REMEMBERED: Final = "7200"
-"""Seconds for which a preflight holds: the most that Chromium takes."""
+"""Seconds for which a preflight is valid: the most that Chromium accepts."""
 
 
 def origins(text: str) -> frozenset[str]:
-    """Read origins (RFC 6454 6.2) that are parted by commas, or `*` for any.
+    """Parse origins (RFC 6454 6.2) separated by commas, or `*` for any.
 
-    They are to be found as browsers name them: a default port is left out, and hosts are ASCII, without a star in them.
+    They must match what browsers send: a default port is dropped, and hosts are ASCII, without a star in them.
 
     Raises:
-        ValueError: with what was found, and what is expected.
+        ValueError: one is not an origin; the message has what was found, and what is expected.
 
     """
     named = [part.strip().lower().removesuffix("/") for part in text.split(",")]
@@ -52,10 +52,10 @@ def origins(text: str) -> frozenset[str]:
 
 
 def check_page(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
-    """Refuse a page whose own name leads here, by an attacker's DNS (rebinding): to its browser it is no other origin.
+    """Refuse a page whose own name resolves to the gateway (DNS rebinding): its browser sees no other origin.
 
-    The gateway has no page that posts. A page of a name that only a local network knows, of an address, or behind a
-    proxy that speaks TLS, is not taken for one.
+    No page of the gateway itself posts. Pages under a local name (`.localhost`, or without a dot) or an IP address, or
+    behind a proxy that speaks TLS, are let through.
 
     Raises:
         RequestError: 403.
@@ -71,27 +71,27 @@ def check_page(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
 
 
 class Cors:
-    """Answers preflights of these origins, and lets their pages read what the API answers. No cookie is asked for."""
+    """Answers preflights of these origins, and lets their pages read the API's answers. It does not allow cookies."""
 
     def __init__(self, allowed: frozenset[str]) -> None:
-        """Allow these, in lower case, or any, with `*`."""
+        """Allow these origins, in lower case, or any with `*`."""
         self._allowed = allowed
 
     @web.middleware
     async def preflights(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a preflight; all else is the handler's."""
+        """Answer a preflight; pass any other request to the handler."""
         headers = request.headers
         if request.method != METH_OPTIONS or ACCESS_CONTROL_REQUEST_METHOD not in headers or not self._allows(request):
             return await handler(request)
         answer = web.Response(status=204)
         answer.headers[ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST"
         answer.headers[ACCESS_CONTROL_MAX_AGE] = _REMEMBERED
-        if ACCESS_CONTROL_REQUEST_HEADERS in headers:  # a star would not stand for Authorization
+        if ACCESS_CONTROL_REQUEST_HEADERS in headers:  # a star would not cover Authorization
             answer.headers[ACCESS_CONTROL_ALLOW_HEADERS] = headers[ACCESS_CONTROL_REQUEST_HEADERS]
         return answer
 
     async def stamp(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Say on an answer about to be sent whose pages may read it."""
+        """Set the fields that say which origin's pages may read an answer that is about to be sent."""
         if ANY not in self._allowed and request.path.startswith(_API):
             response.headers.add(VARY, ORIGIN)
         if self._allows(request):

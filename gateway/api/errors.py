@@ -21,7 +21,7 @@ _TYPES: Final = {
     508: "upstream_error",
 }
 _TELLING: Final = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
-"""What a refusal says beside its message (RFC 9110 11.6.1, 15.6.4)."""
+"""Header fields of a refusal, by its status (RFC 9110 11.6.1, 15.6.4)."""
 _SHOWN: Final = 100
 _COMPARED: Final = 200
 _ALIKE: Final = 3
@@ -29,7 +29,7 @@ _ALIKE: Final = 3
 
 @dataclass(eq=False)
 class RequestError(Exception):
-    """A request that is answered with an error without asking any upstream. Not frozen: a traceback is set on it."""
+    """A request that is answered with an error without asking any upstream. Not frozen: Python sets its traceback."""
 
     status: int
     message: str
@@ -45,7 +45,7 @@ def error_response(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """Make an error answer; `code` is for programs, `param` names the offending field."""
+    """Build an error response; `code` is for programs, `param` names the offending field."""
     kind = _TYPES.get(status, "invalid_request_error")
     error = {"message": message, "type": kind, "param": param, "code": code}
     body = msgspec.json.encode({"error": error})
@@ -53,20 +53,20 @@ def error_response(
 
 
 def refusal(error: RequestError) -> web.Response:
-    """Answer a request that is refused."""
+    """Build the response to a request that is refused."""
     headers = _TELLING.get(error.status)
     return error_response(error.status, error.message, code=error.code, param=error.param, headers=headers)
 
 
 def unknown_model(model: str, known: Iterable[str]) -> RequestError:
-    """Say that a model is not served, and which name may have been meant."""
+    """Return the error for a model that is not served, with the name that may have been meant."""
     shown = model if len(model) <= _SHOWN else model[:_SHOWN] + "..."
     message = f"the model {shown!r} is not served here{nearest(model[:_SHOWN], _candidates(model, tuple(known)))}"
     return RequestError(404, message, code="model_not_found", param="model")
 
 
 def _candidates(model: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose the names to compare with: of many, those that begin alike: each comparison costs the loop 30 us."""
+    """Choose the names to compare with: of many, those that begin alike, as a comparison costs the loop 30 us."""
     if len(known) <= _COMPARED:
         return known
     beginning = model[:_ALIKE].casefold()
@@ -74,7 +74,7 @@ def _candidates(model: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def unanswered_response(unanswered: Unanswered, model: str) -> web.Response:
-    """Say that no deployment answered; an upstream's own 4xx is passed on as it came."""
+    """Build the response when no deployment answered; an upstream's own 4xx is passed on unchanged."""
     own = unanswered.refusal
     if own is not None:
         response = web.Response(status=own.status, body=own.body)

@@ -1,8 +1,8 @@
 """`GET /events`: the page's state as server-sent events, once a second.
 
-The state is made once for all viewers, by a task that lives as long as there is one. A viewer has a short queue of its
-own; whoever does not read until it is full is cut off. There are no more viewers than `limit`, and when the gateway
-drains, their streams end at once: a browser asks again by itself, and is then told everything anew.
+The state is built once for all viewers, by a task that runs as long as there are any. Each viewer has a short queue of
+its own, and is cut off when that is full. There are at most `limit` viewers. When the gateway drains, their streams end
+at once: a browser reconnects by itself, and then gets the full state again.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -28,33 +28,33 @@ _RETRY: Final = b"retry: 1000\n"
 
 
 class Board(Protocol):
-    """Where the states come from."""
+    """The source of the states."""
 
     async def tick(self) -> bytes:
-        """Give what changed since the last tick, as JSON without a line break."""
+        """Return what changed since the last tick, as JSON without a line break."""
         ...
 
     def full(self) -> bytes:
-        """Give everything as of the last tick, likewise."""
+        """Return the full state as of the last tick, as JSON without a line break."""
         ...
 
     def rest(self) -> None:
-        """Take note that nobody watches."""
+        """Take note that nobody is watching."""
         ...
 
 
 class Viewer:
-    """One stream. Mutable: what waits to be written, whether something is on its way, and whether it was greeted."""
+    """One stream. Mutable: the events to write, whether one is being written, and whether the full state was queued."""
 
     def __init__(self, request: web.Request) -> None:
-        """Stream to this request."""
+        """Stream the answer to this request."""
         self._request = request
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(_AHEAD)
         self._is_writing = False
         self.is_greeted = False
 
     def send(self, event: bytes) -> bool:
-        """Queue an event; tells whether there was room. The stream of a viewer without is cut."""
+        """Queue an event and return whether there was room; without room, cut the stream off."""
         try:
             self._waiting.put_nowait(event)
         except asyncio.QueueFull:
@@ -63,14 +63,14 @@ class Viewer:
         return True
 
     def end(self) -> None:
-        """End the stream well, or cut it if its viewer does not read."""
+        """End the stream cleanly, or cut it off if its viewer is not reading."""
         if self._is_writing or self._waiting.full():
             self._cut()
         else:
             self._waiting.put_nowait(None)
 
     async def run(self) -> web.StreamResponse:
-        """Write what comes until the end."""
+        """Write queued events until the stream ends."""
         response = web.StreamResponse(headers=_HEADERS)
         with suppress(ConnectionError):
             await response.prepare(self._request)
@@ -89,11 +89,11 @@ class Viewer:
 class Events:
     """The handler of `/events`.
 
-    Mutable: the viewers, the task that serves them, the number of the last event, and whether it is all over.
+    Mutable: the viewers, the task that serves them, the number of the last event, and whether it is closed.
     """
 
     def __init__(self, board: Board, *, interval: float = 1.0, limit: int = 100) -> None:
-        """Show this board each `interval` seconds, to `limit` viewers at most."""
+        """Send this board's state every `interval` seconds, to at most `limit` viewers."""
         self._board = board
         self._interval = interval
         self._limit = limit
@@ -104,18 +104,18 @@ class Events:
 
     @property
     def viewers(self) -> int:
-        """How many watch."""
+        """How many viewers there are."""
         return len(self._viewers)
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the route to register."""
+        """Return the route to register."""
         return [web.get("/events", self.stream, allow_head=False)]
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Answer with everything, and then with what changes, until the viewer leaves.
+        """Answer with the full state, and then with changes, until the viewer leaves.
 
         Raises:
-            RequestError: 503 while draining, and for one viewer too many.
+            RequestError: 503 while draining, or when there are too many viewers.
 
         """
         if self._is_closed:
@@ -134,7 +134,7 @@ class Events:
             self._leave(viewer)
 
     def close(self) -> None:
-        """End all streams, and begin none."""
+        """End all streams, and refuse new ones."""
         self._is_closed = True
         for viewer in tuple(self._viewers):
             viewer.end()
@@ -148,13 +148,13 @@ class Events:
             self._board.rest()
 
     async def _tick(self) -> None:
-        """Give everyone the state, each interval."""
+        """Send every viewer the state, once per interval."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
             try:
                 self._tell(await self._board.tick())
-            except Exception:  # noqa: BLE001 - a state that cannot be made is no reason to make no more
+            except Exception:  # noqa: BLE001 - one state that cannot be made must not stop the rest
                 _log.exception("the page's state could not be made")
             due = max(due + self._interval, loop.time())
             await asyncio.sleep(due - loop.time())

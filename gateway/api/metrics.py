@@ -1,7 +1,7 @@
 """`/metrics`, for Prometheus.
 
-It is written in slices, between which the event loop does other things: of a thousand models on four deployments each
-there are 20 MB to write. A deployment's lines of one metric are of one moment, those of two metrics may not be.
+The answer is written in slices, and other tasks run in between: for a thousand models on four deployments each, it is
+20 MB. A deployment's lines of one metric are of the same moment; those of two metrics may not be.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ class Scrape:
     """The handler of `/metrics`."""
 
     def __init__(self, metrics: Metrics, state: State) -> None:
-        """Tell of these."""
+        """Report on these."""
         self._metrics = metrics
         self._state = state
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes to register."""
+        """Return the routes to register."""
         return [web.get("/metrics", self.scrape)]
 
     async def scrape(self, request: web.Request) -> web.StreamResponse:
@@ -41,7 +41,7 @@ class Scrape:
         return response
 
     def _rest(self, *, openmetrics: bool) -> bytes:
-        """Write what is not the gateway's own. Blocking, and the first time it imports what it takes."""
+        """Return the metrics that are not the gateway's own. Blocking; the first call imports prometheus-client."""
         from prometheus_client import exposition  # noqa: PLC0415 - see `Metrics.registry`
         from prometheus_client.openmetrics import exposition as modern  # noqa: PLC0415 - as above
 

@@ -1,6 +1,6 @@
-"""`/v1/*`: what an OpenAI client asks for.
+"""`/v1/*`: the paths that an OpenAI client requests.
 
-A body is read whole before anything is decided, within a limit and a deadline; only `model` and `stream` are looked at.
+A body is read whole before anything is decided, within a limit and a deadline; only the fields of `Peek` are decoded.
 The deadline grows with what has arrived, so that a slow upload passes and a stalled or trickled one does not.
 """
 
@@ -45,11 +45,11 @@ _MOST_DIGITS: Final = 9
 _SLOWEST: Final = 16_384
 _NO_FIELDS: Final = CIMultiDictProxy(CIMultiDict[str]())
 _CREDIT: Final = 8
-"""How many times what has come of a body may be set aside for it, on its word."""
+"""A body's declared length is reserved in memory when it is at most this many times what has arrived."""
 
 
 class Peek(msgspec.Struct):
-    """The fields of a body that routing needs. `stream_options` is looked at for whether it is there."""
+    """The fields of a body that routing needs. Of `stream_options`, only its presence matters."""
 
     model: str
     stream: bool | None = None
@@ -59,7 +59,7 @@ class Peek(msgspec.Struct):
 
     @property
     def choices(self) -> int:
-        """How many choices the answer will have, `n` for each prompt; 0 where that cannot be told."""
+        """How many choices the answer will have, `n` for each prompt; 0 where that is not known."""
         number = bytes(self.n)
         if number in {b"", b"null"}:
             return self._prompts
@@ -67,18 +67,18 @@ class Peek(msgspec.Struct):
 
     @property
     def _prompts(self) -> int:
-        """How many prompts there are: a list of numbers is one, which is written in tokens."""
+        """How many prompts there are: a list of numbers is one prompt, written as tokens."""
         if _PROMPTS.match(self.prompt) is None:
             return 1
         return len(_items.decode(self.prompt))
 
     def adds_usage(self, operation: Operation) -> bool:
-        """Tell whether the upstream is to be asked for the usage of a stream that the client does not ask for."""
+        """Return whether to ask the upstream for a stream's usage where the client does not."""
         return self.stream is True and not self.stream_options and operation in _TELLING
 
 
 _TELLING: Final = frozenset({"chat/completions", "completions"})
-"""What tells the usage of a stream when it is asked to."""
+"""The operations that report a stream's usage only when asked to."""
 _SHOWN: Final = {
     "str": "a string",
     "int": "a number",
@@ -89,7 +89,7 @@ _SHOWN: Final = {
 }
 _peek: Final = msgspec.json.Decoder(Peek)
 _HALF: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?P<second>\\ud[c-f][0-9a-f]{2})\Z")
-"""Half of a character beyond U+FFFF, at the end of what was decoded: it means nothing (RFC 8259 8.2)."""
+"""Half of a surrogate pair: a first one without a second, or a second one at the end (RFC 8259 8.2)."""
 _FIRST: Final = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}")
 _PAIR: Final = 12
 _PROMPTS: Final = re.compile(rb"\[[ \t\r\n]*+[^ \t\r\n0-9]")
@@ -97,19 +97,19 @@ _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a request may take: bytes of body, and the seconds a body may stall."""
+    """The limits of a request: bytes of its body, and the seconds for which the body may stall."""
 
     body: int = 32 << 20
     stall: float = _GRACE
 
 
 class Asked(msgspec.Struct, eq=False):
-    """A request whose head is there; `kind` is its media type, `length` the body's in bytes, where that was told.
+    """A request whose head has arrived; `kind` is its media type, `length` the declared length of its body in bytes.
 
-    Its `body` is there, too, and then its head was looked at; or it is still to be read. `fields` pass to an upstream,
-    where they are known.
+    With a `body`, the head has already been checked; without one, the body is still to be read. `fields` are those to
+    send to an upstream, if they are known.
 
-    Mutable: what is forgotten once it has been read, and the `client_name`, once its key is known.
+    Mutable: the head and the body, which are dropped once read, and `client_name`, set once the key is known.
     """
 
     operation: Operation
@@ -126,19 +126,19 @@ class Asked(msgspec.Struct, eq=False):
         return f"<{self.operation} {self.request_id}>"
 
     def is_read(self) -> bool:
-        """Tell whether nothing of the body is still to come."""
+        """Return whether the whole body has arrived."""
         return self.content.is_eof()
 
     def forget(self) -> None:
-        """Let go of the head and the body, which a stream would hold for as long as it lasts."""
+        """Drop the head and the body, which a stream would hold for as long as it lasts."""
         self.headers, self.content, self.body, self.fields = _NO_FIELDS, EMPTY_PAYLOAD, None, None
 
 
 class OpenAI:
     """The handlers of `/v1/*`. The `manager` has the snapshot in force, or None before there is one.
 
-    With `sampling`, requests are traced; without, what clients say of traces passes to the upstreams as it is.
-    Mutable: the list of the models, and of which generation it is.
+    With `sampling`, requests are traced; without, the clients' trace fields pass to the upstreams unchanged.
+    Mutable: the list of models, and its generation.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class OpenAI:
         sampling: Sampling | None = None,
         pages: frozenset[str] = frozenset(),
     ) -> None:
-        """Serve with this executor; `pages` are the origins whose pages may ask, as `Cors` has them."""
+        """Serve with this executor; `pages` are the origins whose pages may send requests, as for `Cors`."""
         self._pages = pages
         self._sampling = sampling
         self._executor = executor
@@ -161,7 +161,7 @@ class OpenAI:
         self._listed: tuple[int, bytes] = (0, b"")
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes to register."""
+        """Return the routes to register."""
         return [
             *map(self._route, OPERATIONS),
             web.get("/v1/models", self.list_models),
@@ -175,24 +175,24 @@ class OpenAI:
         return web.post(f"/v1/{operation}", handle, expect_handler=self.invite)
 
     async def invite(self, request: web.Request) -> None:
-        """Say 100 Continue, unless the head alone earns a refusal, which the handler then gives (RFC 9110 10.1.1).
+        """Send 100 Continue, unless the head alone is refused; the handler then sends the refusal (RFC 9110 10.1.1).
 
         Raises:
-            HTTPExpectationFailed: something else is expected.
+            HTTPExpectationFailed: the client expects anything else.
 
         """
         if request.headers.get("Expect", "").lower() != "100-continue":
             raise web.HTTPExpectationFailed
-        with suppress(RequestError, ConnectionError):  # who left is noticed when the body is read
+        with suppress(RequestError, ConnectionError):  # a client that left is noticed when the body is read
             check_framing(request)
             self._admitted(request.headers)
             _check_head(request.headers, _kind(request), _length(request), self._limits.body)
             if request.version == HttpVersion11:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                request.writer.output_size = 0  # the answer proper has not begun
+                request.writer.output_size = 0  # the final answer has not begun
 
     async def routed(self, request: web.Request, operation: Operation) -> web.StreamResponse:
-        """Answer a request by the model it names."""
+        """Route a request by the model that it names, and answer it."""
         client = WebClient(request)
         asked = Asked(
             operation,
@@ -213,7 +213,7 @@ class OpenAI:
         return client.response
 
     async def answer(self, asked: Asked, client: Client) -> web.Response | None:
-        """Get the client its answer; what comes back is still to be sent, and says why there is none.
+        """Answer the client; a response that is returned is still to be sent, and says why no deployment answered.
 
         Raises:
             RequestError: the request is refused; nothing has been sent.
@@ -254,7 +254,7 @@ class OpenAI:
         try:
             unanswered = await self._executor.run(ask, snapshot, route, client)
         except ClientLeftError:
-            return None  # what has been begun is all there will be
+            return None  # there is nobody to send the rest to
         except UnreplaceableModelError as error:
             raise RequestError(400, str(error), param="model") from error
         return None if unanswered is None else unanswered_response(unanswered, ask.model)
@@ -285,7 +285,7 @@ class OpenAI:
         return None if clients is None else admitted(headers, clients)
 
     def forwarded(self, headers: CIMultiDictProxy[str]) -> Fields:
-        """Give the header fields of a request that pass to an upstream."""
+        """Return the header fields of a request that pass to an upstream."""
         passing = {"Content-Type": JSON, "Accept": "*/*"}
         for name in _FORWARDED if self._sampling else _FORWARDED + _TRACE:
             value = headers.get(name)
@@ -307,7 +307,7 @@ class OpenAI:
         return snapshot
 
     async def list_models(self, request: web.Request) -> web.Response:
-        """Answer `GET /v1/models`; the body is made once a generation."""
+        """Answer `GET /v1/models`; the body is built once per generation."""
         snapshot = self._shown_to(request)
         if self._listed[0] != snapshot.generation:
             data = [self._model(model) for model in snapshot.models]
@@ -315,7 +315,7 @@ class OpenAI:
         return web.Response(body=self._listed[1], content_type="application/json")
 
     async def show_model(self, request: web.Request) -> web.Response:
-        """Answer `GET /v1/models/{id}`, an alias included."""
+        """Answer `GET /v1/models/{id}`, for an alias as well."""
         snapshot = self._shown_to(request)
         name = request.match_info["id"]
         route = snapshot.routes.get(name)
@@ -325,7 +325,7 @@ class OpenAI:
         return web.Response(body=_json(self._model(model)), content_type="application/json")
 
     def _model(self, model: Model) -> dict[str, object]:
-        """Describe a model as OpenAI does, with what vLLM and SGLang say beside that, which their tools ask for."""
+        """Describe a model as OpenAI does, with the fields that vLLM and SGLang add and their tools read."""
         told = {"id": model.id, "object": "model", "created": self._created, "owned_by": "hybrid-inference-gateway"}
         length = model.metadata.get("context_length")
         longest = {} if length is None else {"max_model_len": length}
@@ -357,16 +357,16 @@ def _refused(  # noqa: PLR0917 - what is known of it
 
 
 def _json(value: object) -> bytes:
-    return msgspec.json.encode(value, enc_hook=dict)  # a frozen mapping is the one thing that it does not know
+    return msgspec.json.encode(value, enc_hook=dict)  # a frozen mapping is the one type that it does not know
 
 
 def kept(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
-    """Give what is needed of a head when another one says the same."""
+    """Return the fields of a head that are needed again when the next head is the same."""
     return CIMultiDictProxy(CIMultiDict((name, value) for name in _KEPT for value in headers.getall(name, ())))
 
 
 def _kind(request: web.Request) -> str:
-    """Give the media type: JSON where none is told, unless a browser asks, which sends that without a preflight."""
+    """Return the media type; JSON without the field, except from a browser, which needs no preflight to omit it."""
     if "Content-Type" in request.headers:
         return media_type(request.headers["Content-Type"])
     return "" if "Origin" in request.headers else JSON
@@ -397,7 +397,7 @@ async def read_body(content: StreamReader, limits: Limits, length: int) -> bytes
     """Read the body.
 
     Raises:
-        RequestError: 413 above the limit, 408 when it stalls (RFC 9110 15.5.14, 15.5.9), 400 when it breaks off.
+        RequestError: 413 above the limit, 408 when it stalls (RFC 9110 15.5.14, 15.5.9), 400 when it is badly framed.
 
     """
     try:
@@ -412,7 +412,7 @@ async def read_body(content: StreamReader, limits: Limits, length: int) -> bytes
 
 
 async def _arrived(content: StreamReader, limits: Limits, expected: int) -> bytes:
-    """Gather a body in one buffer: parts that are joined in the end would be there twice."""
+    """Collect a body in one buffer: joining its parts at the end would hold it in memory twice."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     body = BytesIO()
@@ -431,7 +431,7 @@ async def _arrived(content: StreamReader, limits: Limits, expected: int) -> byte
 
 
 def _make_room(body: BytesIO, length: int) -> None:
-    """Give a buffer its final length: one that grows moves now and then, and is there twice meanwhile."""
+    """Extend a buffer to its final length: one that grows is moved at times, and is in memory twice meanwhile."""
     size = body.tell()
     body.seek(length - 1)
     body.write(b"\0")
@@ -439,10 +439,10 @@ def _make_room(body: BytesIO, length: int) -> None:
 
 
 def peek_body(body: bytes) -> Peek:
-    """Read what routing needs to know of a body.
+    """Decode what routing needs to know of a body.
 
     Raises:
-        RequestError: it is no JSON object, or `model` or `stream` are not what they should be.
+        RequestError: it is not a JSON object, or `model` or `stream` is not valid.
 
     """
     if not body:
@@ -452,7 +452,7 @@ def peek_body(body: bytes) -> Peek:
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # the cause would carry the body along
+        # the cause would hold the body
         raise RequestError(400, f"the body is not valid JSON: {_position(error, body)}", code="invalid_json") from None
 
 
@@ -470,14 +470,14 @@ def _field_error(message: str) -> RequestError:
 
 
 def _position(error: Exception, body: bytes) -> str:
-    """Keep the place and drop what the decoder may quote of the body."""
+    """Return the position, without anything that the decoder may quote from the body."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
     _, marker, told = str(error).partition("(byte ")
     place = int(told.rstrip(")")) if marker else len(body)
-    if not marker or "hex escape" in str(error) or "surrogate" in str(error):  # a half at the end is as one cut short
+    if not marker or "hex escape" in str(error) or "surrogate" in str(error):  # a half at the end reads as cut short
         begins = max(0, place - _PAIR)
         for half in _HALF.finditer(body[begins:place]):
             at = begins + half.start()
@@ -489,5 +489,5 @@ def _position(error: Exception, body: bytes) -> str:
 
 
 def _is_escape(body: bytes, at: int) -> bool:
-    """Tell whether the backslash there is not itself escaped."""
+    """Return whether the backslash there is not itself escaped."""
     return not (at - len(body[:at].rstrip(b"\\"))) % 2

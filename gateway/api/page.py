@@ -1,7 +1,7 @@
 """`GET /`: the page for people. Its files are in the package, and are read once, when the gateway starts.
 
-Nothing on it may come from elsewhere, and nothing in it is a script but its script files: what is shown (model names,
-faults) is the word of others.
+The page may load nothing from elsewhere, and only its script files may run as scripts: what it shows (model names,
+faults) is not trusted.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 _HEADERS: Final = {
-    "Cache-Control": "no-cache",  # asked for each time, and answered with 304 until an upgrade
+    "Cache-Control": "no-cache",  # revalidated each time, and answered with 304 until an upgrade
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -46,7 +46,7 @@ class Page:
         self.assets: dict[str, Asset] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes to register."""
+        """Return the routes to register."""
         return [
             web.get("/", self.index),
             web.get("/dashboard", self.index),
@@ -62,7 +62,7 @@ class Page:
         return self._answer(request, _INDEX)
 
     async def asset(self, request: web.Request) -> web.Response:
-        """Answer with one of its files; a name that is none of theirs is not looked for on the disk."""
+        """Answer with one of the page's files; an unknown name is not looked up on disk."""
         return self._answer(request, request.match_info["name"])
 
     def _answer(self, request: web.Request, name: str) -> web.Response:
@@ -79,7 +79,7 @@ class Page:
 
 
 def read() -> dict[str, Asset]:
-    """Read every file of the page that a browser asks for, by its path below the page's folder. Blocking."""
+    """Read every file of the page that a browser requests, by its path below the page's folder. Blocking."""
     found: dict[str, Asset] = {}
     for file in sorted(_FOLDER.rglob("*")):
         content_type = _TYPES.get(file.suffix)

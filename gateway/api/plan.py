@@ -1,4 +1,4 @@
-"""`GET /routing/plan`: what the plan in force says, for who wants to compare another with it. No key is in it."""
+"""`GET /routing/plan`: the plan in force, for comparing another one with it. It shows no keys."""
 
 import msgspec
 from aiohttp import web
@@ -11,7 +11,7 @@ PATH = "/routing/plan"
 
 
 class InForce(msgspec.Struct, frozen=True):
-    """A plan in force; without a configuration, generation 0 and no plan. `hash` names the files' content."""
+    """The plan in force; without a configuration, generation 0 and no plan. `hash` identifies the files' content."""
 
     generation: int
     hash: str | None
@@ -19,7 +19,7 @@ class InForce(msgspec.Struct, frozen=True):
 
 
 def plan_routes(manager: RoutingManager) -> list[web.RouteDef]:
-    """Give the routes to register."""
+    """Return the routes to register."""
 
     async def plan(request: web.Request) -> web.Response:
         snapshot = manager.snapshot

@@ -1,4 +1,4 @@
-"""`GET /stats`: what the ledger says of the last hours, by model, by deployment and by client."""
+"""`GET /stats`: what the ledger holds about the last hours, by model, by deployment and by client."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ _OFF: Final = "there is no ledger: give routing.yaml `ledger: {url: sqlite:///le
 
 
 class Stats:
-    """The handler of `/stats`. One question is answered at a time, in a thread that no stop waits for."""
+    """The handler of `/stats`. One question is answered at a time, in a thread that shutdown does not wait for."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Stats:
         current: Callable[[], Snapshot | None],
         open_reader: Callable[[Place, float], AbstractContextManager[Reader]] = reader_at,
     ) -> None:
-        """Ask this ledger; `current` gives the snapshot in force, which knows aliases."""
+        """Query this ledger; `current` returns the snapshot in force, which knows aliases."""
         self._ledger = ledger
         self._current = current
         self._open_reader = open_reader
@@ -47,11 +47,11 @@ class Stats:
         self._threads = DaemonThreads("stats")
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes to register."""
+        """Return the routes to register."""
         return [web.get("/stats", self.stats)]
 
     async def stats(self, request: web.Request) -> web.Response:
-        """Tell of the last hours.
+        """Report on the last hours.
 
         Raises:
             RequestError: 400 for a bad parameter, 503 when there is no ledger, or when it cannot be read in time.
@@ -69,7 +69,7 @@ class Stats:
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     async def _asked(self, place: Place, question: Question) -> Answer:
-        """Have it answered and let the next one ask; not to be cancelled: a thread goes on when its client leaves."""
+        """Answer in a thread, then release the lock; never cancelled: the thread goes on when its client leaves."""
         try:
             self._ledger.settle()
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, place, question)
@@ -77,7 +77,7 @@ class Stats:
             self._one.release()
 
     def _answer(self, place: Place, question: Question) -> Answer:
-        """Look into the ledger, once what waits is written. Blocking."""
+        """Query the ledger, once waiting rows are written. Blocking."""
         self._ledger.flush(_FLUSH_SECONDS)
         with self._open_reader(place, _SECONDS) as reader:
             answer = stats(reader, question, time.time())
@@ -109,7 +109,7 @@ def _hours(text: str) -> float:
 
 
 def _name(query: Mapping[str, str], parameter: str) -> str | None:
-    """Read a name; an empty one stands for none."""
+    """Read a name; an empty one counts as absent."""
     text = query.get(parameter) or None
     if text is not None and (len(text) > _LONGEST or not text.isprintable()):
         raise _bad(parameter, f"expected at most {_LONGEST} printable characters")

@@ -1,7 +1,7 @@
-"""Requests that come back: where a base URL leads to the gateway itself, each one would be asked of it again and again.
+"""Request loops: where a base URL leads to the gateway itself, each request would come back to it again and again.
 
-A gateway names itself in Via (RFC 9110 7.6.3). Of what others say there, only the names of such gateways are passed on,
-so that a loop over two of them is noticed too, and no upstream learns what stands before the first.
+A gateway names itself in Via (RFC 9110 7.6.3). Of the other names there, only those of such gateways are passed on, so
+that a loop through two of them is detected too, and no upstream learns what is in front of the first.
 """
 
 import re
@@ -14,14 +14,14 @@ _OURS: Final = re.compile(r"1\.1 hybrid-inference-gateway-[0-9a-f]{8}\Z")
 
 
 class Via:
-    """The name of one gateway, made up when it starts."""
+    """The name of one gateway, drawn at random when it starts."""
 
     def __init__(self, dice: Callable[[], float]) -> None:
-        """`dice` gives a float in [0, 1)."""
+        """Draw the name; `dice` returns a float in [0, 1)."""
         self._own = f"1.1 hybrid-inference-gateway-{int(dice() * 2**32):08x}"
 
     def onwards(self, came: Iterable[str]) -> str:
-        """Give the field for a request that came with these."""
+        """Return the field for a request that came with these."""
         return ", ".join([*(name for name in _names(came) if _OURS.match(name)), self._own])
 
     def check(self, came: Iterable[str]) -> None:

@@ -1,1 +1,1 @@
-"""Files to frozen documents, or every fault with its place."""
+"""Configuration files parsed into frozen documents, or into every fault with its position."""

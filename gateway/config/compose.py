@@ -1,8 +1,8 @@
-"""YAML text to nodes, with every mark kept.
+"""YAML text composed into nodes that keep their positions.
 
-The events of libyaml are composed here and not by PyYAML: its composer is recursive C, which deep nesting crashes, and
-it cannot tell an explicit tag from an implied one. A problem that leaves the rest readable is a `Bad` node or stands
-beside the root; one that does not raises `UnreadableError`. No message quotes the text.
+libyaml's events are composed here and not by PyYAML: its composer is recursive C code, which deep nesting crashes, and
+it cannot distinguish an explicit tag from an implied one. A problem that leaves the rest readable becomes a `Bad` node
+or the document's `extra`; any other raises `UnreadableError`. No message quotes the text.
 """
 
 import re
@@ -17,7 +17,7 @@ from msgspec import Struct
 from gateway.config.scalars import LONE_SURROGATE
 
 Mark = tuple[int, int]
-"""Line and column, both from 1."""
+"""Line and column, both counted from 1."""
 
 DEEPEST = 32
 
@@ -50,7 +50,7 @@ _ADVICE = (
     ),
     ("<block end>", False, "found wrong indentation, expected a key or '- ' that is indented like its siblings"),
     ("<document start>", False, "found text behind the end of a value, or wrong indentation"),
-    ("maximum nesting depth", False, _NESTED),  # of libyaml, which may look that far ahead
+    ("maximum nesting depth", False, _NESTED),  # libyaml's own limit, which its look-ahead may reach first
     ("alphabetic or numeric", False, "found '*' or '&' without a name: quote the value"),
     ("line break", False, _BEHIND),
     ("indentation indicator", False, _BEHIND),
@@ -59,7 +59,7 @@ _ADVICE = (
 
 
 class Scalar(Struct, frozen=True):
-    """A scalar; `plain` when it stood without quotes."""
+    """A scalar; `plain` in YAML's sense: neither quoted nor a block ('|' or '>')."""
 
     mark: Mark
     text: str
@@ -74,7 +74,7 @@ class Items(Struct, frozen=True):
 
 
 class Pairs(Struct, frozen=True):
-    """A mapping, as it was written: keys may be of any kind and stand twice."""
+    """A mapping as written: keys may be of any kind, and may be duplicated."""
 
     mark: Mark
     pairs: "tuple[tuple[Node, Node], ...]"
@@ -91,19 +91,19 @@ Node = Scalar | Items | Pairs | Bad
 
 
 class Composed(Struct, frozen=True):
-    """A document: absent `root` when there is none; `extra` is where a second one starts."""
+    """A document; `root` is None when the text holds none, `extra` is where a second document starts."""
 
     root: Node | None
     extra: Mark | None = None
 
     def parts(self) -> "list[Node]":
-        """Give the nodes two levels below the root: most of the document, in pieces."""
+        """Return the items of the lists in the root mapping: most of the document, in pieces."""
         values = [value for _, value in self.root.pairs] if isinstance(self.root, Pairs) else []
         return [item for value in values if isinstance(value, Items) for item in value.items]
 
 
 class UnreadableError(Exception):
-    """Text that is no YAML; `mark` is where it goes wrong, (0, 0) for the file as a whole."""
+    """Text that cannot be read as YAML; `mark` is where it goes wrong, (0, 0) for the file as a whole."""
 
     def __init__(self, mark: Mark, message: str) -> None:
         super().__init__(message)
@@ -112,10 +112,10 @@ class UnreadableError(Exception):
 
 
 def decode(content: bytes) -> str:
-    """Read bytes as UTF-8; a byte order mark is passed over.
+    """Decode bytes as UTF-8, without a byte order mark.
 
     Raises:
-        UnreadableError: they are something else.
+        UnreadableError: they are not UTF-8.
 
     """
     content = content.removeprefix(BOM_UTF8)
@@ -130,7 +130,7 @@ def compose(text: str) -> Composed:
     """Compose the one document in `text`.
 
     Raises:
-        UnreadableError: it is no YAML, holds control characters, or is nested too deeply.
+        UnreadableError: it is not YAML, holds control characters, or is nested too deeply.
 
     """
     if (odd := _UNPRINTABLE.search(text)) is not None:
@@ -159,7 +159,7 @@ def _unreadable(error: yaml.YAMLError, text: str) -> UnreadableError:
 
 
 def _inside(mark: yaml.Mark | None, text: str) -> Mark:
-    """Bring a mark behind the text's end back to the end of its last line."""
+    """Move a mark that is past the end of the text back to the end of its last non-blank line."""
     if mark is None:
         return 0, 0
     end = _mark_after(text.rstrip())
@@ -224,7 +224,7 @@ class _Composer:
             yield self._swallowed(event) or node
 
     def _swallowed(self, event: yaml.Event) -> Bad | None:
-        """Tell of an item that YAML takes for more text of the one above it, because it is indented more."""
+        """Report an item that YAML reads as more text of the item above it, because it is indented further."""
         if not isinstance(event, yaml.ScalarEvent) or not event.implicit[0]:
             return None
         (first, _), last = _mark(event), cast("yaml.Mark", event.end_mark)

@@ -1,8 +1,8 @@
-"""models.yaml and routing.yaml as frozen documents: what every field is called, holds and means.
+"""models.yaml and routing.yaml as frozen documents: the name, type and meaning of every field.
 
-The descriptions go into the JSON Schema, so that editors show them. A document is valid once it exists; it is made from
-plain data whose variables are expanded (`load.py`). In any mapping an interpolated text that is empty means none: the
-field takes its default.
+The descriptions go into the JSON Schema, so that editors show them. A document that exists is valid; it is built from
+plain data in which variables have been expanded (`load.py`). In any mapping, interpolated text that comes out empty
+counts as absent: the field takes its default.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ from gateway.config.fields import (
 
 
 class Document(BaseModel):
-    """What all parts of both files share: frozen, no unknown keys, no value in the text of an error."""
+    """What all parts of both files share: frozen, no unknown keys, no value in an error message."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
@@ -56,7 +56,7 @@ _DEFAULT = object()
 
 
 def _settled(field: FieldInfo | None, value: object) -> object:
-    """Let a field that holds nothing take its default: a list or mapping with nothing below it, an empty variable."""
+    """Make an empty field take its default: a list or mapping with nothing below it, or an empty variable."""
     if field is None or field.is_required() or not (value is None or is_nothing(value)):
         return value
     if field.default is None:
@@ -66,7 +66,7 @@ def _settled(field: FieldInfo | None, value: object) -> object:
 
 
 class Timeouts(Document):
-    """How long an attempt may take, in seconds; 0 stands for no limit. Defaults are routing.yaml's, then these."""
+    """How long an attempt may take, in seconds; 0 means no limit. The defaults are routing.yaml's, then these."""
 
     connect: Timeout | None = Field(None, description="Until there is a connection. Default: 2.")
     first_token: Interval | None = Field(
@@ -82,7 +82,7 @@ class Timeouts(Document):
 
 
 class RouteEntry(Document):
-    """One deployment of a model: what it does not say, it inherits from the model."""
+    """One deployment of a model, from which it inherits what it leaves out."""
 
     kind: Kind | None = Field(
         None, description="The adapter that talks to this endpoint; default: the model's provider."
@@ -107,7 +107,7 @@ class RouteEntry(Document):
 
 
 class ModelEntry(Document):
-    """One model: its public names, its deployments, and what /v1/models tells of it."""
+    """One model: its public names, its deployments, and what /v1/models reports about it."""
 
     id: Text = Field(description="The public id that clients ask for.")
     name: Text | None = Field(None, description="The display name, given out by /v1/models.")
@@ -144,7 +144,7 @@ class ModelEntry(Document):
     owned_by: Text | None = Field(None, description="Who made or serves it.")
 
     def metadata(self) -> Mapping[str, object]:
-        """Give the display name and the metadata fields that are set, as frozen JSON."""
+        """Return the display name and the metadata fields that are set, as frozen JSON."""
         told = ((name, getattr(self, name)) for name in METADATA)
         return MappingProxyType({name: value for name, value in told if value is not None})
 
@@ -160,7 +160,7 @@ class ModelsDocument(Document):
 
 
 class SplitEntry(Document):
-    """One endpoint and the models it serves: it makes their deployments there local or remote."""
+    """One endpoint and the models it serves, whose deployments there become local or remote."""
 
     endpoint: BaseUrl = Field(
         description="The endpoint. Compared with models.yaml by origin and path, without a trailing slash or /v1."
@@ -203,7 +203,7 @@ class Logging(Document):
 
 
 class LedgerEntry(Document):
-    """Where a row is kept of each request, and for how long."""
+    """Where a row about each request is kept, and for how long."""
 
     url: LedgerPlace = Field(
         None, description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE. Default: there is no ledger."
@@ -212,14 +212,14 @@ class LedgerEntry(Document):
 
 
 class ClientEntry(Document):
-    """One who may ask."""
+    """A client that may ask for models."""
 
     name: Text = Field(description="Its name in the log.")
     api_key: ClientKey = Field(description="The key that it sends as Authorization: Bearer. Write it as ${VARIABLE}.")
 
 
 class Retries(Document):
-    """What bounds the attempts of a request, and the second tries of a model's requests."""
+    """Limits on the attempts of a request, and on the second tries of a model's requests."""
 
     attempts: Attempts = Field(6, description="Attempts a request may make in all.")
     ratio: Share = Field(
@@ -230,7 +230,7 @@ class Retries(Document):
 
 
 class BreakerEntry(Document):
-    """When a deployment is left out for its failures, and for how long."""
+    """When a deployment is left out because of its failures, and for how long."""
 
     failures: Failures = Field(5, description="Failures in a row that open it.")
     hold: Timeout = Field(15.0, description="Seconds until a request may try again.")

@@ -1,14 +1,14 @@
 """`${VAR}` and `${VAR:-default}` in the text of a value.
 
-The grammar, read from left to right, once; what a variable holds is not read again:
+The grammar, read once from left to right; the value of a variable is not expanded again:
 
     text      = ( "$$" | reference | any other character )*
     reference = "${" name "}" | "${" name ":-" text "}"
     name      = [A-Za-z_][A-Za-z0-9_]*
 
-`$$` is a dollar. A `$` before anything but `$` and `{` is itself. As in a shell, the default also stands in for a
-variable that is set to nothing, ends at the first `}` that closes no reference of its own, and is only looked at when
-it is needed.
+`$$` is a dollar sign. A `$` before anything but `$` and `{` stands for itself. As in a shell, the default also replaces
+a variable that is set but empty, ends at the first `}` that does not close a reference inside the default, and is
+evaluated only when it is needed.
 """
 
 import io
@@ -26,9 +26,9 @@ _DEEPEST = 16
 
 
 class Interpolated(str):
-    """Text that came out of variables.
+    """Text in which variables were expanded.
 
-    `variables` are their names, in the order they were read. Its repr shows the names and never the text.
+    `variables` are their names, in the order in which they were read. The repr shows the names, never the text.
     """
 
     __slots__ = ("variables",)
@@ -36,7 +36,7 @@ class Interpolated(str):
     variables: tuple[str, ...]
 
     def __new__(cls, text: str, variables: tuple[str, ...]) -> Self:
-        """Make one; `variables` holds at least one name."""
+        """Create the text; `variables` holds at least one name."""
         made = super().__new__(cls, text)
         made.variables = variables
         return made
@@ -46,7 +46,7 @@ class Interpolated(str):
 
     @property
     def source(self) -> str:
-        """How the variables stand in the file: `${A}${B}`."""
+        """The variables as references: `${A}${B}`."""
         return "".join(f"${{{name}}}" for name in self.variables)
 
 
@@ -71,9 +71,9 @@ _Parts = tuple[str | _Reference, ...]
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Replace the references in `text`; an `Interpolated` when there were any, else plain text.
+    """Replace the references in `text`; return an `Interpolated` if there were any, else plain text.
 
-    Raises MalformedReferenceError, or UnsetVariablesError with all the names that are missing.
+    Raises MalformedReferenceError, or UnsetVariablesError with the names of all the variables that are missing.
     """
     if "$" not in text:
         return text
@@ -126,9 +126,9 @@ def _evaluate(parts: _Parts, variables: Mapping[str, str], used: list[str], unse
 
 
 def read_env(text: str) -> tuple[dict[str, str], tuple[int, ...]]:
-    """Read a `.env`: its variables, and the lines (from 1) that are no assignment.
+    """Read a `.env`: return its variables, and the lines (from 1) that are not assignments.
 
-    python-dotenv parses it; references inside it are left as they stand. A name without `=` sets nothing.
+    python-dotenv parses it; references in it are not expanded. A name without `=` sets nothing.
     """
     from dotenv.parser import parse_stream  # noqa: PLC0415 - half a MB of memory that most configurations do not need
 
@@ -138,6 +138,6 @@ def read_env(text: str) -> tuple[dict[str, str], tuple[int, ...]]:
 
 
 def _line(original: "Original") -> int:
-    """Give the line of a statement; the blank ones before it are part of it."""
+    """Return the line of a statement; python-dotenv makes the blank lines before it part of it."""
     blank = original.string[: len(original.string) - len(original.string.lstrip())]
     return original.line + blank.count("\n")

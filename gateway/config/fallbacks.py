@@ -1,6 +1,6 @@
-"""Fallbacks over all models: each is a model of the file, none leads back to where it began, and chains are short.
+"""Checks on the fallbacks of all models: each is a model of the file, there are no cycles, and chains are short.
 
-Works on the raw data, so that these faults are found beside those of the schema.
+They work on the raw data, so that these faults are reported together with those of the schema.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ from gateway.config.strict_yaml import Tree, items, member
 LONGEST_CHAIN: Final = 3
 
 _Edges = dict[int, dict[int, Path]]
-"""By a model's place in its list: the places of the models that it falls back to, and where each is named."""
+"""For each model, by its index in the list: the indices of its fallbacks, and the path where each is named."""
 
 
 def check_fallbacks(tree: Tree, names: Names) -> Iterator[Fault]:
-    """Give the faults of the fallbacks in a models.yaml."""
+    """Yield the faults in the fallbacks of a models.yaml."""
     edges: _Edges = {}
     known = Suggestions(names.written())
     for path, name in _named(tree):
@@ -46,7 +46,7 @@ def _named(tree: Tree) -> Iterator[tuple[Path, str]]:
 
 
 def _rings(tree: Tree, edges: _Edges) -> Iterator[Fault]:
-    """Tell of each ring at the last of its models; what else its models are in is for when it is mended."""
+    """Report each cycle at its last model; other cycles of its models are reported once it is fixed."""
     while ring := _ring(edges):
         last = ring.index(max(ring))
         ring = [*ring[last:], *ring[:last]]
@@ -57,7 +57,7 @@ def _rings(tree: Tree, edges: _Edges) -> Iterator[Fault]:
 
 
 def _ring(edges: Mapping[int, Mapping[int, Path]]) -> list[int]:
-    """Give the models of one ring, each followed by the one that it falls back to."""
+    """Return the models of one cycle, each followed by the one that it falls back to; empty if there is none."""
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
@@ -67,7 +67,7 @@ def _ring(edges: Mapping[int, Mapping[int, Path]]) -> list[int]:
 
 
 def _long_chains(tree: Tree, edges: _Edges) -> Iterator[Fault]:
-    """Tell of each chain that is one too long, where it begins; what leads to one is not told of again."""
+    """Report each chain that is one fallback too long, where it begins; chains that lead into it are not reported."""
     chains: dict[int, list[int]] = {}
     for model in TopologicalSorter(edges).static_order():
         longest = max((chains[target] for target in edges.get(model, ())), key=len, default=[])

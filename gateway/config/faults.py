@@ -11,7 +11,7 @@ MOST_COMPARISONS: Final = 10_000
 
 
 class Fault(Struct, frozen=True):
-    """One thing wrong with a file; a notice (a warning) has the same shape.
+    """One thing that is wrong with a file; a notice (a warning) has the same shape.
 
     `line` and `column` count from 1; line 0 stands for the file as a whole. `path` leads to the value inside the
     document, such as `models[0].route[1].weight`; it is empty for the document itself.
@@ -25,7 +25,7 @@ class Fault(Struct, frozen=True):
 
     @classmethod
     def whole(cls, file: Path | str, message: str) -> "Fault":
-        """Make a fault of a file as a whole."""
+        """Create a fault about a file as a whole."""
         return cls(str(file), 0, 0, "", message)
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Fault(Struct, frozen=True):
         return ": ".join(part for part in (place, self.path, self.message) if part)
 
     def as_dict(self) -> dict[str, str | int]:
-        """Give the fault as a JSON-ready mapping; what is no text in a name of a file, or elsewhere, is escaped."""
+        """Return the fault as a JSON-ready mapping; lone surrogates (a file name that is not UTF-8) are escaped."""
         return {
             "file": _escaped(self.file),
             "line": self.line,
@@ -44,7 +44,7 @@ class Fault(Struct, frozen=True):
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be served; `faults` are all that were found, and its text has one a line."""
+    """A configuration that cannot be served; `faults` are all that were found, and its text has one per line."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -59,9 +59,9 @@ def _escaped(text: str) -> str:
 
 
 class Suggestions:
-    """Known names, the closest of which is offered for each wrong one, as the tail of a message.
+    """Known names, the closest of which is offered for each wrong one, as the end of a message.
 
-    A comparison costs about 40 us: once 10,000 are made, only words that have been asked for before get an offer.
+    A comparison costs about 40 us: after 10,000 of them, only words that were looked up before get an offer.
     """
 
     def __init__(self, known: Iterable[str]) -> None:
@@ -79,7 +79,7 @@ class Suggestions:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Offer the known name closest to `word`, as the tail of a message; empty when none is close.
+    """Offer the known name closest to `word`, as the end of a message; empty when none is close.
 
     >>> nearest("wieght", ["weight", "name"])
     ", did you mean 'weight'?"

@@ -1,6 +1,6 @@
 """The kinds of value that the fields of both files hold, and what each refuses.
 
-Numbers, counts and flags accept an interpolated text that reads as one (`"${FRACTION:-0.6}"`), and no other text.
+Numbers, counts and flags accept interpolated text that reads as one (`"${FRACTION:-0.6}"`), and no other text.
 A refusal is a PydanticCustomError of type `expected` (the rest of "found X, expected ...") or `found` (a whole
 message, for a value that must not be shown).
 """
@@ -58,7 +58,7 @@ _PATH = re.compile(r"/[!-\"$-~]*")
 class Unset:
     """Stands for the value of a variable that is not set, or that is empty where an address is needed.
 
-    `written` is an address as it stands in the file, a part of which may be a secret; empty for a key.
+    `written` is an address as written in the file, part of which may be a secret; it is empty for a key.
     """
 
     variable: str
@@ -97,7 +97,7 @@ def _path(text: str) -> str:
 
 
 def _key(value: object) -> object:
-    """Make a secret of a key; RFC 9110 5.5 leaves visible ASCII as what every field value may hold."""
+    """Wrap a key as a secret; visible ASCII is what every field value may hold (RFC 9110 5.5)."""
     if value is None or value == "" or isinstance(value, Unset | SecretStr):
         return value or None
     if not isinstance(value, str):
@@ -109,19 +109,19 @@ def _key(value: object) -> object:
 
 
 def _client_key(value: object) -> object:
-    """Make a secret of a key that has to be there: without one, anybody would be that client."""
+    """Wrap a required key as a secret: without a key, anybody would count as that client."""
     if isinstance(value, Interpolated) and not value:
         return Unset(value.variables[0])
     return _key(value) or _refuse_unseen("found no key, expected the one that this client sends")
 
 
 def _some(value: object) -> object:
-    """Refuse nothing, where it could be meant as none, and would be taken for all."""
+    """Refuse an empty value, which may be meant as none but would be treated as all."""
     return _refuse("at least one entry, or leave it out") if value is None or is_nothing(value) else value
 
 
 def _base_url(value: object) -> object:
-    """Check a base URL (RFC 3986, RFC 9110 4.2); it is kept as it was written."""
+    """Check a base URL (RFC 3986, RFC 9110 4.2); it is kept as written."""
     if isinstance(value, Unset):
         return value
     if not isinstance(value, str):
@@ -184,14 +184,14 @@ def _ledger_place(value: object) -> object:
 
 
 def is_nothing(value: object) -> bool:
-    """Tell whether an interpolated text came out empty."""
+    """Return whether interpolated text came out empty."""
     return isinstance(value, Interpolated) and not value
 
 
 def freeze(value: object) -> object:
-    """Give plain data as immutable data: tuples and read-only mappings, all the way down.
+    """Return plain data as immutable data: tuples and read-only mappings, all the way down.
 
-    Interpolated text becomes the scalar that it reads as; a key whose value came out empty is left out.
+    Interpolated text becomes the scalar that it reads as; a key whose value came out empty is dropped.
     """
     if isinstance(value, Mapping):
         return MappingProxyType({key: freeze(item) for key, item in value.items() if not is_nothing(item)})

@@ -1,4 +1,4 @@
-"""Variables in a file's data: where one that is not set may wait, and where it is a fault."""
+"""Variables in a file's data: where an unset one is tolerated, and where it is a fault."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,10 +20,10 @@ _SHELLS: Final = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 def interpolate(
     tree: Tree, variables: Mapping[str, str], suggested: Iterable[str]
 ) -> tuple[tuple[Fault, ...], tuple[Fault, ...]]:
-    """Expand the variables in every text of a tree's data, in place; give the faults, and the notices.
+    """Expand the variables in every string of a tree's data, in place; return the faults, and the notices.
 
-    `suggested` are names to offer for an unset variable. One in an address or a key becomes `Unset`, and so does an
-    address that comes out empty.
+    `suggested` are names to offer for an unset variable. An address or a key with an unset variable becomes `Unset`,
+    and so does an address that comes out empty.
     """
     walk = _Walk(tree, variables, Suggestions(suggested))
     tree.data = walk.value(tree.data, ())

@@ -2,7 +2,7 @@
 
 The forms are SQLAlchemy's for SQLite and libpq's for PostgreSQL
 (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS). A URL may hold a password: it is
-never shown, and of a URL that came out of variables nothing but their names is.
+never shown, and a URL that came from variables is shown as their names alone.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ _EXAMPLES = "sqlite:///ledger.db or postgresql://user@host/database"
 
 
 class BadPlaceError(ValueError):
-    """Text that names no ledger; the message shows nothing of it."""
+    """Text that does not name a ledger; the message quotes none of it."""
 
 
 class Place(Struct, frozen=True):
-    """Where a ledger is; `shown` is that without a secret.
+    """Where a ledger is; `shown` is the same without secrets.
 
-    `path` is the file of a SQLite ledger, relative to the working directory.
+    `path` is the file of a SQLite ledger, relative to the working directory unless absolute.
     """
 
     kind: Literal["sqlite", "postgresql"]
@@ -37,10 +37,10 @@ class Place(Struct, frozen=True):
 
     @classmethod
     def of(cls, url: str) -> "Place":
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            BadPlaceError: it is none, or of another kind.
+            BadPlaceError: it is not a URL, or a URL of another kind.
 
         """
         told = url.source if isinstance(url, Interpolated) else None
@@ -54,7 +54,7 @@ class Place(Struct, frozen=True):
         raise BadPlaceError(f"found a URL of another kind, expected {_EXAMPLES}")
 
     def secrets(self) -> frozenset[str]:
-        """Give what no log line may hold."""
+        """Return what no log line may contain."""
         return frozenset(_secrets(self.url.get_secret_value())) if self.kind == "postgresql" else frozenset()
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ def _path(text: str) -> str:
 
 
 def _split(text: str) -> SplitResult:
-    """Take a connection URI apart; libpq allows several hosts, each with a port, where a URL has one."""
+    """Split a connection URI; libpq allows several hosts, each with a port, where a URL has one."""
     malformed = BadPlaceError(f"found a URL with a malformed host or port, expected {_EXAMPLES}")
     try:
         url = urlsplit(text)

@@ -1,6 +1,6 @@
-"""Both files at once: what was read becomes frozen documents, or every fault.
+"""Both files at once, parsed into frozen documents or into every fault.
 
-The one way in: `sources.read` does the I/O, `parse` is pure and raises for nothing that stands in a file.
+The only way in: `sources.read` does the I/O; `parse` is pure, and raises for nothing that a file may contain.
 """
 
 import json
@@ -38,9 +38,9 @@ _ALIKE = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What two files said: the documents that are valid, and all faults and notices of both.
+    """The content of both files: the documents that are valid, and all faults and notices.
 
-    `models` is absent only with a fault; `routing` is absent with a fault, or when there is no routing.yaml.
+    `models` is None only with a fault; `routing` is None with a fault, or when there is no routing.yaml.
     """
 
     models: ModelsDocument | None
@@ -50,16 +50,16 @@ class Loaded:
     _trees: Mapping[str, Tree] = field(repr=False, compare=False)
 
     def fault(self, source: Literal["models", "routing"], path: Path, message: str) -> Fault:
-        """Make a fault (or a notice) about the value at a path, placed there or at the nearest parent in the file."""
+        """Create a fault (or notice) about the value at a path, located there or at the nearest parent in the file."""
         return self._trees[source].fault(path, message)
 
     def let_go(self) -> None:
-        """Free what the files held beside the documents; no fault can be placed any more."""
+        """Free everything that was read except the documents; after that, faults can no longer be located."""
         for tree in self._trees.values():
             tree.let_go()
 
     def at(self, source: Literal["models", "routing"], path: Path) -> object:
-        """Give the plain data at a path, what came out of variables as `Interpolated`; absent where there is none."""
+        """Return the plain data at a path, text from variables as `Interpolated`; None where there is none."""
         try:
             return self._trees[source].at(path)
         except LookupError:
@@ -67,7 +67,7 @@ class Loaded:
 
 
 def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> Loaded:
-    """Make documents of what was read; `environ` wins over the `.env`. Never raises: faults are in the answer."""
+    """Build documents from what was read; `environ` wins over the `.env`. Never raises: faults are in the result."""
     env = _read_env(sources.env, files)
     variables = _Variables({**env.values, **environ}, environ, tuple(env.values))
     models = _models(sources, files, variables)
@@ -90,7 +90,7 @@ def parse(sources: Sources, files: ConfigFiles, environ: Mapping[str, str]) -> L
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Variables:
-    """`values` are all of them; `environ` those of the environment, `suggested` the names in the `.env`."""
+    """`values` are all variables, `environ` those of the environment; `suggested` are the names in the `.env`."""
 
     values: Mapping[str, str]
     environ: Mapping[str, str]
@@ -157,7 +157,7 @@ def _without_routing(sources: Sources, files: ConfigFiles, variables: _Variables
 
 
 def _misnamed(sources: Sources, path: FilePath) -> str | None:
-    """Say that a file is there under another name than its own, if one is."""
+    """Return a message that the file is there with another suffix, if it is."""
     other = misnamed(path)
     if other is None or str(other) not in sources.misnamed:
         return None
@@ -167,7 +167,7 @@ def _misnamed(sources: Sources, path: FilePath) -> str | None:
 def _tree(
     content: bytes, file: str, variables: _Variables, if_empty: str
 ) -> tuple[Tree, tuple[Fault, ...], tuple[Fault, ...]]:
-    """Read a file's data; give it with its faults and notices."""
+    """Read a file's data; return it with its faults and notices."""
     tree, faults = read_yaml(content, file)
     if tree.data is None or (tree.data == {} and not faults):
         tree.data = Broken()
@@ -195,12 +195,12 @@ def _is_deprecated(data: object, name: str) -> bool:
 
 
 def _is_misspelt(key: str, known: Iterable[str]) -> bool:
-    """Tell whether a key is one of today's but for a letter or two: `local_deployments`."""
+    """Return whether a key is a known one but for a letter or two, such as `local_deployments`."""
     return bool(get_close_matches(key.casefold(), known, n=1, cutoff=_ALIKE))
 
 
 def _deprecated(names: Names) -> str:
-    """Show the smallest file of today, on one line: YAML's flow style is JSON with fewer quotes."""
+    """Return a message that shows the smallest new file, on one line: YAML's flow style is JSON with fewer quotes."""
     model = json.dumps(next(names.written(), "llama-3.3-70b-instruct"), ensure_ascii=False).replace("$", "$$")
     smallest = f'local_deployment: [{{endpoint: "http://localhost:8000", models: [{model}]}}]'
     return f"found the deprecated deployment format, expected a routing.yaml such as {smallest} (see {_MIGRATION})"

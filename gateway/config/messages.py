@@ -1,4 +1,4 @@
-"""What pydantic refuses, in the words of a fault: "found X, expected Y"."""
+"""Pydantic's errors in the wording of faults: "found X, expected Y"."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ _CALLED_SO = {
 
 
 def explain(document: type[BaseModel], error: ValidationError, tree: Tree) -> tuple[Fault, ...]:
-    """Give the faults behind a validation error of a tree's data; values that are `Broken` have theirs already."""
+    """Return the faults behind a validation error of a tree's data; `Broken` values already have theirs."""
     details = error.errors(include_url=False, include_input=False)
     return tuple(fault for detail in details for fault in _explained(document, detail, tree))
 
@@ -60,7 +60,7 @@ def _explained(document: type[BaseModel], detail: ErrorDetails, tree: Tree) -> I
             yield tree.fault(path, detail["ctx"]["message"])
         case "literal_error":
             yield tree.fault(path, _unknown_choice(value, path, _CHOICE.findall(detail["ctx"]["expected"])))
-        case "too_short" if value:  # pydantic counts the items that are valid, and each of the others has its own fault
+        case "too_short" if value:  # pydantic counts the valid items only, and each of the others has its own fault
             return
         case kind:
             expected = _EXPECTED.get(kind, "another kind of value").format(**detail.get("ctx", {}))

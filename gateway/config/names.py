@@ -1,6 +1,6 @@
-"""Names over both files: every id and alias is unique, and routing.yaml lists models that models.yaml knows.
+"""Checks on names across both files: ids and aliases are unique, and models.yaml has all models of routing.yaml.
 
-Works on the raw data, so that these faults are found beside those of the schema.
+They work on the raw data, so that these faults are reported together with those of the schema.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ from gateway.config.strict_yaml import Broken, Tree, items, member
 
 
 class Names(Struct, frozen=True):
-    """The ids and aliases of a models.yaml, with the place of their model in its list; `faults` are those given twice.
+    """The ids and aliases of a models.yaml, with the index of their model in its list; `faults` reports duplicates.
 
-    `readable` is false when there is no list of models to know any from.
+    `readable` is false when there is no list of models to take names from.
     """
 
     file: str
@@ -39,7 +39,7 @@ class Names(Struct, frozen=True):
         return cls(tree.file, models, tuple(faults), isinstance(member(tree.data, "models"), list))
 
     def check(self, routing: Tree) -> Iterator[Fault]:
-        """Give the faults of the models that a routing.yaml lists."""
+        """Yield the faults in the models that a routing.yaml lists."""
         known = Suggestions(self.written())
         for group in ("local_deployment", "remote_deployment"):
             for place, entry in enumerate(items(member(routing.data, group))):
@@ -59,7 +59,7 @@ class Names(Struct, frozen=True):
                 yield routing.fault(here, f"found {shown(name, here)}, expected each model once: see {dotted(first)}")
 
     def written(self) -> Iterator[str]:
-        """Give the names that are written out in the file."""
+        """Yield the names that the file spells out, without those from variables."""
         return (name for name in self.models if type(name) is str)
 
 

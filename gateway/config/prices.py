@@ -1,9 +1,10 @@
-"""The prices that costs are worked out from: each a number, in US dollars a token (`request`: a request).
+"""The prices that costs are computed from: numbers, in US dollars per token (`request`: per request).
 
 Names and meaning are OpenRouter's (https://openrouter.ai/docs/api-reference/list-available-models). A `pricing` may
-hold other names, which may hold any text: /v1/models shows them, and no cost comes of them.
+hold other names with any text: /v1/models shows them, and they count towards no cost.
 
-Works on the raw data, so that these faults are found beside those of the schema; what is no price at all has its own.
+The checks work on the raw data, so that these faults are reported together with those of the schema. A value that is
+not a price at all has a fault of its own.
 """
 
 import re
@@ -22,7 +23,7 @@ _NUMBER: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{
 
 
 def unreadable_prices(tree: Tree) -> Iterator[Fault]:
-    """Give the faults of the counted prices that are text which is no number, or that no token can cost."""
+    """Yield a fault for each counted price that is text but not a number, or is above 1,000 US dollars."""
     for path, pricing in _pricings(tree):
         for name, value in pricing.items():
             at = (*path, name)
@@ -36,9 +37,9 @@ def unreadable_prices(tree: Tree) -> Iterator[Fault]:
 
 
 def odd_prices(tree: Tree) -> Iterator[Fault]:
-    """Give notices about pricings that no cost comes of, and about prices that look like those of a million tokens.
+    """Yield notices about pricings without a counted price, and about prices that look like those of a million tokens.
 
-    `input` and `output` are what others call prices.
+    Other products call their prices `input` and `output`.
     """
     for path, pricing in _pricings(tree):
         if pricing and COUNTED.isdisjoint(pricing):
@@ -52,7 +53,7 @@ def odd_prices(tree: Tree) -> Iterator[Fault]:
 
 
 def _number(value: object) -> float:
-    """Read a price; 0 where it is none."""
+    """Read a price; 0 where the value is not one."""
     if isinstance(value, str):
         return float(value) if _NUMBER.fullmatch(value) else 0.0
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
@@ -66,7 +67,7 @@ def _pricings(tree: Tree) -> Iterator[tuple[Path, dict[str, object]]]:
 
 
 def _entries(tree: Tree) -> Iterator[tuple[Path, object]]:
-    """Give all that may have a `pricing`."""
+    """Yield everything that may have a `pricing`, with its path."""
     for place, model in enumerate(items(member(tree.data, "models"))):
         yield ("models", place), model
         for at, entry in enumerate(items(member(model, "route"))):

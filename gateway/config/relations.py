@@ -1,6 +1,7 @@
-"""What two values of routing.yaml have to be to each other.
+"""Checks on values of routing.yaml that constrain each other.
 
-Works on the raw data, so that these faults are found beside those of the schema; a value that is no number has its own.
+They work on the raw data, so that these faults are reported together with those of the schema. A value that is not a
+number has a fault of its own.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ _CLIENTS: Final = "clients"
 
 
 def unrelated(tree: Tree) -> Iterator[Fault]:
-    """Give the faults of a routing.yaml whose values are not what they have to be to each other."""
+    """Yield the faults of a routing.yaml whose values contradict each other."""
     short, connect = _given(tree, ("timeout",)), _given(tree, _CONNECT)
     if short is not None and connect is not None:
         told = f"found {shown(connect, _CONNECT)} beside a timeout of {shown(short, ('timeout',))}"
@@ -33,7 +34,7 @@ def unrelated(tree: Tree) -> Iterator[Fault]:
 
 
 def odd_checks(tree: Tree) -> Iterator[Fault]:
-    """Give a notice where a routing.yaml says how endpoints are probed, and not how often, or next to always."""
+    """Yield a notice where a routing.yaml says how endpoints are probed but not how often, or probes them too often."""
     checks = _given(tree, _CHECKS)
     if isinstance(checks, dict) and checks and "interval" not in checks:
         yield tree.fault(_CHECKS, "nothing is probed without an interval: write one, or 0 where that is meant")
@@ -61,7 +62,7 @@ def _holds(tree: Tree) -> Iterator[Fault]:
 
 
 def _same_clients(tree: Tree) -> Iterator[Fault]:
-    """Give a fault for each client that has the name or the key of another one."""
+    """Yield a fault for each client that has the name or the key of another one."""
     entries = _given(tree, (_CLIENTS,))
     for part, called in (("name", "name"), ("api_key", "key")):
         known: dict[str, int] = {}
@@ -73,7 +74,7 @@ def _same_clients(tree: Tree) -> Iterator[Fault]:
 
 
 def _given(tree: Tree, path: Path) -> object:
-    """Give the value at a path; nothing where it is left out, has a fault, or comes out of its variables empty."""
+    """Return the value at a path; None where it is left out, has a fault, or is interpolated text that is empty."""
     try:
         value = tree.at(path)
     except LookupError:
@@ -82,6 +83,6 @@ def _given(tree: Tree, path: Path) -> object:
 
 
 def _number(value: object) -> float | None:
-    """Read a positive number as the fields do; a value that is none has a fault of its own."""
+    """Read a positive number as the fields do; None for any other value, which needs no check here."""
     read = resolve(value) if isinstance(value, Interpolated) else value
     return read if isinstance(read, int | float) and not isinstance(read, bool) and read > 0 else None

@@ -1,13 +1,13 @@
 """Plain (unquoted) YAML scalars, read by the core schema of YAML 1.2.2 (section 10.3.2).
 
-A scalar that YAML 1.1 reads as something else than 1.2 does is a surprise: whoever wrote it meant one of the two.
+A scalar that YAML 1.1 and 1.2 read differently is a surprise: its author may have meant either.
 """
 
 import math
 import re
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-"""What no UTF-8 text holds; an escape in YAML, or bytes in the environment, can make one."""
+"""What UTF-8 text cannot hold; an escape in YAML, or bytes in the environment, can produce one."""
 
 Scalar = bool | int | float | str | None
 
@@ -59,7 +59,7 @@ _SURPRISES = (
 
 
 def resolve(text: str) -> Scalar:
-    """Give the value of a plain scalar; a number that is too large for a double comes out infinite."""
+    """Return a plain scalar's value; a number too large for a double, or an integer of over 40 digits, is infinite."""
     if text in _NULL:
         return None
     if text in _TRUE or text in _FALSE:
@@ -74,7 +74,7 @@ def resolve(text: str) -> Scalar:
 
 
 def surprise(text: str) -> str | None:
-    """Say why a plain scalar is a surprise, and what to write, as a message's tail; absent when it is none."""
+    """Return why a plain scalar is a surprise, and what to write, as the end of a message; None if it is not one."""
     for pattern, advice in _SURPRISES:
         if pattern.fullmatch(text):
             return advice

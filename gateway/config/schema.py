@@ -1,7 +1,7 @@
-"""JSON Schemas of both files (draft 2020-12), for editors that complete and underline.
+"""JSON Schemas of both files (draft 2020-12), for completion and error marking in editors.
 
-They come from the documents, and differ where what is written differs from what it becomes: a number, a flag or a
-choice may be written as `${VARIABLE}`, health_check as a bare number, and a list or mapping may have nothing below it.
+They are derived from the documents, and differ where a file may be written differently from what it becomes: a number,
+a flag or a choice as `${VARIABLE}`, health_check as a bare number, and a list or mapping with nothing below it.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _KEPT_OUTSIDE = ("description", "default")
 
 
 def schema(which: Literal["models", "routing"]) -> dict[str, object]:
-    """Give the JSON Schema of models.yaml or routing.yaml."""
+    """Return the JSON Schema of models.yaml or routing.yaml."""
     made = _adapted(_DOCUMENTS[which].model_json_schema())
     for part in (made, *made["$defs"].values()):
         _let_be_empty(part)
@@ -30,7 +30,7 @@ def schema(which: Literal["models", "routing"]) -> dict[str, object]:
 
 
 def _adapted(node: Any) -> Any:  # noqa: ANN401 - a JSON Schema is any JSON
-    """Drop titles and null defaults; let what is no text be written as a variable."""
+    """Drop titles and null defaults; allow a variable where only a number, a flag or a choice would fit."""
     if isinstance(node, list):
         return [part for item in node for part in _flattened(_adapted(item))]
     if not isinstance(node, dict):

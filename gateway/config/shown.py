@@ -1,4 +1,4 @@
-"""How values, keys and paths stand in messages: shortened, and hidden where they could be a secret."""
+"""How values, keys and paths appear in messages: shortened, and hidden where they could be a secret."""
 
 import re
 from collections.abc import Iterable
@@ -19,19 +19,19 @@ _HARMLESS = frozenset({"first_token"})
 
 
 def is_secret(path: Path) -> bool:
-    """Tell whether a value is, or stands below, something named like a secret."""
+    """Return whether a value is, or is below, something named like a secret."""
     return any(isinstance(step, str) and _SECRET_NAME.search(step) and step not in _HARMLESS for step in path)
 
 
 def shortened(text: str) -> str:
-    """Cut text to 40 characters, and where something in it looks like the start of a secret: all of `user:key@host`."""
+    """Cut text to 40 characters, or where a secret seems to start, which in `user:key@host` is at the beginning."""
     start = _SECRET_STARTS.search(text)
     end = 0 if ":" in text.rpartition("@")[0] else min(_LONGEST, start.end() if start else _LONGEST)
     return text if len(text) <= end else text[:end] + "..."
 
 
 def shown(value: object, path: Path) -> str:
-    """Describe the value at `path`, as it stands after "found"."""
+    """Describe the value at `path`, as it appears after "found" in a message."""
     if isinstance(value, Interpolated):
         return f"the {'' if value else 'empty '}value of {value.source}"
     if isinstance(value, list | dict):
@@ -46,7 +46,7 @@ def shown(value: object, path: Path) -> str:
 
 
 def dotted(path: Path) -> str:
-    """Write a path: `models[0].route[1].weight`; it ends at the first step that is named like a secret."""
+    """Format a path as `models[0].route[1].weight`; it ends at the first step that is named like a secret."""
     return "".join(_steps(path)).removeprefix(".")
 
 

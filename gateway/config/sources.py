@@ -1,4 +1,4 @@
-"""Where the configuration stands on disk, and what was read there."""
+"""Where the configuration is on disk, and what was read from there."""
 
 import hashlib
 import os
@@ -15,14 +15,14 @@ from gateway.config.faults import ConfigError, Fault
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 _READ_ONCE: Final = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 _LARGEST: Final = 64 << 20
-"""Bytes of a file: a hundred thousand models, and not all of an endless device."""
+"""Bytes that a file may have: enough for a hundred thousand models, and a bound on an endless device."""
 _OTHER_SUFFIX: Final = {".yaml": ".yml", ".yml": ".yaml"}
 
 
 class ConfigFiles(Struct, frozen=True):
-    """The files that make a configuration.
+    """The files that make up a configuration.
 
-    `is_env_named` tells that `env` is one that was asked for, and not what stands beside the folder or does not.
+    `is_env_named` is true when `env` was asked for, rather than being the optional file beside the folder.
     """
 
     models: Path
@@ -32,7 +32,7 @@ class ConfigFiles(Struct, frozen=True):
 
     @classmethod
     def of(cls, config_dir: Path, environ: Mapping[str, str], env_file: Path | None = None) -> "ConfigFiles":
-        """Name the files of a config folder; MODELS_CONFIG and ROUTING_CONFIG each name a single file instead."""
+        """Return the files of a config folder; MODELS_CONFIG and ROUTING_CONFIG each name a single file instead."""
         parent = config_dir / ".." if config_dir.name in {"", ".."} else config_dir.parent
         return cls(
             models=Path(environ.get("MODELS_CONFIG") or config_dir / "models.yaml"),
@@ -44,10 +44,10 @@ class ConfigFiles(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the files hold; absent where there is no such file. Its repr shows no content.
+    """The content of the files; None where there is no such file. The repr shows no content.
 
     `legacy` names a file of the deprecated format (`deployment*.yaml`) beside routing.yaml, or where that would be.
-    `misnamed` are files that end otherwise (`routing.yml`) in the place of those that are absent.
+    `misnamed` are files with the other suffix (`routing.yml`) in the place of those that are absent.
     """
 
     models: bytes | None = field(repr=False)
@@ -58,7 +58,7 @@ class Sources:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the content of models.yaml and routing.yaml."""
+        """Twelve hexadecimal digits that identify the content of models.yaml and routing.yaml."""
         parts = (
             b"-" if content is None else b"%d:%b" % (len(content), content) for content in (self.models, self.routing)
         )
@@ -66,7 +66,7 @@ class Sources:
 
 
 def read(files: ConfigFiles) -> Sources:
-    """Read the files; blocks.
+    """Read the files. Blocking.
 
     Raises:
         ConfigError: a file cannot be read, is a pipe or a socket, or too large; it names each such file and the reason.
@@ -84,14 +84,14 @@ def read(files: ConfigFiles) -> Sources:
 
 
 def is_legacy(name: str) -> bool:
-    """Tell whether a file's name is one of the deprecated format."""
+    """Return whether a file's name is one of the deprecated format."""
     return name.startswith("deployment") and name.endswith((".yaml", ".yml"))
 
 
 def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] = _ABSENT) -> bytes | None:
-    """Read a file, or nothing where there is none; a folder beside the configuration's is no `.env` (some keep a venv).
+    """Read a file; None where there is none, or where `.env` is a folder, in which some keep a virtual environment.
 
-    A pipe is not opened: that would wait for its writer, and a second reading would find it empty.
+    A pipe is not opened: that would wait for its writer, and a second read would find it empty.
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
@@ -112,7 +112,7 @@ def _content(path: Path, faults: list[Fault], absent: tuple[type[OSError], ...] 
 
 
 def misnamed(path: Path) -> Path | None:
-    """Give what a file would be called that is meant to be this one, and ends as YAML files also do."""
+    """Return the path with the other suffix of YAML files (`.yml` for `.yaml`); None if it has neither."""
     other = _OTHER_SUFFIX.get(path.suffix)
     return path.with_suffix(other) if other else None
 

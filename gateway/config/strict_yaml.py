@@ -1,11 +1,11 @@
-"""Strict YAML: bytes to plain data with the place of every value, or every fault.
+"""Strict YAML: bytes parsed into plain data with the position of every value, or into every fault.
 
-What comes out is the JSON subset: mappings with text as keys, lists, text, numbers, booleans, nothing. Refused are
-tags, merge keys, keys that are no text or stand twice, several documents, and what `scalars.py` calls a surprise. An
-alias repeats the value of its anchor, within bounds.
+The result is the JSON subset: mappings with text as keys, lists, text, numbers, booleans, null. Tags, merge keys, keys
+that are not text or are duplicated, several documents, and what `scalars.py` calls a surprise are refused. An alias
+repeats the value of its anchor, within limits.
 
-A value with a fault is `Broken` in the data, so that whoever reads on can leave it alone and find further faults.
-A fault never quotes the file but for a single value or key, and not even that where it could be a secret.
+A value with a fault is `Broken` in the data, so that later checks can skip it and find further faults. A fault quotes
+no more of the file than a single value or key, and not even that where it could be a secret.
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ from gateway.config.shown import Path, dotted, is_secret, shortened
 
 MOST_VALUES = 1_000_000
 _WORDS: dict[Path, frozenset[str]] = {("models", "rescue"): frozenset({"on", "off"})}
-"""Values that are no surprise in these fields, by the list and the key: they are among the field's own words."""
+"""Words that are no surprise as values of these fields, by list and key: the field itself defines them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Stands for a value that has a fault already; `text` is what was written, where it was a scalar."""
+    """Stands for a value that already has a fault; `text` is what was written, if it was a scalar."""
 
     text: str = field(default="", repr=False)
 
 
 @dataclass(slots=True)
 class Tree:
-    """A file's data, and where everything in it stands; without a document the data is nothing."""
+    """A file's data, and the position of everything in it; without a document the data is None."""
 
     file: str
     data: object = field(default=None, repr=False)
@@ -38,7 +38,7 @@ class Tree:
     values: dict[Path, Mark] = field(default_factory=dict, repr=False)
 
     def fault(self, path: Path, message: str, *, at_key: bool = False) -> Fault:
-        """Make a fault at a path, placed at its value (or its key), or at the nearest parent that is there."""
+        """Create a fault about a path, located at its value (or its key), or at the nearest parent that exists."""
         place = path
         while place and place not in self.values:
             place = place[:-1]
@@ -47,7 +47,7 @@ class Tree:
         return Fault(self.file, line, column, dotted(path), message)
 
     def let_go(self) -> None:
-        """Free what is held, in pieces: to free it all at once would let no other thread run for as long."""
+        """Free the data in pieces: freeing it all at once would keep every other thread from running meanwhile."""
         for marks in (self.keys, self.values):
             while marks:
                 marks.popitem()
@@ -57,10 +57,10 @@ class Tree:
         self.data = None
 
     def at(self, path: Path) -> object:
-        """Give the value at a path; a `Broken` one as soon as the path leads through it.
+        """Return the value at a path, or the first `Broken` value that the path leads through.
 
         Raises:
-            LookupError: there is none.
+            LookupError: there is no such value.
 
         """
         value = self.data
@@ -78,17 +78,17 @@ class Tree:
 
 
 def member(value: object, key: str) -> object:
-    """Give a mapping's value; nothing where it has no such key, or is no mapping."""
+    """Return a mapping's value; None where it has no such key, or is not a mapping."""
     return value.get(key) if isinstance(value, dict) else None
 
 
 def items(value: object) -> list[object]:
-    """Give a list's items; none where it is no list."""
+    """Return a list's items; an empty list where it is not a list."""
     return value if isinstance(value, list) else []
 
 
 def read_yaml(content: bytes, file: str) -> tuple[Tree, tuple[Fault, ...]]:
-    """Read a file; its data is `Broken` when it is no YAML. Never raises for what it reads."""
+    """Parse a file; its data is `Broken` when it is not YAML. Never raises for what it reads."""
     tree = Tree(file)
     try:
         composed = compose(decode(content))
@@ -103,13 +103,13 @@ def read_yaml(content: bytes, file: str) -> tuple[Tree, tuple[Fault, ...]]:
         return tree, (Fault(file, *error.mark, "", error.message),)
     nodes = composed.parts()
     del composed
-    while nodes:  # to free them all at once would let no other thread run for as long
+    while nodes:  # freeing them all at once would keep every other thread from running
         nodes.pop()
     return tree, tuple(expansion.faults)
 
 
 class _Expansion:
-    """Nodes to data, aliases followed; fills the tree's marks and collects faults."""
+    """Turns nodes into data, following aliases; fills the tree's marks and collects faults."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree

@@ -1,4 +1,4 @@
-"""Requests as a box reads them, and the answers it gives: texts, tool calls, vectors."""
+"""Requests as a box reads them, and its answers: texts, tool calls, vectors."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ _OPENING = re.compile(r"(\S+)( \S+)( \S+\.)")
 
 
 class PrefillRefusedError(ValueError):
-    """The box does not continue an assistant's message; the message says why."""
+    """The box does not continue an assistant message; the error's text says why."""
 
 
 class Message(msgspec.Struct):
@@ -35,7 +35,7 @@ class Message(msgspec.Struct):
     content: str | list[Json] | None = None
 
     def text(self) -> str:
-        """Give the text parts."""
+        """Return the text parts, joined."""
         parts = [{"text": self.content}] if isinstance(self.content, str) else self.content or []
         return " ".join(str(part["text"]) for part in parts if "text" in part)
 
@@ -49,7 +49,7 @@ class _Tool(msgspec.Struct):
 
 
 class Asked(msgspec.Struct):
-    """A body of a chat, a completion or embeddings, as far as a simulated box reads it."""
+    """The body of a request for a chat, a completion or embeddings, as far as a simulated box reads it."""
 
     model: str
     messages: list[Message] = []
@@ -67,21 +67,21 @@ class Asked(msgspec.Struct):
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
 
     def called_tool(self) -> str | None:
-        """Name the first tool, unless tools are off or the conversation ends with a tool's result."""
+        """Return the name of the first tool, unless tools are off or the conversation ends with a tool's result."""
         off = self.tool_choice == "none" or any(last.role == "tool" for last in self.messages[-1:])
         return self.tools[0].function.name if self.tools and not off else None
 
     def last_user_text(self) -> str:
-        """Give what the user said last."""
+        """Return the text of the user's last message."""
         return next((message.text() for message in reversed(self.messages) if message.role == "user"), "")
 
     def texts(self, *, without_last: bool = False) -> list[str]:
-        """Give all texts of the prompt, or all but the last message's."""
+        """Return all texts of the prompt, or all but the last message's."""
         messages = self.messages[:-1] if without_last else self.messages
         return [*(message.text() for message in messages), *texts(self.prompt)]
 
     def begun(self, prefill: Prefill) -> str | None:
-        """Give the assistant's text that the answer continues, or None for an answer of its own.
+        """Return the assistant's text that the answer continues, or None for a new answer.
 
         Raises:
             PrefillRefusedError: it cannot be continued.
@@ -98,10 +98,10 @@ class Asked(msgspec.Struct):
 
 
 class Answer:
-    """A completion, to be given whole or in chunks. Its pieces are its tokens: text, or a tool's arguments."""
+    """A completion, sent whole or in chunks. Its pieces are its tokens: text, or a tool's arguments."""
 
     def __init__(self, asked: Asked, said: tuple[str, ...], begun: str | None, box: str, *, chat: bool) -> None:
-        """Say what is `said`, or, with a text `begun`, what is left of that; `box` is the name of who says it."""
+        """Answer with `said`, or with the rest of it after a text `begun`; `box` is the name of the box."""
         self._asked = asked
         self._chat = chat
         self._tool = asked.called_tool() if chat and begun is None else None
@@ -113,7 +113,7 @@ class Answer:
         self._frame: Json = {"created": int(time.time()), "model": asked.model, "system_fingerprint": box}
 
     def reply(self) -> Reply:
-        """Give the parts, as they were asked for."""
+        """Return the answer in the form that was requested."""
         if not self._asked.stream:
             return Reply.whole(msgspec.json.encode(self._whole()), len(self._pieces))
         return Reply(
@@ -176,19 +176,19 @@ def texts(value: Input) -> list[str]:
 
 
 def introduction(name: str, tokens: int) -> tuple[str, ...]:
-    """Give a text that says which box speaks."""
+    """Return a text that names the box."""
     return _said(("I", " am", f" {name}."), tokens)
 
 
 def deterministic(prompt: Iterable[str], tokens: int) -> tuple[str, ...]:
-    """Give a text that depends on the prompt alone."""
+    """Return a text that depends on the prompt alone."""
     return _said(("Answer", " to", f" {hashlib.sha256(chr(0).join(prompt).encode()).hexdigest()[:8]}."), tokens)
 
 
 def continued(own: tuple[str, ...], begun: str) -> tuple[str, ...]:
-    """Give what is left of a text from where it stops; the first piece may be the rest of a word.
+    """Return the rest of a text that has `begun`; the first piece may be the rest of a word.
 
-    The text may be another box's. One that no box says is followed by a whole one.
+    The text may be another box's. One that no box says is followed by a whole text.
     """
     opening = _OPENING.match(begun)
     said = _said(opening.groups(), len(own)) if opening else own
@@ -221,7 +221,7 @@ def _usage(prompt: Iterable[str], pieces: tuple[str, ...]) -> Json:
 
 
 def words(prompt: Iterable[str]) -> int:
-    """Count the words, which are a prompt's tokens."""
+    """Count the words, which stand for a prompt's tokens."""
     return sum(len(text.split()) for text in prompt)
 
 

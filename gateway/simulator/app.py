@@ -1,4 +1,4 @@
-"""The application of a box: paths, and the control requests."""
+"""The application of a box: its paths, and the control requests."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ STATE = web.AppKey("state", State)
 def create_simulator(
     box: Box, *, sleep: Sleep = asyncio.sleep, clock: Callable[[], float] = time.monotonic
 ) -> web.Application:
-    """Make the application of a box; `app[STATE]` is its state, `clock` is monotonic, in seconds."""
+    """Create the application of a box; `app[STATE]` is its state, `clock` is monotonic, in seconds."""
     state = State.of(box)
     handlers = _Handlers(box, state, sleep, clock)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[handlers.ask_for_key])
@@ -45,7 +45,7 @@ def create_simulator(
 
 
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
-    """A control request: what it does not name stays. No fault at all is an empty list."""
+    """A control request: what it does not name is unchanged. An empty list removes all faults."""
 
     healthy: bool | None = None
     first_token: NotNegative | None = None

@@ -15,15 +15,15 @@ Prefill = Literal["asked", "always", "ignored", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """What a box is from its start.
+    """The properties with which a box starts.
 
-    `models` are the ids it knows (none: it answers to any); `first_token` is the delay before an answer's first token
-    in seconds; `token_rate` is in tokens a second (0: no waiting); `tokens` is the length of an answer; `api_key` is
-    the bearer token that it asks for.
+    `models` are the ids it knows (none: it accepts any); `first_token` is the delay before an answer's first token
+    in seconds; `token_rate` is in tokens per second (0: no delay); `tokens` is the length of an answer; `api_key` is
+    the bearer token that it requires.
 
-    The text names the box, or, when it is `deterministic`, depends on nothing but what was asked. `prefill` tells what
-    becomes of a chat that ends with an assistant's message: it is continued when `continue_final_message` asks for
-    that (as by vLLM and SGLang), always (llama.cpp), or never, or refused with 400.
+    The text names the box or, when it is `deterministic`, depends on nothing but the prompt. `prefill` says what is
+    done with a chat that ends with an assistant message: it is continued when `continue_final_message` asks for that
+    (as by vLLM and SGLang), always (llama.cpp) or never, or it is refused with 400.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Box:
 
 @dataclass(slots=True)
 class Pending:
-    """A fault and what is left of it: so many requests, or until then on the box's clock; None is no limit."""
+    """A fault and its limits: the requests `left`, and `until` when on the box's clock; None is no limit."""
 
     fault: AnyFault
     left: int | None
@@ -47,7 +47,7 @@ class Pending:
 
 @dataclass(slots=True)
 class State:
-    """How a running box behaves, and what it counts: the streams now open, the requests it took on, the faults."""
+    """How a running box behaves, and what it counts: open streams, accepted requests, faults."""
 
     first_token: float
     token_rate: float
@@ -62,22 +62,22 @@ class State:
 
     @classmethod
     def of(cls, box: Box) -> "State":
-        """Give the state in which a box starts."""
+        """Return the state in which a box starts."""
         return cls(box.first_token, box.token_rate, box.deterministic, box.prefill)
 
     def pace(self, index: int) -> float:
-        """Give the seconds to wait before a token."""
+        """Return the seconds to wait before a token."""
         if not index:
             return self.first_token
         return 1 / self.token_rate if self.token_rate else 0
 
     def plan(self, faults: list[AnyFault], now: float) -> None:
-        """Let these faults happen, one after the other, in place of those that are left; none of them heals the box."""
+        """Schedule these faults, one after the other, in place of those that are left; an empty list heals the box."""
         self.pending = [_pending(fault, now) for fault in faults]
         self.faults_by_model.clear()
 
     def take(self, reply: Reply, model: str, now: float) -> AnyFault | None:
-        """Choose the fault that happens to a reply, and use it up by one."""
+        """Return the fault that a reply gets, if any, and count it as used once."""
         for pending in self._active(now):
             if pending.fault.model in {None, model} and pending.fault.fits(reply):
                 if pending.left is not None:
@@ -86,7 +86,7 @@ class State:
         return None
 
     def take_named(self, fault: AnyFault, reply: Reply, name: str) -> AnyFault | None:
-        """Choose the fault that a model's name asks for, unless it has happened as often as it should."""
+        """Return the fault that a model's name asks for, unless it does not fit or has happened `times` times."""
         over = isinstance(fault.times, int) and self.faults_by_model[name] >= fault.times
         if over or not fault.fits(reply):
             return None
@@ -94,12 +94,12 @@ class State:
         return self._happens(fault)
 
     def loading(self, now: float) -> Loading | None:
-        """Give the fault that keeps the whole box from being ready."""
+        """Return the fault that keeps the whole box from being ready, if any."""
         faults = (each.fault for each in self._active(now) if each.fault.model is None)
         return next((fault for fault in faults if isinstance(fault, Loading)), None)
 
     def told(self, now: float) -> Json:
-        """Give the state for `GET /simulator`; `left` and `lasts` (seconds) are what is left of a fault."""
+        """Return the state for `GET /simulator`; `left` and `lasts` (seconds) are what remains of a fault."""
         own = ("healthy", "first_token", "token_rate", "deterministic", "prefill", "streams")
         return {
             **{name: getattr(self, name) for name in own},

@@ -1,4 +1,4 @@
-"""The words in which servers and providers refuse, each in its own shape."""
+"""The errors of servers and providers, each in its own words and shape."""
 
 import json
 from typing import Literal
@@ -24,7 +24,7 @@ _CODES = {
 
 
 def error(message: str, kind: str | None, code: str | int | None = None, param: str | None = None) -> Json:
-    """Give an error in OpenAI's shape."""
+    """Return an error in OpenAI's shape."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -84,22 +84,22 @@ _TOO_LONG: dict[Dialect, object] = {
 
 
 def refusal(kind: type[web.HTTPError], message: str, code: str | None) -> web.HTTPError:
-    """Give what a handler raises to refuse a request."""
+    """Return the exception that a handler raises to refuse a request."""
     return kind(text=json.dumps(error(message, "invalid_request_error", code)), content_type="application/json")
 
 
 def of_status(status: int) -> Json:
-    """Give an error that goes with a status."""
+    """Return an error that goes with a status."""
     return error(f"Simulated: status {status}.", *_CODES.get(status, ("server_error", None)))
 
 
 def too_long(says: Dialect) -> object:
-    """Give the error for a prompt of 9001 tokens where 8192 fit."""
+    """Return the error for a prompt of 9001 tokens where 8192 fit."""
     return _TOO_LONG[says]
 
 
 def against_policy(says: PolicyDialect) -> Json:
-    """Give the error for a prompt that the provider's content filter turns down, as OpenAI and Azure tell it."""
+    """Return the error for a prompt that the provider's content filter rejects, in the words of OpenAI or Azure."""
     if says == "openai":
         text = "Your request was rejected as a result of our safety system."
         return error(text, "invalid_request_error", "content_policy_violation")
@@ -108,7 +108,7 @@ def against_policy(says: PolicyDialect) -> Json:
 
 
 def loading(says: LoadingDialect) -> bytes:
-    """Give the body of the 503 while a model is loading: llama.cpp names the reason, vLLM's and SGLang's is empty."""
+    """Return the body of the 503 while a model loads: llama.cpp states the reason, vLLM's and SGLang's is empty."""
     if says == "vllm":
         return b""
     return json.dumps({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}).encode()

@@ -1,12 +1,11 @@
-"""What a box may do wrong: one class a kind, with its parameters and the script that it makes of a reply.
+"""The faults of a box: one class per kind, with its parameters and the script that it makes of a reply.
 
-A fault holds for one request, for `times` requests, for ever, or for as many seconds as it `lasts`; `model` keeps it
-to one model. Requests that it does not fit are answered as ever and do not use it up. Where a number of tokens is
-asked for that the answer does not have, the fault comes after the last one. Called with a reply, a fault gives the
-script of what happens instead.
+A fault applies to one request, to `times` requests, for ever, or for `lasts` seconds; `model` limits it to one model.
+Requests that it does not fit are answered as usual and do not use it up. If it should come after more tokens than the
+answer has, it comes after the last one. Called with a reply, a fault yields the script of what happens instead.
 """
 
-# ruff: noqa: D102 - a kind is told of in its class, and its one method is that of all kinds
+# ruff: noqa: D102 - each class describes its kind, and all kinds have the same one method
 
 import math
 from dataclasses import replace
@@ -28,26 +27,26 @@ _PAGE = b"<!doctype html><title>Sign in</title><p>Sign in to go on.\n"
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
-    """What all kinds share. Without `times` and `lasts`, a control request's fault holds for one request."""
+    """What all kinds share. Without `times` and `lasts`, a control request's fault applies to one request."""
 
     model: str | None = None
     times: Positive | Literal["forever"] | None = None
     lasts: NotNegative | None = None
 
     def fits(self, reply: Reply) -> bool:  # noqa: ARG002 - for those that do not fit every reply
-        """Whether it can happen to this reply."""
+        """Return whether the fault can happen to this reply."""
         return True
 
 
 class _OfTokens(Fault, frozen=True, kw_only=True):
-    """Happens between tokens, so embeddings are safe from it."""
+    """A fault between tokens, which embeddings do not have."""
 
     def fits(self, reply: Reply) -> bool:
         return bool(reply.pieces)
 
 
 class _OfStreams(Fault, frozen=True, kw_only=True):
-    """Happens between events, so answers that are no streams are safe from it."""
+    """A fault between events, which only streams have."""
 
     def fits(self, reply: Reply) -> bool:
         return reply.is_stream
@@ -74,7 +73,7 @@ class ContextLength(Fault, frozen=True, kw_only=True, tag="context_length"):
 
 
 class ContentFilter(Fault, frozen=True, kw_only=True, tag="content_filter"):
-    """400: the prompt is against the provider's policy."""
+    """400: the prompt violates the provider's policy."""
 
     says: errors.PolicyDialect = "openai"
 
@@ -83,7 +82,7 @@ class ContentFilter(Fault, frozen=True, kw_only=True, tag="content_filter"):
 
 
 class Loading(Fault, frozen=True, kw_only=True, tag="loading"):
-    """503 on every path, `/health` among them: the model is loading."""
+    """503 on every path, `/health` included: the model is loading."""
 
     says: errors.LoadingDialect = "llamacpp"
 
@@ -99,7 +98,7 @@ class ErrorBody(Fault, frozen=True, kw_only=True, tag="error_body"):
 
 
 class ErrorEvent(_OfStreams, frozen=True, kw_only=True, tag="error_event"):
-    """200, and an event that is an error in place of the next token."""
+    """200, and an error event in place of the next token."""
 
     tokens: Tokens = 0
 
@@ -109,14 +108,14 @@ class ErrorEvent(_OfStreams, frozen=True, kw_only=True, tag="error_event"):
 
 
 class EmptyBody(Fault, frozen=True, kw_only=True, tag="empty_body"):
-    """200, and nothing."""
+    """200, and an empty body."""
 
     def __call__(self, reply: Reply, _: Pace) -> Script:
         return _at_once(b"", reply.head)
 
 
 class WrongType(Fault, frozen=True, kw_only=True, tag="wrong_type"):
-    """200, and a page for people."""
+    """200, and an HTML page."""
 
     def __call__(self, _: Reply, __: Pace) -> Script:
         return _at_once(_PAGE, Head(content_type="text/html"))
@@ -137,7 +136,7 @@ class Close(Fault, frozen=True, kw_only=True, tag="close"):
 
 
 class Silence(Fault, frozen=True, kw_only=True, tag="silence"):
-    """No answer at all, for so many seconds or for ever; then a FIN."""
+    """No answer at all, for `seconds` or for ever; then a FIN."""
 
     seconds: NotNegative | None = None
 
@@ -146,7 +145,7 @@ class Silence(Fault, frozen=True, kw_only=True, tag="silence"):
 
 
 class Trickle(Fault, frozen=True, kw_only=True, tag="trickle"):
-    """A head of which a byte comes every so many seconds; then the whole answer."""
+    """A head sent at one byte every `seconds`; then the whole body."""
 
     seconds: NotNegative = 1
 
@@ -160,7 +159,7 @@ class Trickle(Fault, frozen=True, kw_only=True, tag="trickle"):
 
 
 class HeadOnly(Fault, frozen=True, kw_only=True, tag="head_only"):
-    """A head, and no body for so many seconds or for ever; then a FIN."""
+    """A head, and no body for `seconds` or for ever; then a FIN."""
 
     seconds: NotNegative | None = None
 
@@ -170,7 +169,7 @@ class HeadOnly(Fault, frozen=True, kw_only=True, tag="head_only"):
 
 
 class Comments(_OfStreams, frozen=True, kw_only=True, tag="comments"):
-    """`count` comments, one every so many seconds; then silence as in `head_only`."""
+    """`count` comments, `every` seconds apart; then silence as in `head_only`."""
 
     count: Tokens = 10
     every: NotNegative = 1
@@ -185,7 +184,7 @@ class Comments(_OfStreams, frozen=True, kw_only=True, tag="comments"):
 
 
 class Late(_OfTokens, frozen=True, kw_only=True, tag="late"):
-    """A first token after so many seconds. A stream's head and role come at once."""
+    """A first token after `seconds`. A stream's head and role come at once."""
 
     seconds: NotNegative = 20
 
@@ -194,7 +193,7 @@ class Late(_OfTokens, frozen=True, kw_only=True, tag="late"):
 
 
 class Cut(_OfTokens, frozen=True, kw_only=True, tag="cut"):
-    """An end after so many tokens: an RST, a FIN inside the body, or the body's clean end."""
+    """An end after `tokens`: an RST, a FIN inside the body, or the body's clean end."""
 
     tokens: Tokens = 5
     end: Literal["reset", "close", "clean"] = "reset"
@@ -208,7 +207,7 @@ class Cut(_OfTokens, frozen=True, kw_only=True, tag="cut"):
 
 
 class Stall(_OfTokens, frozen=True, kw_only=True, tag="stall"):
-    """Silence after so many tokens, for so many seconds or for ever; then a FIN inside the body."""
+    """Silence after `tokens`, for `seconds` or for ever; then a FIN inside the body."""
 
     tokens: Tokens = 5
     seconds: NotNegative | None = None
@@ -219,7 +218,7 @@ class Stall(_OfTokens, frozen=True, kw_only=True, tag="stall"):
 
 
 class Malformed(_OfStreams, frozen=True, kw_only=True, tag="malformed"):
-    """One event that is half a JSON text after so many tokens; the stream goes on."""
+    """One event with half a JSON text after `tokens`; the stream goes on."""
 
     tokens: Tokens = 5
 
@@ -243,7 +242,7 @@ class NoDone(_OfStreams, frozen=True, kw_only=True, tag="no_done"):
 
 
 class HeldOpen(_OfStreams, frozen=True, kw_only=True, tag="held_open"):
-    """A finish reason, no `[DONE]`, and no end for so many seconds or for ever; then a FIN inside the body."""
+    """A finish reason, no `[DONE]`, and no end for `seconds` or for ever; then a FIN inside the body."""
 
     seconds: NotNegative | None = None
 

@@ -15,7 +15,7 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 async def play(request: web.Request, script: Script, sleep: Sleep) -> web.StreamResponse:
-    """Answer a request by a script. A client that leaves ends it."""
+    """Answer a request by performing a script, until the client leaves."""
     response = web.StreamResponse()
     try:
         for step in script:
@@ -49,7 +49,7 @@ def _transport(request: web.Request) -> asyncio.Transport:
 
 
 async def _end(transport: asyncio.Transport, how: End) -> None:
-    """Close with a FIN, or with an RST, which overtakes what the kernel has not got yet."""
+    """Close with a FIN, or with an RST, which discards what the kernel does not have yet."""
     if how is End.CLOSE:
         transport.close()
         return

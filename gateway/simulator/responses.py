@@ -1,4 +1,4 @@
-"""`/v1/responses` as a box answers it: a text, whole or in events.
+"""`/v1/responses` as a box answers it: a text, whole or as events.
 
 https://platform.openai.com/docs/api-reference/responses
 """
@@ -23,7 +23,7 @@ class _Item(msgspec.Struct):
 
 
 class AskedResponse(msgspec.Struct):
-    """A body, as far as a simulated box reads it."""
+    """The body of a request, as far as a simulated box reads it."""
 
     model: str
     input: str | list[_Item] = ""
@@ -32,20 +32,20 @@ class AskedResponse(msgspec.Struct):
     max_output_tokens: Positive | None = None
 
     def texts(self) -> list[str]:
-        """Give all texts of the prompt."""
+        """Return all texts of the prompt."""
         given = [self.input] if isinstance(self.input, str) else [text for item in self.input for text in item.texts()]
         return [self.instructions, *given] if self.instructions else given
 
 
 def response(asked: AskedResponse, said: tuple[str, ...], box: str) -> Reply:
-    """Answer with a text; `box` is the name of who says it."""
+    """Answer with a text; `box` is the name of the box."""
     pieces = said[: asked.max_output_tokens]
     made = _Response(asked, pieces, box, is_whole=len(pieces) == len(said))
     return made.stream() if asked.stream else Reply.whole(msgspec.json.encode(made.whole()), len(pieces))
 
 
 class _Response:
-    """A response that says these pieces, which are its tokens. Mutable: how many events there are."""
+    """A response made of these pieces, which are its tokens. Mutable: the number of events so far."""
 
     def __init__(self, asked: AskedResponse, pieces: tuple[str, ...], box: str, *, is_whole: bool) -> None:
         name = uuid.uuid4().hex
@@ -74,13 +74,13 @@ class _Response:
         }
 
     def whole(self) -> Json:
-        """Give all of it."""
+        """Return the whole response."""
         why = {"reason": "max_output_tokens"} if self._end == "incomplete" else None
         text = "".join(self._pieces)
         return self._state(self._end, [self._item(self._end, [_part(text)])], self._usage) | {"incomplete_details": why}
 
     def stream(self) -> Reply:
-        """Give it event by event."""
+        """Return the response as a stream of events."""
         begun: Json = {"response": self._state("in_progress", [], None)}
         text = "".join(self._pieces)
         opening = (

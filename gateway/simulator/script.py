@@ -1,4 +1,4 @@
-"""What goes over the wire, as values: the steps of a script, and an answer's parts to make scripts of."""
+"""What goes over the wire, as values: the steps of a script, and the parts of an answer that scripts are made of."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 
 Json = dict[str, object]
 Pace = Callable[[int], float]
-"""Gives the seconds to wait before a token, by its number."""
+"""Returns the seconds to wait before a token, by its number from 0."""
 
 EVENT_STREAM = "text/event-stream"
 
@@ -38,13 +38,13 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Send nothing for so many seconds."""
+    """Send nothing for `seconds`."""
 
     seconds: float
 
 
 class End(Enum):
-    """End the connection, whatever is still to come. A script without this step ends its answer well."""
+    """End the connection, whatever is still to be sent. Without this step, the answer ends cleanly."""
 
     RESET = auto()
     CLOSE = auto()
@@ -56,10 +56,10 @@ Script = Iterator[Step]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer's parts, in the order in which they go out.
+    """An answer's parts, sent in this order: head, opening, pieces, closing, done.
 
-    `pieces` are the tokens: an event each in a stream, and in any other body, where a token has no place of its own,
-    equal shares of its bytes. `closing` is never empty, so that an answer is not complete with its last token.
+    `pieces` are the tokens: one event each in a stream; in any other body, where a token has no place of its own, equal
+    shares of the bytes. `closing` is never empty, so that an answer is not complete with its last token.
     """
 
     head: Head
@@ -70,7 +70,7 @@ class Reply:
 
     @classmethod
     def whole(cls, body: bytes, tokens: int) -> "Reply":
-        """Make the reply whose body goes out at once, after so many tokens have been waited for."""
+        """Return the reply whose body is sent at once, after the time that its `tokens` take."""
         end = len(body) - 1
         bounds = [end * index // max(tokens, 1) for index in range(tokens + 1)]
         pieces = tuple(body[start:stop] for start, stop in pairwise(bounds))
@@ -78,7 +78,7 @@ class Reply:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the answer is told event by event."""
+        """Whether the answer is sent event by event."""
         return self.head.content_type == EVENT_STREAM
 
     @property
@@ -87,14 +87,14 @@ class Reply:
         return b"".join((self.opening, *self.pieces, self.closing, self.done))
 
     def script(self, pace: Pace) -> Script:
-        """Give the answer as it should be."""
+        """Yield the steps of the answer without a fault."""
         yield from self.until(None, pace)
         yield Body(self.closing)
         if self.done:
             yield Body(self.done)
 
     def until(self, tokens: int | None, pace: Pace) -> Script:
-        """Give the answer up to that number of tokens, or up to the last one, without what closes it."""
+        """Yield the steps of the answer up to that number of tokens, or up to the last one, without what closes it."""
         if self.is_stream:
             yield self.head
             yield Body(self.opening)
@@ -108,7 +108,7 @@ class Reply:
             yield Body(b"".join(self.pieces[:tokens]))
 
     def with_event(self, event: bytes, tokens: int) -> "Reply":
-        """Give the stream that has one more event after that number of tokens, or after the last one."""
+        """Return the stream with one more event after that number of tokens, or after the last one."""
         before, after = self.pieces[:tokens], self.pieces[tokens:]
         if not before:
             return replace(self, opening=self.opening + event)
