@@ -50,7 +50,7 @@ class Edited:
         return len(self.body) + sum(len(edit.text) - (edit.end - edit.start) for edit in self.edits)
 
     def __bytes__(self) -> bytes:
-        """Return the edited body as one copy."""
+        """Return the edited body, copied into one piece."""
         return b"".join(self.parts())
 
     def parts(self) -> Iterator[bytes | memoryview]:

@@ -132,8 +132,8 @@ def place_of_model(body: bytes) -> Span:
 def _called_so(body: bytes) -> Iterator[re.Match[bytes] | None]:
     """Yield a match for each field called `model`, in order, and None for any other string that is `model`.
 
-    `_MODEL` tries every quote, and a body may hold little else: it searches only a body that may spell the name with
-    escapes, which few do.
+    `_MODEL` tries every quote, and a body may hold little else: it searches a body only if that may spell the name with
+    escapes, which is rare.
     """
     if _ESCAPED in body:
         yield from _MODEL.finditer(body)

@@ -33,7 +33,7 @@ def request_id_of(offered: str | None) -> str:
 
 
 def check_framing(request: web.BaseRequest) -> None:
-    """Refuse requests that HTTP/1.1 does not allow and aiohttp's parser does.
+    """Refuse requests that HTTP/1.1 forbids but aiohttp's parser accepts.
 
     Raises:
         RequestError: 505 for another version (RFC 9110 15.6.6), 400 for an invalid Host (RFC 9112 3.2) and for a
@@ -87,7 +87,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 class Stamp:
     """Sets the header fields that every answer carries.
 
-    `current` returns the snapshot in force; `draining` whether the gateway is about to stop: then connections are
+    `current` returns the snapshot in force, `draining` whether the gateway is about to stop: if so, connections are
     closed after their answer (RFC 9112 9.6). So are those that would change their protocol (RFC 9110 9.3.6, 7.8):
     aiohttp parses what follows CONNECT, its body included, as a request, and loses what follows an Upgrade. In
     HTTP/1.0, a body of undeclared length ends with the connection, which aiohttp would keep alive for a client that

@@ -1,7 +1,7 @@
 """Requests from browser pages of other origins: the CORS protocol (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-By default none are allowed: any page could spend the keys of a gateway that its reader's browser can reach. Before a
-browser sends JSON to another origin it asks (a preflight), and unless these answers allow it, it sends nothing.
+By default none are allowed: otherwise any page could spend the keys of a gateway that its reader's browser can reach.
+Before a browser sends JSON to another origin it asks (a preflight), and unless the answer allows it, it sends nothing.
 """
 
 import re
@@ -54,8 +54,8 @@ def origins(text: str) -> frozenset[str]:
 def check_page(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
     """Refuse a page whose own name resolves to the gateway (DNS rebinding): its browser sees no other origin.
 
-    No page of the gateway itself posts. Pages under a local name (`.localhost`, or without a dot) or an IP address, or
-    behind a proxy that speaks TLS, are let through.
+    No page of the gateway itself sends a POST. Pages under a local name (`.localhost`, or without a dot) or an IP
+    address, or behind a proxy that speaks TLS, are let through.
 
     Raises:
         RequestError: 403.

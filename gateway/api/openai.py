@@ -106,8 +106,8 @@ class Limits(msgspec.Struct, frozen=True):
 class Asked(msgspec.Struct, eq=False):
     """A request whose head has arrived; `kind` is its media type, `length` the declared length of its body in bytes.
 
-    With a `body`, the head has already been checked; without one, the body is still to be read. `fields` are those to
-    send to an upstream, if they are known.
+    With a `body`, the head has already been checked; without one, the body is still to be read. `fields` are the header
+    fields to send to an upstream, if they are known.
 
     Mutable: the head and the body, which are dropped once read, and `client_name`, set once the key is known.
     """
@@ -470,7 +470,7 @@ def _field_error(message: str) -> RequestError:
 
 
 def _position(error: Exception, body: bytes) -> str:
-    """Return the position, without anything that the decoder may quote from the body."""
+    """Say what is wrong and where, without anything that the decoder may quote from the body."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):

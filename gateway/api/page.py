@@ -79,7 +79,7 @@ class Page:
 
 
 def read() -> dict[str, Asset]:
-    """Read every file of the page that a browser requests, by its path below the page's folder. Blocking."""
+    """Read every file of the page that a browser may request, by its path below the page's folder. Blocking."""
     found: dict[str, Asset] = {}
     for file in sorted(_FOLDER.rglob("*")):
         content_type = _TYPES.get(file.suffix)

@@ -39,7 +39,7 @@ from gateway.config.fields import (
 
 
 class Document(BaseModel):
-    """What all parts of both files share: frozen, no unknown keys, no value in an error message."""
+    """What all parts of both files share: frozen, no unknown keys, no values in error messages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 

@@ -46,7 +46,7 @@ def _named(tree: Tree) -> Iterator[tuple[Path, str]]:
 
 
 def _rings(tree: Tree, edges: _Edges) -> Iterator[Fault]:
-    """Report each cycle at its last model; other cycles of its models are reported once it is fixed."""
+    """Report each cycle at its last model; cycles that share a model with it are reported once it is fixed."""
     while ring := _ring(edges):
         last = ring.index(max(ring))
         ring = [*ring[last:], *ring[:last]]

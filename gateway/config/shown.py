@@ -24,7 +24,7 @@ def is_secret(path: Path) -> bool:
 
 
 def shortened(text: str) -> str:
-    """Cut text to 40 characters, or where a secret seems to start, which in `user:key@host` is at the beginning."""
+    """Cut text to 40 characters, or where a secret seems to start; nothing of `user:key@host` is kept."""
     start = _SECRET_STARTS.search(text)
     end = 0 if ":" in text.rpartition("@")[0] else min(_LONGEST, start.end() if start else _LONGEST)
     return text if len(text) <= end else text[:end] + "..."

@@ -83,7 +83,7 @@ def member(value: object, key: str) -> object:
 
 
 def items(value: object) -> list[object]:
-    """Return a list's items; an empty list where it is not a list."""
+    """Return a list's items; an empty list for any other value."""
     return value if isinstance(value, list) else []
 
 

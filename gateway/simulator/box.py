@@ -38,7 +38,7 @@ class Box:
 
 @dataclass(slots=True)
 class Pending:
-    """A fault and its limits: the requests `left`, and `until` when on the box's clock; None is no limit."""
+    """A fault and its limits: `left` in requests, `until` as a time on the box's clock; None is no limit."""
 
     fault: AnyFault
     left: int | None

@@ -91,7 +91,7 @@ class Loading(Fault, frozen=True, kw_only=True, tag="loading"):
 
 
 class ErrorBody(Fault, frozen=True, kw_only=True, tag="error_body"):
-    """200, and a JSON body that is an error."""
+    """200, and an error as the JSON body."""
 
     def __call__(self, _: Reply, __: Pace) -> Script:
         return _json(errors.of_status(500))
