@@ -34,7 +34,7 @@ def unrelated(tree: Tree) -> Iterator[Fault]:
 
 
 def odd_checks(tree: Tree) -> Iterator[Fault]:
-    """Yield a notice where a routing.yaml says how to probe endpoints but not how often, or has them probed too often."""
+    """Yield a notice where a routing.yaml says how endpoints are probed but not how often, or probes them too often."""
     checks = _given(tree, _CHECKS)
     if isinstance(checks, dict) and checks and "interval" not in checks:
         yield tree.fault(_CHECKS, "nothing is probed without an interval: write one, or 0 where that is meant")

@@ -1,4 +1,4 @@
-"""What goes over the wire, as values: the steps of a script, and the parts of an answer, from which scripts are made."""
+"""What goes over the wire, as values: the steps of a script, and the parts of an answer that make up scripts."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
