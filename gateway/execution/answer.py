@@ -1,7 +1,7 @@
-"""An upstream's answer: its head read, its body still to come, in the bytes that the upstream sent.
+"""An upstream's answer: its head has been read, its body is still to come, in the bytes that the upstream sent.
 
-Of its header fields only those named here go back to a client. Everything hop-by-hop stays behind (RFC 9110 7.6.1), as
-does what is the upstream's own business.
+Only the header fields named here go back to a client. Hop-by-hop fields stay behind (RFC 9110 7.6.1), and so do those
+that concern only the upstream.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ BODILESS: Final = frozenset({204, 205})
 
 
 class AttemptFailedError(Exception):
-    """An attempt, or an answer already begun, failed; `failure` says how."""
+    """An attempt, or an answer already begun, failed; `failure` says why."""
 
     def __init__(self, failure: Failure) -> None:
         """Carry the failure."""
@@ -43,13 +43,15 @@ class AttemptFailedError(Exception):
 
 
 class Facts(msgspec.Struct):
-    """What the head of an answer says, but for the length of the body.
+    """What the head of an answer says, except for the length of the body.
 
     `headers` are those that go back to a client. `framed`: the body is framed in a way that we asked for: no switch of
-    protocols, no coding but chunked. `encoded`: its bytes are not what was asked for. `is_json`, `has_events`: it is to
-    be looked at as that. `to_the_end`: the body ends with the connection.
+    protocols, no transfer coding but chunked. `encoded`: the body has a content coding, which was not asked for.
+    `is_json`, `has_events`: the body is to be read as JSON, as an event stream. `to_the_end`: the body ends with the
+    connection.
 
-    Mutable: `told`, what a client was told last of such an answer, and by whom it was given.
+    Mutable: `told`, the deployment that last gave such an answer, and the header fields that the client was sent with
+    it.
     """
 
     status: int
@@ -64,7 +66,7 @@ class Facts(msgspec.Struct):
 
 
 def facts(status: int, fields: CIMultiDictProxy[str]) -> Facts:
-    """Read the head of an answer."""
+    """Return what the head of an answer says."""
     coding, has_length = fields.get(TRANSFER_ENCODING), CONTENT_LENGTH in fields
     content_type, is_json, has_events = _kind(fields.get(CONTENT_TYPE, ""))
     encoded = fields.get(CONTENT_ENCODING, _PLAIN).lower() != _PLAIN
@@ -81,22 +83,22 @@ def facts(status: int, fields: CIMultiDictProxy[str]) -> Facts:
 
 
 def length_of(fields: CIMultiDictProxy[str]) -> int | None:
-    """Read how long a body is, in bytes, where that was told."""
+    """Return the length of a body in bytes; None if the head does not give it."""
     length = fields.get(CONTENT_LENGTH)
     return None if length is None else int(length)
 
 
 class Head(Protocol):
-    """What an Answer needs of a response."""
+    """The part of a response that an Answer needs."""
 
     @property
     def facts(self) -> Facts:
-        """What its head says. Asked once."""
+        """What its head says. Read once."""
         ...
 
     @property
     def length(self) -> int | None:
-        """How long the body is, in bytes, where that was told."""
+        """The length of the body in bytes; None if the head does not give it."""
         ...
 
     @property
@@ -106,11 +108,11 @@ class Head(Protocol):
 
     @property
     def lost_by(self) -> BaseException | None:
-        """The error that the connection ended by; None: by none, or it has not ended."""
+        """The error that the connection ended with; None if it ended without one, or has not ended."""
         ...
 
     def release(self) -> object:
-        """Give the connection back, the body being over."""
+        """Give the connection back: the body has ended."""
         ...
 
     def close(self) -> None:
@@ -119,16 +121,16 @@ class Head(Protocol):
 
 
 class Response(aiohttp.ClientResponse):
-    """A response that knows when its connection ends: aiohttp tells those who read the body a part of that only.
+    """A response that notices when its connection ends: aiohttp reports only some ends to a reader of the body.
 
-    A body that stops being HTTP in its middle would have its reader wait for ever, and a reset would end a body
-    without a length well (RFC 9112 8).
+    Otherwise the reader of a body that stops being HTTP half-way would wait for ever, and a reset would look like the
+    proper end of a body without a length (RFC 9112 8).
     """
 
     _ended: asyncio.Future[None]
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """Read the head; there is none to come on a connection that is lost, which has no `closed` either."""
+        """Read the head. A connection that is already lost brings none, and has no `closed` future either."""
         closed = None if connection.protocol is None else connection.protocol.closed
         self._ended = closed or asyncio.get_running_loop().create_future()
         self._ended.remove_done_callback(_heed)
@@ -144,7 +146,7 @@ class Response(aiohttp.ClientResponse):
 
     @property
     def length(self) -> int | None:
-        """How long the body is, in bytes, where that was told."""
+        """The length of the body in bytes; None if the head does not give it."""
         return length_of(self.headers)
 
     @property
@@ -154,10 +156,10 @@ class Response(aiohttp.ClientResponse):
 
     @property
     def lost_by(self) -> BaseException | None:
-        """The error that the connection ended by."""
+        """The error that the connection ended with."""
         ended = self._ended
         error = ended.exception() if ended.done() and not ended.cancelled() else None
-        return error and (error.__cause__ or error)  # aiohttp's own says what it was caused by
+        return error and (error.__cause__ or error)  # aiohttp wraps the original error
 
     def close(self) -> None:
         """Close the connection."""
@@ -175,15 +177,15 @@ class Response(aiohttp.ClientResponse):
 
 
 def _heed(ended: asyncio.Future[None]) -> None:
-    """Look at how a connection ended, so that asyncio does not complain that nobody did."""
+    """Retrieve the exception of an ended connection, so that asyncio does not report that nobody did."""
     with suppress(asyncio.CancelledError):
         ended.exception()
 
 
 class Answer(msgspec.Struct, eq=False):
-    """An upstream's answer, its head read and its body still to come.
+    """An upstream's answer: its head has been read, its body is still to come.
 
-    Mutable: `done`, which is called once, when nothing more will be read of it.
+    Mutable: `done`, which is called once, when nothing more will be read of the body.
     """
 
     response: Head
@@ -194,20 +196,20 @@ class Answer(msgspec.Struct, eq=False):
 
     @property
     def length(self) -> int | None:
-        """How long the body is, in bytes, where that was told."""
+        """The length of the body in bytes; None if the head does not give it."""
         return self.response.length
 
     def is_over(self) -> bool:
-        """Tell whether nothing more is to be waited for."""
+        """Return whether there is nothing more to wait for."""
         return self.done is None or self.body.at_eof()
 
     @property
     def flow(self) -> Flow | None:
-        """The body as something that pours, where it can."""
+        """The body, if it is one that can be poured."""
         return self.body if isinstance(self.body, Flow) else None
 
     async def chunk(self) -> bytes:
-        """Give the next bytes as they came, `b""` at the end and after it.
+        """Return the next bytes as they came, `b""` at the end and after it.
 
         Raises:
             AttemptFailedError: the answer broke off.
@@ -224,10 +226,10 @@ class Answer(msgspec.Struct, eq=False):
         return chunk
 
     def whole(self) -> bytes | None:
-        """Give the whole body, if all of it has come and nothing of it has been read.
+        """Return the whole body if all of it has come, else None; nothing of it may have been read before.
 
         Raises:
-            AttemptFailedError: the end that came was a reset.
+            AttemptFailedError: the body ended with a reset.
 
         """
         if self.done is None or not self.body.is_eof():
@@ -240,10 +242,10 @@ class Answer(msgspec.Struct, eq=False):
     async def pour(
         self, flow: Flow, take: Callable[[bytes], bool], straight: Callable[[Callable[[bytes], None]], Straight]
     ) -> None:
-        """Call `take` with the bytes of its `flow` as they come, until it gives true, or until the end; as `Flow.pour`.
+        """Pour `flow`, this answer's body, into `take` until that returns true or the body ends; see `Flow.pour`.
 
         Raises:
-            AttemptFailedError: the answer broke off. What `take` raises is raised, too.
+            AttemptFailedError: the answer broke off. What `take` raises is raised as well.
 
         """
         if self.done is None:
@@ -256,7 +258,7 @@ class Answer(msgspec.Struct, eq=False):
             self._end()
 
     async def read(self, limit: int) -> bytes | None:
-        """Give the whole body, or None when it is larger than `limit` bytes.
+        """Return the whole body, or None if it is larger than `limit` bytes.
 
         Raises:
             AttemptFailedError: the answer broke off.
@@ -270,7 +272,7 @@ class Answer(msgspec.Struct, eq=False):
         return body
 
     def close(self) -> None:
-        """Read no more of it. The connection goes back to the pool if the body has ended, and is closed otherwise."""
+        """Stop reading. The connection goes back to the pool if the body has ended, and is closed otherwise."""
         if self.done is not None:
             done, self.done = self.done, None
             if self.body.at_eof():
@@ -290,13 +292,13 @@ class Answer(msgspec.Struct, eq=False):
 
 
 def errno_of(error: BaseException | None) -> str:
-    """Give the name of an error of the system's; an empty one if it has none."""
+    """Return the errno name of a system error; an empty string if it has none."""
     return errno.errorcode.get(getattr(error, "errno", None) or 0, "")
 
 
 @lru_cache(maxsize=4096)
 def _returns(name: str) -> bool:
-    """Tell whether a header field goes back to a client."""
+    """Return whether a header field goes back to a client."""
     lower = name.lower()
     return lower in _RETURNED or lower.startswith(_RETURNED_PREFIXES) or lower.endswith(_RETURNED_SUFFIX)
 
@@ -317,5 +319,5 @@ _QUOTING: Final = (
 
 
 def unquoting(error: Exception) -> Exception | None:
-    """Give an error that may be kept as a cause: what aiohttp says of an answer quotes it, and it may echo our key."""
+    """Return an error that may be kept as a cause; None for aiohttp's that quote the answer, which may echo our key."""
     return None if isinstance(error, _QUOTING) else error

@@ -1,7 +1,7 @@
 """The client's side of an answer: on aiohttp's response, or on the connection itself.
 
-`WebClient` is the plain way. `WireClient` writes the same bytes to the client's transport, without what aiohttp's
-response does beside, and without waiting: where the answer pours, whoever pours it is told when the client is full.
+`WebClient` is the plain way. `WireClient` writes the same bytes to the client's transport, without the other work of
+aiohttp's response, and without waiting: while the answer pours, the pourer is notified when the client is full.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from gateway.execution.outbox import Outbox
 SERVER: Final = "hybrid-inference-gateway"
 _LAST_WORDS: Final = 1.0
 _POSTED: Final = 1 << 14
-"""How long a body may be that is sent with others: nobody waits for the client to have room for it."""
+"""The longest body, in bytes, that is sent together with others, without waiting for the client to have room for it."""
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _STREAMED: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 _LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -44,7 +44,7 @@ class _Whole(web.StreamResponse):
 class WebClient:
     """The client's side on aiohttp's server.
 
-    Mutable: the response and its writer, once it has begun; whether its end has been written, or the last words; and
+    Mutable: the response and its writer, once it has begun; whether its end or its last words have been written; and
     the configuration's `generation`, once it is known.
     """
 
@@ -63,11 +63,11 @@ class WebClient:
 
     @property
     def full(self) -> bool:
-        """Whether the client has more to read than it should."""
+        """Whether more is waiting for the client to read than should be."""
         return self._request.protocol.writing_paused
 
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
-        """Send the head, or ready it to go out with the body; each status that is begun has one."""
+        """Send the head, or prepare it to go out with the body; every status that is begun has a body."""
         response = self.response = (web.StreamResponse if length is None else _Whole)(status=status)
         response.headers.extend(headers.pairs)
         if self.generation is not None:
@@ -92,9 +92,9 @@ class WebClient:
             raise ClientLeftError from error
 
     async def finish(self, trailer: Fields = NONE) -> None:
-        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2).
+        """End the body properly; a trailer needs a chunked one (RFC 9112 7.1.2).
 
-        It is not announced: Node's servers throw where a proxy passes the field `Trailer` on, and no chunks.
+        The trailer is not announced: Node's servers throw if a proxy passes on the field `Trailer` but no chunks.
         """
         assert self.response is not None  # noqa: S101 - as above
         fields = trailer.text
@@ -114,7 +114,7 @@ class WebClient:
         await self.finish()
 
     async def break_off(self, last_words: bytes) -> None:
-        """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
+        """Send the last words, if any, and close without ending the message; reset a client that does not read."""
         words, self._ended = b"" if self._ended else last_words, True
         heard = await _is_heard(self, words)
         transport = self._request.transport
@@ -140,7 +140,7 @@ class Line(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether the client has more to read than it should."""
+        """Whether more is waiting for the client to read than should be."""
         ...
 
     @property
@@ -149,7 +149,7 @@ class Line(Protocol):
         ...
 
     def is_last(self) -> bool:
-        """Tell whether the connection ends with this answer."""
+        """Return whether the connection ends with this answer."""
         ...
 
     def room(self) -> Awaitable[None]:
@@ -161,7 +161,7 @@ class Pourer(Protocol):
     """Pours an answer out to a client."""
 
     def pause(self) -> None:
-        """Pour no more: the client is full."""
+        """Stop pouring: the client is full."""
         ...
 
     def resume(self) -> None:
@@ -170,11 +170,11 @@ class Pourer(Protocol):
 
 
 class WireClient(msgspec.Struct, eq=False):
-    """The client's side of one answer in HTTP/1.1 (RFC 9112), on its connection. The head goes with the first bytes.
+    """The client's side of one HTTP/1.1 answer (RFC 9112), on its connection. The head goes out with the first bytes.
 
     Mutable: whether it has `begun`, whether it `closes` the connection; the configuration's `generation`, once the
-    request is routed; the `pourer`, which is told when the client is full; the head, until it is out; whether it is
-    chunked, and whether its end has been written, or the last words.
+    request is routed; the `pourer`, which is notified when the client is full; the head, until it is sent; whether the
+    body is chunked; and whether its end or its last words have been written.
     """
 
     _line: Line
@@ -192,12 +192,12 @@ class WireClient(msgspec.Struct, eq=False):
 
     @property
     def full(self) -> bool:
-        """Whether the client has more to read than it should."""
+        """Whether more is waiting for the client to read than should be."""
         return self._line.is_full
 
     @property
     def outbox(self) -> Outbox:
-        """Where what goes this way may be posted; who writes to the client by itself flushes first."""
+        """Where writes to this connection may be posted; whoever writes to the client directly flushes first."""
         return self._line.outbox
 
     @property
@@ -206,13 +206,13 @@ class WireClient(msgspec.Struct, eq=False):
         return self._line.transport if self._chunked and not self._head else None
 
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:
-        """Send the head. Those without a body have no length (RFC 9110 6.4.1, 8.6), but for 205 (15.3.6)."""
+        """Prepare the head, which goes out with the first bytes of the body; every status that is begun has a body."""
         self._head = self._head_of(status, headers, length)
         if self._line.transport is None or self._line.transport.is_closing():
             raise ClientLeftError
 
     def answer(self, status: int, headers: Fields, body: bytes) -> Awaitable[None] | None:
-        """Send a whole answer; what is to be waited for comes back, if there is something."""
+        """Send a whole answer; return what must be awaited, if anything."""
         head = self._head_of(status, headers, len(body))
         line = self._line
         transport = line.transport
@@ -228,7 +228,7 @@ class WireClient(msgspec.Struct, eq=False):
         return None
 
     def _head_of(self, status: int, headers: Fields, length: int | None) -> bytes:
-        """Begin; give the head."""
+        """Begin the answer; return its head."""
         self.begun = True
         if not self.closes and self._line.is_last():
             self.closes = True
@@ -265,7 +265,7 @@ class WireClient(msgspec.Struct, eq=False):
         await self.room()
 
     async def finish(self, trailer: Fields = NONE) -> None:
-        """End the body well; a trailer needs a chunked one (RFC 9112 7.1.2)."""
+        """End the body properly; a trailer needs a chunked one (RFC 9112 7.1.2)."""
         if self._chunked:
             self._write(f"0\r\n{trailer.text}\r\n".encode())
         self.flush()
@@ -273,7 +273,7 @@ class WireClient(msgspec.Struct, eq=False):
         await self.room()
 
     async def respond(self, response: web.Response, generation: int) -> None:
-        """Send a whole answer that was made ready; of a request that was not routed it tells this `generation`."""
+        """Send a whole answer that is ready; for a request that was not routed, it reports this `generation`."""
         if self.generation is None:
             self.generation = generation
         body = response.body
@@ -284,7 +284,7 @@ class WireClient(msgspec.Struct, eq=False):
             await sent
 
     async def break_off(self, last_words: bytes) -> None:
-        """Say the last words, if any, and close without ending the message; a client that does not read is cut off."""
+        """Send the last words, if any, and close without ending the message; reset a client that does not read."""
         self.closes = True
         with suppress(ClientLeftError):
             self.flush()
@@ -295,7 +295,7 @@ class WireClient(msgspec.Struct, eq=False):
             close(transport, reset=not heard)
 
     def flush(self) -> None:
-        """Send the head, if it waits for bytes to go with."""
+        """Send the head, if it is still waiting for the first bytes."""
         if self._head:
             self._write(b"")
 
@@ -321,7 +321,7 @@ Client = WebClient | WireClient
 
 
 async def _is_heard(client: Client, last_words: bytes) -> bool:
-    """Say the last words, if any; tell whether the client reads."""
+    """Send the last words, if any; return false if the client does not read."""
     try:
         async with asyncio.timeout(_LAST_WORDS):
             if last_words:
@@ -335,7 +335,7 @@ async def _is_heard(client: Client, last_words: bytes) -> bool:
 
 
 def close(transport: asyncio.Transport, *, reset: bool) -> None:
-    """Close; with an RST where `abort` alone would send a FIN, which ends a body without a length well (RFC 9112 8)."""
+    """Close; with an RST on `reset`: the FIN of `abort` alone properly ends a body without a length (RFC 9112 8)."""
     if not reset:
         transport.close()
         return
@@ -354,7 +354,7 @@ _CLOSES: Final = "Connection: close\r\n"
 
 
 class _Stamp:
-    """What every answer of this second says (RFC 9110 6.6.1, 10.2.4). Mutable: once a second."""
+    """The fields that every answer of one second has (RFC 9110 6.6.1, 10.2.4). Mutable: the text, once a second."""
 
     __slots__ = ("_from", "_text", "_until")
 

@@ -1,14 +1,14 @@
-"""An event stream on its way to a client: what of the upstream's bytes may pass, and what is known of them.
+"""An event stream on its way to a client: which of the upstream's bytes may pass, and what is known of them.
 
-Only whole events pass, so that another stream may take over between two of them. Left out are events that are no JSON,
-an upstream's error (it is a break, and what is told of that is the executor's to say), and the usage that a client did
-not ask for. Everything else of a first stream passes in the upstream's own bytes.
+Only whole events pass, so that another stream may take over between two of them. Left out are events that are not JSON,
+an upstream's error (it is a break, and the executor decides what to say about it), and the usage if the client did not
+ask for it. Everything else in a first stream passes in the upstream's own bytes.
 
-Nearly all events of a stream are known by a `template` of its first ones, and are not decoded: what an event costs here
-it costs for every token.
+Nearly all events of a stream fit a `template` of its first ones, and are not decoded: any cost per event here is paid
+for every token.
 
 A stream that takes over is joined to what the client has (`joining`), and its events are rewritten: what is not new is
-taken out, `id` and `created` stay those of the first stream, and `usage` is what one unbroken stream would have told.
+removed, `id` and `created` stay those of the first stream, and `usage` is what one unbroken stream would have reported.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,22 +35,22 @@ _BLANK: Final = b"\n\n"
 _NOTHING: Final = b""
 _JSON_BEGINS: Final = b"{"
 _ERROR: Final = b"error:"
-"""How llama.cpp's server begins an event that tells of an error; `[DONE]` follows on it all the same."""
+"""How llama.cpp's server begins an event that reports an error; `[DONE]` follows it all the same."""
 _LESSONS: Final = 4
 _WORTH: Final = 2
 
 
 class CompletionStream:
-    """One client's event stream; it lives through the streams that it is made of.
+    """One client's event stream, which may be made of several upstream streams in turn.
 
     Mutable. Of the stream that passes now: `finished` (each choice has its finish reason, and has said nothing since;
-    that is not said where nobody knows how many there are), `done` (`[DONE]` came), `failed` (an error came: `error`).
-    Of the whole: `size` (bytes passed), `first_content` (when it came), `malformed` (events left out), `opaque`
-    (something passed that nobody can go on from, or too much).
+    never true if the number of choices is unknown), `done` (`[DONE]` came), `failed` (an error came: `error`). Of the
+    whole: `size` (bytes passed), `first_content` (when it came), `malformed` (events left out), `opaque` (it cannot be
+    carried on: too much has passed, or something that cannot be repeated).
     """
 
     most_held: Final = 1 << 20
-    """Bytes that may be held back for its first content."""
+    """Bytes that may be held back until the first content."""
 
     __slots__ = (
         "_choices",
@@ -91,9 +91,9 @@ class CompletionStream:
     ) -> None:
         """`clock` is monotonic, in seconds; `keeps` the text that has passed, so that the stream can be carried on.
 
-        `choices` is how many the answer will have, 0 if that is not known. Only one can be carried on.
+        `choices` is how many the answer will have, 0 if that is not known. Only a single one can be carried on.
 
-        One that does not learn decodes every event; that makes no difference but for the time that it takes.
+        A stream that does not learn decodes every event; that only costs time.
         """
         self.size = 0
         self.first_content: float | None = None
@@ -105,7 +105,7 @@ class CompletionStream:
         self._choices = choices
         self._open: set[object] = set()
         self._ended: set[object] = set()
-        self._resumed = False  # a choice went on after its finish reason: this stream's are none to rely on
+        self._resumed = False  # a choice went on after its finish reason: this stream's are unreliable
         self._hides_usage = hides_usage
         self._scanner = EventScanner()
         self._inside = self._inside_event = False
@@ -118,9 +118,9 @@ class CompletionStream:
         self._lessons = self._decoded = 0
 
     def feed(self, chunk: bytes) -> tuple[bytes, bool]:
-        """Take the next bytes; give what may go to the client, and whether content came, new or not.
+        """Take the next bytes; return those that may go to the client, and whether content came, new or not.
 
-        An event beyond a MiB is content, and passes in parts: nothing else is so long.
+        An event longer than a MiB is content, and passes in parts: nothing else is so long.
 
         Raises:
             DiffersError: the stream does not go on from what the client has.
@@ -130,7 +130,7 @@ class CompletionStream:
 
     @property
     def known(self) -> Known | None:
-        """How an event looks that may pass without being read; None while each is to be looked at."""
+        """How events look that may pass without being read; None while each must be read."""
         template = self._template
         if template is None or self._inside_event:
             return None
@@ -141,12 +141,12 @@ class CompletionStream:
         )
 
     def took(self, events: int, size: int) -> None:
-        """Note that so many known events have passed, of so many bytes; their texts have been added to what is kept."""
+        """Count known events that have passed, and their bytes; their texts have already been added to what is kept."""
         self._tally.passed += events
         self.size += size
 
     def repeats(self, chunk: bytes) -> bool:
-        """Take a whole chunk of HTTP's, if it is an event that the template knows: content, which may pass."""
+        """Take a whole HTTP chunk, if it is one event that fits the template: such content may pass. Return whether."""
         template = self._template
         if template is None or self._inside_event or not (begins := BEGINNINGS[len(chunk)]):
             return False
@@ -170,7 +170,7 @@ class CompletionStream:
         return True
 
     def repeated(self, chunks: bytes) -> int:
-        """Do so with as many chunks as these bytes begin with; tell how many bytes were taken."""
+        """Take as many such chunks as `chunks` begins with; return how many bytes were taken."""
         template, taken = self._template, 0
         if template is not None:
             ends = template.ends
@@ -211,9 +211,9 @@ class CompletionStream:
         return passed, content
 
     def end(self) -> bytes:
-        """Note that the stream is over, and give what may still pass: `[DONE]`, a last event without its empty line.
+        """Note that the stream is over; return what may still pass: `[DONE]`, a last event without its empty line.
 
-        Such an event counts if it makes the stream complete, or comes after what did: else it was cut.
+        Such an event counts if it completes the stream, or comes after it is complete; otherwise it was cut.
 
         Raises:
             DiffersError: as `feed`.
@@ -230,7 +230,7 @@ class CompletionStream:
         return last
 
     def taken_over(self, how: Rescue) -> None:
-        """Let a second stream follow on what the client has."""
+        """Begin a second stream, which follows what the client has."""
         spent = self._tally.restarts(self._takeover.given if self._takeover else 0)
         self._takeover = Takeover(how, self.said, Frame.of(self._first), spent)
         self._scanner = EventScanner()
@@ -250,22 +250,22 @@ class CompletionStream:
 
     @property
     def usage(self) -> Usage | None:
-        """What the client's answer took, where that was told."""
+        """The tokens that the client's answer took, if they were reported."""
         return self._tally.told
 
     @property
     def lost(self) -> Usage | None:
-        """What broken streams took beyond that; None where none has broken."""
+        """The tokens that broken streams took on top of that; None if none has broken."""
         return self._tally.lost
 
     @property
     def complete(self) -> bool:
-        """Whether all that counts has come: `[DONE]`, or the finish reason, where those are to be relied on."""
+        """Whether all that counts has come: `[DONE]`, or the finish reasons, if they are reliable."""
         return self.done or (self.finished and not self._resumed)
 
     @property
     def whole(self) -> bool:
-        """Whether it may end here, if nothing else is to come."""
+        """Whether the stream may end here, if nothing else comes."""
         return self.finished or self.done
 
     @property
@@ -274,9 +274,9 @@ class CompletionStream:
         return not (self.finished or self.done or self.failed)
 
     def last_words(self, error: Mapping[str, object]) -> bytes:
-        """Give an event to say last, set apart from what was cut.
+        """Return a last event that reports `error`, set apart from an event that was cut.
 
-        It is that of vLLM, SGLang and OpenRouter: go-openai reads no error behind an `event: error`.
+        It has the form that vLLM, SGLang and OpenRouter use: go-openai reads no error after an `event: error` line.
         """
         return (_BLANK if self._inside else _NOTHING) + b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
@@ -348,7 +348,7 @@ class CompletionStream:
         return self._take_chunk(chunk, data, raw)
 
     def _take_error(self, error: bytes) -> tuple[bytes, bool]:
-        if not self.complete:  # else it is none of the answer's any more
+        if not self.complete:  # else it is no longer part of the answer
             self.failed = True
             self.error = error
             self._template = None
@@ -388,7 +388,7 @@ class CompletionStream:
         return passed, content
 
     def _count_choices(self, chunk: Chunk) -> None:
-        """Note which choices have begun and which are over, and whether that is all of them."""
+        """Note which choices have begun and which have ended, and whether all of them have."""
         for choice in chunk.choices or ():
             index = _named(choice.index)
             if self._ended and choice.says:
@@ -397,21 +397,21 @@ class CompletionStream:
                 self._ended.add(index)
                 self._open.discard(index)
                 if not choice.index:
-                    self._template = None  # what follows on that is to be looked at
+                    self._template = None  # what follows must be read
             elif index not in self._ended:
                 self._open.add(index)
         if self._choices and len(self._ended) >= self._choices and not self._open:
             self.finished = True
 
     def _goes_on(self, index: object) -> None:
-        """Note that a choice says something; some servers send a finish reason in the first event, or in each."""
+        """Note that a choice says something: some servers send a finish reason in the first event, or in each."""
         if index in self._ended:
             self._ended.remove(index)
             self._open.add(index)
             self.finished, self._resumed = False, True
 
     def _learn(self, raw: bytes, part: str, text: str) -> None:
-        """Make this event the template, unless too few of those that there were have been of use."""
+        """Make this event the template, unless the templates so far have been of too little use."""
         if self._lessons >= _LESSONS + (self._tally.passed - self._decoded) // _WORTH:
             self._template = None
         elif (template := Template.of(raw, part, text)) is not None:
@@ -438,7 +438,7 @@ class CompletionStream:
             self._note(pieces)
 
     def _note(self, pieces: Iterable[tuple[str, str]]) -> None:
-        """Keep what has passed; a text without end is not kept."""
+        """Keep what has passed, unless that has become too long."""
         transcript = self._transcript
         for part, text in pieces:
             transcript.add(part, text)
@@ -460,12 +460,12 @@ class CompletionStream:
 
 
 def _named(index: object) -> object:
-    """Give what a choice is known by: its index, which should be a number and may be any JSON."""
+    """Return a hashable name of a choice: its index, which should be a number and may be any JSON."""
     return msgspec.json.encode(index) if isinstance(index, list | dict) else index
 
 
 def _as_object(error: bytes) -> bytes:
-    """Make what follows llama.cpp's `error:` the object that its JSON answers have; it is JSON itself, or a text."""
+    """Turn what follows llama.cpp's `error:`, JSON or plain text, into the error object that its JSON answers have."""
     try:
         told: object = msgspec.json.decode(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

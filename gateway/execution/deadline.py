@@ -1,8 +1,8 @@
-"""Clocks that may be set anew at every chunk, and cost next to nothing then.
+"""Clocks that may be reset at every chunk, at next to no cost.
 
-A timer of the loop's for each clock costs more than all else that a small request needs of it. So all clocks of a loop
-share one, set for the nearest time that any of them was set to. When it goes off too early, for a clock that was set
-anew or has stopped meanwhile, it is set again for the nearest that is left.
+One timer of the event loop per clock would cost more than all else that a small request needs from the loop. So all
+clocks of a loop share one timer, set for the nearest time that any of them was set to. If it fires too early, because a
+clock was reset or has stopped meanwhile, it is set again for the nearest time that is left.
 """
 
 import asyncio
@@ -12,23 +12,23 @@ from typing import Self
 
 
 class ExpiredError(TimeoutError):
-    """A deadline has come."""
+    """A deadline has passed."""
 
 
 class Watch:
-    """The deadlines that run in a `loop`. Mutable: those, and the timer, with the time that it is `due`."""
+    """The deadlines that run in a `loop`. Mutable: those, and the timer, with the time at which it is `due`."""
 
     __slots__ = ("_timer", "due", "loop", "running")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start without any."""
+        """Start without deadlines."""
         self.running: set[Deadline] = set()
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self.due = inf
 
     def set(self, when: float) -> None:
-        """See to it that the deadlines are looked at then; in the loop's time."""
+        """Make sure that the deadlines are checked at this time, which is the loop's."""
         if when < self.due:
             if self._timer is not None:
                 self._timer.cancel()
@@ -36,8 +36,8 @@ class Watch:
             self._timer = self.loop.call_at(when, self._look)
 
     def deadline(self) -> "Deadline":
-        """Give the task that runs in the loop a deadline, without a time yet."""
-        task = asyncio.current_task(self.loop)  # to find the loop that runs takes Python 3.11 a system call
+        """Return a deadline for the task that runs in the loop, without a time yet."""
+        task = asyncio.current_task(self.loop)  # finding the running loop takes a system call in Python 3.11
         assert task is not None  # noqa: S101 - a task asks
         return Deadline(self, task)
 
@@ -50,10 +50,10 @@ class Watch:
 
 
 class Deadline:
-    """As `asyncio.timeout`, and to be used again: its block is cancelled at the deadline, and ends with ExpiredError.
+    """Like `asyncio.timeout`, but reusable: its block is cancelled at the deadline, and ends with ExpiredError.
 
-    Mutable: `when` it is, infinite while there is none, which may be put off by setting it; how often the task was
-    being cancelled when the block was entered; and `expired`. Times are the loop's.
+    Mutable: `when` it is, infinite while there is none, which may be assigned to put it off; how many cancellations of
+    the task were pending when the block was entered; and `expired`. Times are the loop's.
     """
 
     __slots__ = ("_cancelling", "_task", "_watch", "expired", "when")
@@ -61,7 +61,7 @@ class Deadline:
     _cancelling: int
 
     def __init__(self, watch: Watch, task: asyncio.Task[object]) -> None:
-        """Start without a deadline, in the task whose blocks it is for."""
+        """Start without a time, in the task whose blocks it limits."""
         self._watch = watch
         self._task = task
         self.when = inf
@@ -69,17 +69,17 @@ class Deadline:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop in whose time it is."""
+        """The loop whose time it uses."""
         return self._watch.loop
 
     def at(self, when: float) -> None:
-        """Set the deadline; it counts inside the block only."""
+        """Set the deadline; it takes effect inside the block only."""
         self.when = when
         if when < self._watch.due:
             self._watch.set(when)
 
     def after(self, seconds: float) -> None:
-        """Set the deadline so many seconds from now; 0: there is none."""
+        """Set the deadline so many seconds from now; 0: none."""
         if not seconds:
             self.when = inf
             return
@@ -99,10 +99,10 @@ class Deadline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the block; there is no deadline then.
+        """End the block, and with it the deadline.
 
         Raises:
-            ExpiredError: the deadline had come.
+            ExpiredError: the deadline had passed.
 
         """
         self._watch.running.discard(self)
@@ -113,7 +113,7 @@ class Deadline:
                 raise ExpiredError from error
 
     def look(self, now: float) -> float:
-        """Cancel the block if the deadline has come; give when to look again, infinite if there is nothing to see."""
+        """Cancel the block if the deadline has passed; return when to check again, infinite if there is no need to."""
         if now < self.when or self.expired:
             return inf if self.expired else self.when
         self.expired = True

@@ -1,10 +1,10 @@
 """The attempt loop.
 
 It walks an itinerary (`routing.itinerary`): wait if it says so, open the upstream, hold back until something is worth
-committing to, commit, and relay. Before the commit point a failure goes back to the itinerary, which says what is next.
-After it, a stream that breaks is carried on where it can be (`rescue`): the walk goes on, and what the next deployment
-says is joined to what the client has. Everything else ends visibly broken. What each attempt came to is told to the
-breakers. Whatever happens, one Outcome is left and handed to the observers.
+committing to, commit, and relay. Before the commit point a failure goes back to the itinerary, which returns the next
+step. After it, a stream that breaks is carried on if it can be (`rescue`): the walk goes on, and the next deployment's
+stream is joined to what the client has. Everything else ends visibly broken. The result of each attempt is reported to
+the breakers. In every case, one Outcome is left and handed to the observers.
 
 Five clocks run: `connect`, and `first_token` or `answer` (`opening`), `idle` between contents, `total` over everything.
 """
@@ -48,9 +48,9 @@ _OPTION: Final = b"stream_options"
 class Executor:
     """Makes attempts.
 
-    Mutable: `in_flight`, the attempts under way by deployment identity; `cutting`, set when the gateway stops and what
-    still runs is cut, so that no client is said to have left; which deployments do not know
-    `stream_options`, and at which endpoint; and the clocks that run.
+    Mutable: `in_flight`, the attempts under way by deployment identity; `cutting`, set when the gateway stops and cuts
+    what still runs, so that no client is reported to have left; which deployments do not know `stream_options`, and at
+    which endpoint; and the clocks that run.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Executor:
         clock: Callable[[], float],
         dice: Callable[[], float],
     ) -> None:
-        """`clock` is monotonic, in seconds; `changed` is told when what attempts met changed the weights."""
+        """`clock` is monotonic, in seconds; `changed` is called when the result of an attempt changes the weights."""
         self._upstream = upstream
         self._selector = selector
         self._manager = manager
@@ -73,18 +73,18 @@ class Executor:
         self._clock = clock
         self._dice = dice
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-        self.in_flight: defaultdict[Identity, int] = defaultdict(int)  # a Counter's entries are set by way of Python
+        self.in_flight: defaultdict[Identity, int] = defaultdict(int)  # a Counter's entries are set in Python code
         self.cutting = False
         self._untold: dict[Identity, Endpoint] = {}
         self._watch: Watch | None = None
 
     def forget(self, deployments: Iterable[Identity]) -> None:
-        """Forget what was learned of deployments that are gone, or are another thing by the same name."""
+        """Forget what was learned about deployments that are gone, or that are something else under the same name."""
         for identity in deployments:
             self._untold.pop(identity, None)
 
     def tell(self, outcome: Outcome) -> None:
-        """Hand a finished request to the observers; one that fails costs nobody an answer."""
+        """Hand a finished request to the observers; one that fails costs no client its answer."""
         for observer in self._observers:
             try:
                 observer(outcome)
@@ -96,11 +96,11 @@ class Executor:
         return (_STOPPING, "cut") if self.cutting else (CLIENT_LEFT, "client_left")
 
     async def run(self, ask: Ask, snapshot: Snapshot, route: Route, client: Client) -> Unanswered | None:
-        """Get the client its answer. What comes back says why there is none; nothing has been sent then.
+        """Answer the client. Return why there is no answer, if there is none; nothing has been sent then.
 
         Raises:
-            ClientLeftError: the client went away while it was answered.
-            UnreplaceableModelError: the body cannot be made to name the model as the deployment knows it; nothing has
+            ClientLeftError: the client went away while it was being answered.
+            UnreplaceableModelError: the model's name in the body cannot be replaced by the deployment's; nothing has
                 been sent.
 
         """
@@ -193,7 +193,7 @@ class Executor:
         )
 
     async def _take_over(self, record: Record, broken: BrokenStream, step: Step, client: Client) -> Failure | None:
-        """Let a step's deployment take a broken stream over; give the failure if a further one may be asked."""
+        """Let a step's deployment take over a broken stream; return the failure if another step may follow."""
         how, call = broken.call(step.deployment)
         failure = await self._attempt(record, step, how, call, client)
         if how == "continue" and failure is not None and is_refused(failure) and record.may_try:
@@ -204,7 +204,7 @@ class Executor:
     async def _attempt(
         self, record: Record, step: Step, how: Rescue | None, call: Call, client: Client
     ) -> Failure | None:
-        """Make one step; give the failure if a further one may be made."""
+        """Make one step; return the failure if another one may follow."""
         deployment = step.deployment
         if record.ask.model != deployment.served_model:
             call = self._named(deployment, call)
@@ -245,7 +245,7 @@ class Executor:
         return None
 
     def _named(self, deployment: Deployment, call: Call) -> Call:
-        """Make a call name the model as the deployment knows it."""
+        """Return the call with the model named as the deployment knows it."""
         try:
             return msgspec.structs.replace(call, body=named(call.body, deployment.served_model))
         except UnreplaceableModelError:
@@ -253,7 +253,7 @@ class Executor:
             raise
 
     def _failed(self, record: Record, this: Try, failure: Failure, *, again: bool) -> Failure:
-        """Note what an attempt failed for; give it with what the upstream said."""
+        """Record why an attempt failed; return the failure with what the upstream said."""
         this.failure, this.detail = failure.cause.value, failure.detail or None
         told = self._manager.failed(
             this.deployment, failure, self._clock(), again=again, since=this.content, began=this.began
@@ -265,7 +265,7 @@ class Executor:
         return msgspec.structs.replace(failure, said=words(record.passing.error, this.deployment))
 
     def _left(self, record: Record, this: Try, client: Client) -> None:
-        """Note that nobody waits for the rest of an attempt's answer, if there is a rest."""
+        """Record that nobody waits for the rest of an attempt's answer, if any of it is left."""
         if record.is_said and not client.full:
             self._manager.ended(this.deployment)
         else:
@@ -280,7 +280,7 @@ class Executor:
     def _give(
         self, record: Record, this: Try, answer: Answer, held: bytes | Whole | Refusal, client: Client
     ) -> Awaitable[None] | None:
-        """Give the client what an attempt came to; what is to be waited for comes back, if there is something."""
+        """Send the client the result of an attempt; return what must be awaited, if anything."""
         deployment = this.deployment
         if isinstance(held, Refusal):
             self._manager.left(deployment, self._clock(), this.began)
@@ -298,9 +298,9 @@ class Executor:
         return self._deliver(record, this, answer, held, client)
 
     async def _begun(self, record: Record, this: Try, call: Call) -> tuple[Answer, bytes | Whole | Refusal]:
-        """Open the upstream; one that does not know `stream_options`, which we add, is asked without, from then on.
+        """Open the upstream; if it does not know `stream_options`, which we add, ask without it, from then on.
 
-        One that refuses the request all the same may only have quoted it (vLLM does).
+        An upstream that refuses the request even so may only have quoted it (vLLM does): nothing is learned from that.
         """
         deployment = this.deployment
         added = record.ask.adds_usage and self._untold.get(deployment.identity) != deployment.endpoint
@@ -338,7 +338,7 @@ class Executor:
         self._manager.ended(deployment)
 
     def _unanswered(self, record: Record) -> Unanswered:
-        """Choose what the client is told: the most telling failure, and the upstream's own words where it is a 4xx."""
+        """Choose the client's error: that of the most telling failure, in the upstream's own words if it is a 4xx."""
         failure = most_telling(record.failures)
         refusal = record.refusals.get(failure.cause) if failure and failure.cause in _PASSED_ON else None
         status = 503 if record.all_out and refusal is None else status_for_client(failure)
@@ -360,7 +360,7 @@ _PASSED_ON: Final = frozenset(
 
 
 def _traced(this: Try, call: Call, trace: Trace) -> Call:
-    """Make a call tell the upstream of the span that the attempt is in a trace."""
+    """Return the call with header fields that name the attempt's span in a trace to the upstream."""
     span_id = this.span_id = new_span_id()
     fields = Fields([*call.fields.pairs, *trace.fields(span_id).items()])
     return msgspec.structs.replace(call, fields=fields)
@@ -372,7 +372,7 @@ async def _break_off(record: Record, client: Client, failure: Failure) -> None:
 
 
 def _broken(failure: Failure) -> Mapping[str, object]:
-    """Say that a stream broke."""
+    """Return the error that says that a stream broke."""
     message = "the upstream broke off in mid-stream" + (f": {failure.said}" if failure.said else "")
     return {"message": message, "type": "upstream_error", "param": None, "code": "stream_broken"}
 

@@ -1,7 +1,7 @@
 """A body as it comes: kept until it is asked for, or poured out at once.
 
-Who asks (`readany`) waits for a future and is woken by the loop; for each of many small parts that costs more than all
-else. Who lets it pour is called with each part as it is received, and waits for the end only.
+A reader that asks (`readany`) waits for a future and is woken by the loop; for many small parts, that costs more than
+all else. A reader that lets the body pour is called with each part as it is received, and waits for the end only.
 """
 
 import asyncio
@@ -12,27 +12,27 @@ import msgspec
 
 _MOST_WAITING: Final = 1 << 18
 Straight = Generator[None, bytes, None]
-"""Is sent what a connection receives, raises nothing, and never ends by itself."""
+"""A generator that is sent what a connection receives, raises nothing, and never ends by itself."""
 
 
 class Source(Protocol):
-    """Where a body comes from: what a connection receives."""
+    """Where a body comes from: what receives a connection's bytes."""
 
     def data_received(self, data: bytes) -> None:
         """Take what comes."""
         ...
 
     def divert(self, receive: Callable[[bytes], object] | None) -> None:
-        """Let what comes be received so, and not by `data_received`; None: no longer."""
+        """Let `receive` take what comes in place of `data_received`; None: no longer."""
         ...
 
 
 class Flow(msgspec.Struct, eq=False):
-    """One body, which a `source` takes over its transport; which is paused when too much waits.
+    """One body, which a `source` receives over its transport; the transport is paused when too much waits.
 
-    Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and the
-    error that the connection ended by, if it did; who waits or takes; and whether the transport rests. Of a body in
-    chunks (RFC 9112, 7.1) also whether what comes next is a chunk's beginning (`between`).
+    Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and the error that the
+    connection ended with, if any; who waits or takes; and whether the transport is paused. Of a chunked body (RFC 9112,
+    7.1), also whether what comes next is a chunk's beginning (`between`).
     """
 
     transport: asyncio.Transport
@@ -71,7 +71,7 @@ class Flow(msgspec.Struct, eq=False):
             self._finish(self._error)
 
     def broke(self, error: BaseException) -> None:
-        """Note that no more will come of a body that is not whole; `give` follows."""
+        """Note that an incomplete body will bring no more; a call of `give` follows."""
         if not self.over and self._error is None:
             self._error = error
 
@@ -81,24 +81,24 @@ class Flow(msgspec.Struct, eq=False):
         return self.between and self._take is not None
 
     def at_eof(self) -> bool:
-        """Tell whether everything has been given."""
+        """Return whether everything has been handed on."""
         return self.over and not self.parts
 
     def is_eof(self) -> bool:
-        """Tell whether everything has come."""
+        """Return whether everything has come."""
         return self.over
 
     def read_nowait(self) -> bytes:
-        """Give what has come without waiting."""
+        """Return what has come, without waiting."""
         if len(self.parts) == 1 and self.over:
             return self.parts.pop()
         return self._waiting() if self.parts else b""
 
     async def readany(self) -> bytes:
-        """Give what has come, `b""` at the end.
+        """Wait for something to come and return it, `b""` at the end.
 
         Raises:
-            aiohttp.ClientError, OSError: it broke off.
+            aiohttp.ClientError, OSError: the body broke off.
 
         """
         while not self.parts:
@@ -116,13 +116,13 @@ class Flow(msgspec.Struct, eq=False):
     async def pour(
         self, take: Callable[[bytes], bool], straight: Callable[[Callable[[bytes], None]], Straight]
     ) -> None:
-        """Call `take` with what has come and then with each part as it comes, until it gives true, or until the end.
+        """Call `take` with what has come and then with each part as it comes, until it returns true or the body ends.
 
-        What the connection receives meanwhile, a body's framing and all, goes to `straight` first. That has to give
-        what it does not take to what it is called with, which finds the body in it.
+        Meanwhile, what the connection receives, a body's framing and all, goes to `straight` first. That must pass what
+        it does not take to the function that it is called with, which finds the body in it.
 
         Raises:
-            aiohttp.ClientError, OSError: it broke off. What `take` raises is raised, too.
+            aiohttp.ClientError, OSError: the body broke off. What `take` raises is raised as well.
 
         """
         if self.parts and take(self._waiting()):
@@ -144,13 +144,13 @@ class Flow(msgspec.Struct, eq=False):
             taking.close()
 
     def pause(self) -> None:
-        """Let nothing come for now."""
+        """Stop receiving for now."""
         if not self._resting and not self.transport.is_closing():
             self._resting = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Let it come again."""
+        """Receive again."""
         if self._resting:
             self._resting = False
             if not self.transport.is_closing():

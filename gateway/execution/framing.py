@@ -1,6 +1,6 @@
-"""The chunks of HTTP/1.1 (RFC 9112, 7.1), in the form that nearly everybody writes: lower case, no leading zeros.
+"""HTTP/1.1 chunks (RFC 9112, 7.1), in the form that nearly every sender uses: lower case, no leading zeros.
 
-So the length of a whole chunk tells how it begins, and what is both can be passed on as it is.
+The length of a whole chunk then determines how it begins, so a chunk that fits can be passed on as it is.
 """
 
 from typing import Final
@@ -11,12 +11,12 @@ _MOST_DIGITS: Final = 8
 
 
 def framed(data: bytes) -> bytes:
-    """Make a chunk of some bytes; there must be one at least."""
+    """Return a chunk that holds `data`, which must not be empty."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class _Beginnings(dict[int, bytes]):
-    """Mutable: those that were asked for are kept, if they are of short chunks."""
+    """How chunks begin, by their length. Mutable: caches the beginnings that were asked for, of short chunks only."""
 
     def __missing__(self, length: int) -> bytes:
         begins = _begins(length)
@@ -35,4 +35,4 @@ def _begins(length: int) -> bytes:
 
 
 BEGINNINGS: Final = _Beginnings()
-"""How a chunk of a length begins, framing counted; empty where none is so long."""
+"""How a chunk begins, by its whole length, framing included; empty if no chunk has that length."""

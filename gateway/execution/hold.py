@@ -1,14 +1,14 @@
 """What is worth committing to.
 
-Until then nothing goes to the client, so that failing over is still possible:
+Until it has come, nothing goes to the client, so that failing over is still possible:
 
-- An event stream is held back up to its first content: text, reasoning, a refusal or a tool call. Heads, comments,
-  role-only and empty chunks are none. A stream that ends well without any (`[DONE]`, or its end after a finish reason)
-  is an answer too; a finish reason alone is not, for some servers send one in the first event.
+- An event stream is held back until its first content: text, reasoning, a refusal or a tool call. The head, comments,
+  and role-only or empty chunks do not count. A stream that ends properly without content (`[DONE]`, or its end after a
+  finish reason) is an answer too; a finish reason alone is not, because some servers send one in the first event.
 - Any other body is held back whole if it is JSON of at most a MiB, and checked: not empty, not cut short, no error
   object under a 200. A larger one is committed to at the limit.
 
-Each of the failures found here is one that another deployment may not have.
+Each failure found here is one that another deployment may not have.
 """
 
 import json
@@ -32,10 +32,10 @@ _USUAL: Final = re.compile("(?:application|audio|image|multipart|text|video)/[a-
 
 
 class ErrorAnswerError(AttemptFailedError):
-    """An `error` came under a good status: a JSON object, as the answer or as its first event."""
+    """An `error` came with a success status: a JSON object, as the answer or as its first event."""
 
     def __init__(self, error: bytes) -> None:
-        """Carry it, and the failure that it means."""
+        """Carry the error, and the failure that it means."""
         super().__init__(error_failure(error))
         self.error = error
 
@@ -54,9 +54,9 @@ class _Answer(msgspec.Struct):
 
 
 class Whole(msgspec.Struct, gc=False):
-    """A whole JSON body, which was looked at: what an Outcome wants to know of it.
+    """A whole JSON body that has been checked: what an Outcome needs to know of it.
 
-    Mutable: `first_content`, when it was there.
+    Mutable: `first_content`, when it came.
     """
 
     lost: ClassVar[None] = None
@@ -72,11 +72,11 @@ class Whole(msgspec.Struct, gc=False):
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens that the answer told of; where it is no member of the answer's own, it may be one in its tail."""
+        """The tokens that the answer reported; if it has no usable `usage` of its own, its tail may hold one."""
         return usage_of(self.counts) or usage_in(self.body[-TAIL:])
 
     def last_words(self, _: object) -> bytes:
-        """Say nothing: it would be taken for a part of the body."""
+        """Return nothing: it would be taken for a part of the body."""
         return b""
 
 
@@ -85,10 +85,10 @@ _failed: Final = msgspec.json.Decoder(list[Choice])
 
 
 def at_once(answer: Answer) -> Whole | None:
-    """Give a JSON answer, if all of it has come by now.
+    """Return a JSON answer if all of it has come by now, else None.
 
     Raises:
-        ErrorAnswerError: it is an error.
+        ErrorAnswerError: the answer is an error.
         AttemptFailedError: it is not an answer.
 
     """
@@ -97,14 +97,14 @@ def at_once(answer: Answer) -> Whole | None:
 
 
 async def hold(answer: Answer, came: Callable[[], None], stream: Callable[[], Stream] | None = None) -> bytes | Whole:
-    """Read an answer's beginning until it is worth committing to, and give it; nothing else has been read then.
+    """Read an answer's beginning until it is worth committing to, and return it; nothing more has been read then.
 
-    `came` is called with each part of a JSON body but the last: its first byte is its content, and what follows is only
-    slow. `stream` is called for an event stream: what comes of that is fed to it, and given as it may pass. Without,
-    it is given as it came.
+    `came` is called with each part of a JSON body but the last: the answer's content has begun, and the rest is merely
+    slow. `stream` is called for an event stream: what comes is fed to its result, and returned as it may pass. Without
+    `stream`, it is returned as it came.
 
     Raises:
-        ErrorAnswerError: it is an error.
+        ErrorAnswerError: the answer is an error.
         AttemptFailedError: it is not an answer.
 
     """
@@ -121,7 +121,7 @@ async def hold(answer: Answer, came: Callable[[], None], stream: Callable[[], St
 
 
 def _named(kind: str) -> str:
-    """Name a content type; one that is not usual may be anything, our key included, and is not quoted."""
+    """Name a content type; an unusual one may hold anything, our key included, and is not quoted."""
     return f"content-type {kind}" if _USUAL.fullmatch(kind) else "an unusual content-type"
 
 
@@ -157,7 +157,7 @@ def _looked_at(held: bytes) -> Whole:
     try:
         body = _answer.decode(held)
         if not held.isascii():
-            held.decode()  # what is passed over may not be text
+            held.decode()  # what the decoder skips may not be UTF-8
         is_error, counts = _is_error(body), body.usage
         if not is_error and _ERROR in held:
             _look_at_choices(body.choices)
@@ -169,7 +169,7 @@ def _looked_at(held: bytes) -> Whole:
 
 
 def _is_error(body: _Answer) -> bool:
-    """Look whether it tells of an error, and of nothing else; a response that failed may have some output, too."""
+    """Return whether the body reports an error and nothing else; a failed response may have some output as well."""
     if body.error is None or not (_is_empty(body.choices) and _is_empty(body.data)):
         return False
     return bool(body.error) or _is_empty(body.output)
@@ -180,10 +180,10 @@ def _is_empty(told: msgspec.Raw) -> bool:
 
 
 def _look_at_choices(told: msgspec.Raw) -> None:
-    """Look whether all choices failed: OpenRouter says so there, under a good status."""
+    """Raise if all choices failed: OpenRouter reports errors there, with a success status."""
     try:
         choices = _failed.decode(told) if told != _NULL else []
-    except msgspec.ValidationError:  # of another shape, of which nothing is known
+    except msgspec.ValidationError:  # of an unknown shape
         return
     errors = [choice.failure for choice in choices]
     if choices and all(errors):
@@ -191,7 +191,7 @@ def _look_at_choices(told: msgspec.Raw) -> None:
 
 
 def _is_error_to_clients(held: bytes) -> bool:
-    """Look at what msgspec does not decode, and clients do: NaN, half a surrogate."""
+    """Return whether a body that clients decode, though msgspec does not (NaN, a lone surrogate), is an error."""
     if not held.strip():
         raise AttemptFailedError(Failure(Cause.EMPTY_ANSWER, "the body is empty"))
     try:
@@ -204,7 +204,7 @@ def _is_error_to_clients(held: bytes) -> bool:
 
 
 async def _gathered(answer: Answer, came: Callable[[], None]) -> bytes:
-    """Read until the end, or until it is more than is held back and there is more to come."""
+    """Read to the end, or until more has come than is held back and there is more to come."""
     held = bytearray()
     while chunk := await answer.chunk():
         if not answer.is_over():

@@ -1,13 +1,13 @@
 """Joining a second stream to what a client has of a first one.
 
-A stream that goes on from where the other stopped (`Continuation`) may in truth begin again: not every server heeds the
-text that it is given to continue. One that begins again (`Replay`) has to say the same again: what the client has is
-left out, and the first new character is passed on. So both compare. A continuation is held back while it repeats the
-client's text from the start. When it has repeated all of that, it was a replay; when it turns away from it, it was
-none, and what was held back is new.
+A stream asked to go on from where the other stopped (`Continuation`) may in fact begin again: not every server heeds
+the text that it is given to continue. A stream that begins again (`Replay`) has to say the same again: what the client
+has is left out, and everything from the first new character on is passed on. So both compare. A continuation is held
+back while it repeats the client's text from the start. If it repeats all of it, it was a replay; if it departs from it,
+it was none, and what was held back is new.
 
-Of a text of a few characters nothing can be told: there a continuation is taken at its word. Of one that goes round in
-circles nothing can be told either, nor of a box that thinks before it goes on: that is an error.
+A text of a few characters proves nothing: there a continuation is taken at its word. If the text repeats itself, or a
+box reasons before it continues, the two cannot be told apart either: that is an error.
 """
 
 from collections.abc import Iterable
@@ -20,13 +20,13 @@ _TELLING: Final = 16
 
 
 class DiffersError(Exception):
-    """A replay that does not say what the client has already."""
+    """A second stream that cannot be joined to what the client has."""
 
 
 class Transcript:
     """What a client has of an answer: pieces, joined where they add to the same part.
 
-    Mutable: it grows; `part` is what was added to last, and `text` the end of that, in UTF-8.
+    Mutable: it grows; `part` is the part that was added to last, and `text` the end of that, in UTF-8.
     """
 
     __slots__ = ("_before", "_earlier", "part", "text")
@@ -34,7 +34,7 @@ class Transcript:
     def __init__(self) -> None:
         """Start with nothing."""
         self.part = ""
-        self.text = bytearray()  # a list of texts takes ten times as much
+        self.text = bytearray()  # a list of texts takes ten times the memory
         self._earlier: list[tuple[str, bytearray]] = []
         self._before = 0
 
@@ -55,7 +55,7 @@ class Transcript:
         return self._before + len(self.text)
 
     def runs(self) -> tuple[Piece, ...]:
-        """Give the joined pieces, none of them empty."""
+        """Return the joined pieces, none of them empty."""
         runs = (*self._earlier, (self.part, self.text))
         return tuple(Piece(part, text.decode()) for part, text in runs if text)
 
@@ -70,11 +70,11 @@ class Joiner(Protocol):
 
     @property
     def settled(self) -> bool:
-        """Whether all that it says from now on is new."""
+        """Whether everything that it says from now on is new."""
         ...
 
     def new(self, pieces: Iterable[Piece]) -> tuple[str, ...] | None:
-        """Give what is new of each of an event's pieces; None while that cannot be told.
+        """Return what is new in each of an event's pieces; None while that is not known.
 
         Raises:
             DiffersError: the streams cannot be joined.
@@ -83,10 +83,10 @@ class Joiner(Protocol):
         ...
 
     def end(self) -> None:
-        """Note that the second stream has come to its end.
+        """Note that the second stream has ended.
 
         Raises:
-            DiffersError: it says less than the client has.
+            DiffersError: it said less than the client has.
 
         """
         ...
@@ -103,7 +103,7 @@ class Replay:
 
     @property
     def repeats(self) -> bool:
-        """It does: it was asked to."""
+        """True: it was asked to."""
         return True
 
     @property
@@ -112,7 +112,7 @@ class Replay:
         return self._run == len(self._said)
 
     def new(self, pieces: Iterable[Piece]) -> tuple[str, ...]:
-        """Give what is new of each piece: nothing, its end, or all of it."""
+        """Return what is new in each piece: nothing, its end, or all of it."""
         return tuple(self._new(piece) for piece in pieces)
 
     def end(self) -> None:
@@ -136,10 +136,10 @@ class Replay:
 
 
 class Continuation:
-    """Joins a stream that goes on, or that begins again in spite of it. Mutable: which of them it is."""
+    """Joins a stream that continues, or begins again all the same. Mutable: which of the two it does."""
 
     def __init__(self, said: tuple[Piece, ...]) -> None:
-        """Expect what follows on what the client has."""
+        """Expect what follows the text that the client has."""
         self._said = said
         telling = sum(len(piece.text) for piece in said) >= _TELLING
         self._replay = Replay(said) if telling else None
@@ -151,11 +151,11 @@ class Continuation:
 
     @property
     def settled(self) -> bool:
-        """Whether it has turned away from the client's text, or repeated all of it."""
+        """Whether it has departed from the client's text, or repeated all of it."""
         return self._replay is None or self._replay.settled
 
     def new(self, pieces: Iterable[Piece]) -> tuple[str, ...] | None:
-        """Give what is new of each piece; None while it is not known whether any is."""
+        """Return what is new in each piece; None while it is not known whether anything is."""
         pieces = tuple(pieces)
         if not self.repeats and any(piece.text and piece.part == "reasoning" for piece in pieces):
             raise DiffersError
@@ -172,20 +172,20 @@ class Continuation:
 
     @cached_property
     def _circles(self) -> bool:
-        """Whether the client's text is some text again and again, so that more of the same may well go on from it."""
+        """Whether the client's text is one text again and again, so that more of the same may well continue it."""
         return any(_is_periodic(piece.text) for piece in self._said)
 
     def end(self) -> None:
-        """Note the end: what repeats a part of the client's text and ends was new."""
+        """Note the end: a stream that repeated only a part of the client's text was new."""
         if not self.repeats:
             self._replay = None
 
 
 def _is_periodic(text: str) -> bool:
-    """Tell whether a text is a shorter one, at least twice, with a part of it at the end perhaps.
+    """Return whether a text is a shorter one, repeated at least twice, perhaps with a part of it at the end.
 
-    Its first half comes again first where the shortest such text ends. Where the rest does not go on so from there, no
-    longer one does (Fine and Wilf).
+    The shortest such text ends where the first half of the whole occurs next. If the rest does not repeat from there,
+    it does not with any longer one (Fine and Wilf).
     """
     half = text[: (len(text) + 1) // 2]
     shift = text.find(half, 1)

@@ -1,8 +1,8 @@
 """An attempt up to the commit point: open the upstream, and hold back until something is worth committing to.
 
-Two clocks run here: `connect` until a connection is there, and from the request's last byte to the first content
-`first_token`, or `answer` where no stream is asked for. Once the first byte of a JSON body is there, what follows is
-only slow: then it is `idle` that runs.
+Two clocks run here: `connect` until there is a connection, and from the request's last byte to the first content
+`first_token`, or `answer` if no stream was asked for. After the first byte of a JSON body, the rest is merely slow:
+from then on, `idle` runs.
 """
 
 from collections.abc import Awaitable
@@ -21,14 +21,14 @@ from gateway.execution.upstream import Call, Upstream
 from gateway.routing.failures import Cause, Failure, Verdict, status_failure, verdict
 
 _STALE: Final = 1.0
-"""Seconds in which a pooled connection tells that it was closed; later it is the box, which worked meanwhile."""
+"""Seconds within which a pooled connection shows that it had been closed; later, the box closed it while working."""
 _REFUSAL_SECONDS: Final = 10.0
 _SPARE_REFUSAL_SECONDS: Final = 1.0
 _REDIRECTION: Final = 300
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _ABOUT_REQUESTS: Final = frozenset({Cause.CONTEXT_LENGTH, Cause.NOT_SERVED})
-"""Of a 500 or 501 with one of these the client is told, in the upstream's words: another would say the same."""
+"""Causes of a 500 or 501 that is passed on to the client, in the upstream's words: another would say the same."""
 _JSON_BEGINS: Final = b"{"
 
 
@@ -41,10 +41,10 @@ class Opening(Exchange):
     came_some: bool = False
 
     async def begun(self, call: Call) -> tuple[Answer, bytes | Whole | Refusal]:
-        """Give an answer that is worth committing to, and its beginning, or a refusal that is the client's.
+        """Return an answer that is worth committing to, and its beginning, or a refusal that is meant for the client.
 
         Raises:
-            AttemptFailedError: there is none.
+            AttemptFailedError: there is no such answer.
 
         """
         answer: Answer | None = None
@@ -79,14 +79,14 @@ class Opening(Exchange):
         return hold(answer, self._came, self.record.passes if self.this.rescue is None else None)
 
     def _closed(self, answer: Answer | None) -> None:
-        """Forget what has come: none of it has gone out."""
+        """Close the answer and forget what has come: none of it has gone out."""
         if answer is not None:
             answer.close()
         if self.this.rescue is None:
             self.record.passing = None
 
     def sent(self) -> None:
-        """Begin to wait for the first content."""
+        """Start the clock for the first content."""
         self.record.deadline.after(self._patience)
 
     @property
@@ -105,7 +105,7 @@ class Opening(Exchange):
         return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {self._patience:g} s")
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
-        """Keep an error that came in an answer's place, for what the client may be told."""
+        """Keep an error that came in place of an answer: it may be sent to the client."""
         failure, deployment = error.failure, self.this.deployment
         if failure.status is not None:
             self.record.refused(failure.cause, told_refusal(answer, deployment, failure.status, error.error))

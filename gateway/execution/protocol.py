@@ -1,6 +1,6 @@
-"""Aiohttp's response protocol, which reads heads that repeat by itself, and lets bodies pour.
+"""Aiohttp's response protocol, which also reads repeated heads by itself, and lets bodies pour.
 
-It leans on what aiohttp does not promise: `ResponseHandler`, its parser and `StreamReader`, as they are in 3.14.
+It relies on internals that aiohttp does not guarantee: `ResponseHandler`, its parser and `StreamReader`, as of 3.14.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from gateway.sockets import GONE, acknowledge_within
 
 _NEVER_PAUSED: Final = 1 << 30
 _FITTING: Final = 1 << 14
-"""How many bytes of a request a box's kernel takes, though the box reads nothing."""
+"""How many bytes of a request a box's kernel accepts even if the box reads nothing."""
 _READS: Final = 16
 _MOST_READ: Final = 1 << 16
 _FINAL: Final = 200
@@ -35,39 +35,40 @@ _timer: Final = TimerNoop()
 
 
 def is_tested(version: str) -> bool:
-    """Tell whether this module was tested with a version of aiohttp."""
+    """Return whether this module was tested with a version of aiohttp."""
     return version.startswith("3.14.")
 
 
 class LastHeads:
-    """The last heads of a place's answers: of those whose body is of a known length, and of those in chunks."""
+    """The last heads of a destination's answers: one whose body has a known length, and one whose body is chunked."""
 
     __slots__ = ("chunked", "whole")
 
     def __init__(self) -> None:
-        """Know none."""
+        """Start without heads."""
         self.whole: LastHead[Facts] = LastHead(of_answer=True)
         self.chunked: LastHead[Facts] = LastHead(of_answer=True)
 
 
 Said = tuple[Facts, int | None, Flow]
-"""What the head of an answer says, how long the body is where that was told, and the body."""
+"""What the head of an answer says, the length of the body (None if the head does not give it), and the body."""
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool whose connections let an answer's body pour."""
+    """A connection pool that lets the bodies of answers pour."""
 
     def __init__(self, outbox: Outbox, **settings: Any) -> None:  # noqa: ANN401 - the connector's own
-        """Make one; in a running loop."""
+        """Create the pool; this needs a running loop."""
         super().__init__(**settings)
         self._factory = partial(AnswerProtocol, outbox, loop=self._loop)  # type: ignore[assignment] # a subclass of it
 
 
 class AnswerProtocol(ResponseHandler):
-    """Aiohttp's protocol, which knows the head that is awaited, and the flow of the answer that comes.
+    """Aiohttp's protocol, which also keeps the head that is awaited, and the flow of the current answer.
 
-    Mutable: those; the last heads of the place that was asked; what is still `due` of a body whose head repeated one
-    that told a length, which is then not aiohttp's parser's; and whether the time to acknowledge a request is bounded.
+    Mutable: both; the last heads of the destination that was asked; how many bytes are still `_due` of a body whose
+    head repeated one with a length, since aiohttp's parser does not read that body; and whether the time to acknowledge
+    a request is limited.
     """
 
     flow: Flow | None = None
@@ -77,26 +78,26 @@ class AnswerProtocol(ResponseHandler):
     _is_bounded = False
 
     def __init__(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
-        """Make one for a connection to come, whose requests are posted."""
+        """Create the protocol of a connection to come, whose requests are posted in the outbox."""
         super().__init__(loop)
         self._outbox = outbox
 
     @property
     def was_used(self) -> bool:
-        """Whether an answer has been read here: a parser is made for each."""
+        """Whether a session has read an answer here: it creates a parser for each."""
         return self._parser is not None
 
     def close(self) -> None:
-        """Close. What is in the midst waits for no peer: neither until it has read the request, nor for TLS's farewell.
+        """Close. In mid-exchange, wait neither for the peer to read the request nor for TLS's closing handshake.
 
-        One that has stopped would hold the connection, and the body that it does not read, for as long as it lives. It
-        is reset, or the kernel would go on offering what it has of that.
+        A peer that has stopped would hold the connection, and the body that it does not read, for as long as it lives.
+        The connection is reset, because otherwise the kernel would go on offering its part of that body.
         """
         transport = self.transport
         if transport is not None and (
             transport.get_write_buffer_size() or (self._is_amid and transport.get_extra_info("sslcontext") is not None)
         ):
-            if not transport.is_closing():  # else there may be no socket any more
+            if not transport.is_closing():  # else the socket may be gone
                 close(transport, reset=True)
             self.abort()
         else:
@@ -104,25 +105,25 @@ class AnswerProtocol(ResponseHandler):
 
     @property
     def _is_amid(self) -> bool:
-        """Whether an answer is still to come, or the rest of it: ours, or one that aiohttp reads for its session."""
+        """Whether an answer, or the rest of one, is still to come: ours, or one that aiohttp reads for its session."""
         if self.flow is not None:
             return not self.flow.over
         payload = self._payload
         return self._awaited is not None or (self._parser is not None and (payload is None or not payload.is_eof()))
 
     def set_response_params(self, **params: Any) -> None:  # noqa: ANN401 - aiohttp's own
-        """Make a parser for the next answer; that of the last one is no longer read."""
+        """Create a parser for the next answer; the body of the last one is no longer read."""
         self._payload = None
         super().set_response_params(**params)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """Take an error; one of writing may have been told why: a box may answer, and close, before it reads all."""
+        """Record an error; first read what came before it: a box may answer, and close, before it has read all."""
         if isinstance(exc, OSError) and self._parser is not None and self._is_amid:
             self._read_what_came()
         super().set_exception(exc, *cause)
 
     def _read_what_came(self) -> None:
-        """Read what the kernel has: who writes learns of the end first."""
+        """Read what the kernel has received: a failed write reports the end before the bytes ahead of it are read."""
         transport = self.transport
         if transport is None or transport.get_extra_info("sslcontext") is not None:
             return
@@ -135,9 +136,9 @@ class AnswerProtocol(ResponseHandler):
                 self.data_received(data)
 
     def is_connected(self) -> bool:
-        """Tell whether a next request may be sent: it is connected, said nothing unasked, and all went well.
+        """Return whether another request may be sent: it is connected, received nothing unasked, and had no error.
 
-        The pool asks that before it gives a connection away: one that it keeps may speak without being asked.
+        The pool asks this before it hands a connection out, because a box may send something on a pooled one unasked.
         """
         transport = self.transport
         return not (
@@ -151,19 +152,19 @@ class AnswerProtocol(ResponseHandler):
         )
 
     def waits(self) -> None:
-        """Wait for the next request: what comes by then is asked by nobody, and no parser swallows a part of it."""
+        """Wait for the next request. What comes by then was not asked for; with no parser, none of it is consumed."""
         self.flow = self._parser = None
 
     def is_quiet(self) -> bool:
-        """Tell whether a connection that was usable when it began to wait has neither ended nor said something.
+        """Return whether a connection that was usable when it became idle has neither ended nor received anything.
 
-        One whose end has come is closing first, and has a transport until the loop's next turn.
+        When it ends, the transport is closing first, and is gone only in the loop's next turn.
         """
         transport = self.transport
         return transport is not None and not self._tail and not transport.is_closing()
 
     def ask(self, data: bytes, last: LastHeads) -> asyncio.Future[Said]:
-        """Send a request; give what comes to what the head of its answer says."""
+        """Send a request; return a future of what the head of its answer says."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise aiohttp.ClientConnectionResetError
@@ -176,26 +177,27 @@ class AnswerProtocol(ResponseHandler):
         return awaited
 
     def _bound(self, transport: asyncio.Transport, *, is_bounded: bool) -> None:
-        """Bound the time in which what is sent is to be acknowledged, or bound it no longer."""
+        """Limit the time in which the peer must acknowledge what is sent, or lift the limit."""
         self._is_bounded = is_bounded
         made = transport.get_extra_info("socket")
         if made is not None:
             acknowledge_within(made, GONE if is_bounded else 0)
 
     def divert(self, receive: Callable[[bytes], object] | None) -> None:
-        """Let what comes be received so, and not by `data_received`; None: no longer.
+        """Let `receive` take what comes in place of `data_received`; None: no longer.
 
-        A loop may look that up once, when the transport is given its protocol.
+        The protocol is set again because a loop may look the method up only once, when the transport is given its
+        protocol.
         """
         if receive is None:
             del self.data_received
         else:
-            self.data_received = receive  # type: ignore[method-assign, assignment] # what it gives is not looked at
+            self.data_received = receive  # type: ignore[method-assign, assignment] # its result is ignored
         if self.transport is not None:
             self.transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
-        """Let what the bytes bring of a body go on at once: one write a read, however many chunks that holds."""
+        """Pass on at once what the bytes bring of a body: one write per read, however many chunks that holds."""
         flow = self.flow
         if flow is None:
             if self._awaited is None:
@@ -210,7 +212,7 @@ class AnswerProtocol(ResponseHandler):
         flow.give()
 
     def _repeats(self, awaited: asyncio.Future[Said], data: bytes) -> bool:
-        """Take an answer whose head says what the last one said; tell whether it is one."""
+        """Take an answer whose head says the same as the last one; return whether it is one."""
         last = self._last.whole
         found = last.repeated(data)
         transport = self.transport
@@ -233,7 +235,7 @@ class AnswerProtocol(ResponseHandler):
     def _fill(self, flow: Flow, data: bytes) -> None:
         """Take a part of a body of known length."""
         due = self._due
-        if len(data) > due:  # nobody asked for the rest: what comes next on this connection is not to be trusted
+        if len(data) > due:  # nobody asked for the rest: what comes next on this connection cannot be trusted
             self.force_close()
             data = data[:due]
         if data:
@@ -243,7 +245,7 @@ class AnswerProtocol(ResponseHandler):
             flow.over = True
 
     def _read_on(self, flow: Flow, data: bytes) -> None:
-        """Let aiohttp's parser read a part of a body. One that is `between` two chunks knows of none, nor begun one."""
+        """Let aiohttp's parser read a part of a body, and note whether the part ends `between` two chunks."""
         parser = self._parser
         if parser is None:
             super().data_received(data)
@@ -253,9 +255,9 @@ class AnswerProtocol(ResponseHandler):
         except Exception as error:  # noqa: BLE001 - the parser's: as aiohttp does, but for a flow in its end
             self._broken(error)
             return
-        if messages:  # nobody asked for them: what comes next on this connection is not to be trusted
+        if messages:  # nobody asked for them: what comes next on this connection cannot be trusted
             self.force_close()
-        flow.between = flow.between and data[-2:] == ENDS  # else a next one has begun, if it has not told its size
+        flow.between = flow.between and data[-2:] == ENDS  # else the next one has begun, its size line incomplete
 
     def _parse(self, awaited: asyncio.Future[Said], data: bytes) -> None:
         """Let aiohttp's parser read the head of an answer."""
@@ -293,7 +295,7 @@ class AnswerProtocol(ResponseHandler):
                 awaited.set_result((said, length, flow))
 
     def _broken(self, error: Exception) -> None:
-        """Give up a connection whose answer is not HTTP."""
+        """Close a connection whose answer is not HTTP."""
         if self.transport is not None:
             self.transport.close()
         self.set_exception(HttpProcessingError(), error)
@@ -304,12 +306,12 @@ class AnswerProtocol(ResponseHandler):
             awaited.set_exception(error)
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
-        """Read on, if that was stopped: aiohttp says so at the end of each body."""
+        """Resume reading, if it is paused: aiohttp calls this at the end of each body."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Let a body that is not whole break: aiohttp tells of some ends only."""
+        """Let an incomplete body break: aiohttp reports only some ends."""
         flow, self.flow = self.flow, None
         if flow is not None:
             flow.lost_by = exc
@@ -321,19 +323,19 @@ class AnswerProtocol(ResponseHandler):
 
 
 class _FlowReader(StreamReader):
-    """A body that the parser fills, turned into a flow: `_protocol` is that. It has no place for anything else."""
+    """A body that the parser fills, turned into a flow, which is in `_protocol`: there is no other place for it."""
 
     __slots__ = ()
     _protocol: Flow  # type: ignore[assignment] # this is the trick
 
     def becomes(self, flow: Flow) -> None:
-        """Let what comes go to the flow, and the queues of its own go."""
+        """Direct what comes to the flow, and drop the reader's own queues."""
         self._protocol = flow
         self._buffer = self._eof_callbacks = ()  # type: ignore[assignment] # nothing is put there
         self._http_chunk_splits = None
 
     def feed_data(self, data: bytes, size: int = 0) -> bool:  # noqa: ARG002 - the parser's call
-        """Let bytes through; `give` hands them on."""
+        """Add bytes to the flow; its `give` hands them on."""
         self._protocol.parts.append(data)
         return False
 
@@ -343,20 +345,20 @@ class _FlowReader(StreamReader):
         self._protocol.over = True
 
     def set_exception(self, exc: BaseException, exc_cause: object = None) -> None:  # noqa: ARG002 - as above
-        """Note that it broke off."""
+        """Note that the body broke off."""
         self._protocol.broke(exc)
 
     def begin_http_chunk_receiving(self) -> None:
-        """Note that a chunk has begun, and told its size."""
+        """Note that a chunk has begun, and its size is known."""
         self._protocol.between = False
 
     def end_http_chunk_receiving(self) -> None:
-        """Note that it has ended, with the line end that follows it."""
+        """Note that a chunk has ended, with the line end that follows it."""
         self._protocol.between = True
 
 
 def _flow(protocol: AnswerProtocol, body: StreamReader) -> Flow:
-    """Let a body, of which a part may have come, pour."""
+    """Turn a body, part of which may have come, into a flow."""
     transport = protocol.transport
     assert transport is not None  # noqa: S101 - it has just brought the head
     if isinstance(body, EmptyStreamReader):

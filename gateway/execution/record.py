@@ -1,4 +1,4 @@
-"""A request under way: what was asked, what has come of it so far, and what to say when nothing answers."""
+"""A request under way: what was asked, what has happened so far, and what to say when no deployment answers."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -29,9 +29,9 @@ _NONE: Final[Mapping[Cause, Refusal]] = MappingProxyType({})
 class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a client asked for.
 
-    `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for. `trace`: where
-    requests are traced. `choices`: how many a stream will have, 0 where that is not known. `client_name`: whose key was
-    sent, where one is needed.
+    `adds_usage`: the upstream is asked for the usage of the stream, which the client did not ask for. `trace`: set if
+    requests are traced. `choices`: how many a stream will have, 0 if that is not known. `client_name`: whose key was
+    sent, if keys are needed.
     """
 
     request_id: str
@@ -45,9 +45,10 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unanswered(msgspec.Struct, frozen=True):
-    """No deployment answered: what to tell the client.
+    """No deployment answered: what to report to the client.
 
-    `refusal` is an upstream's own 4xx, where there was one; `said` what one said of its failure, its message alone.
+    `refusal` is an upstream's own 4xx, if there was one; `said` is the message, and nothing else, that an upstream gave
+    for its failure.
     """
 
     status: int
@@ -64,8 +65,8 @@ class Unanswered(msgspec.Struct, frozen=True):
 class Try(msgspec.Struct, gc=False):
     """An attempt under way: what its Attempt will say.
 
-    `rescue`: it is to take over a broken stream. `offset` is in seconds since the request's arrival. `content` is when
-    its first content came.
+    `rescue`: how it is to take over a broken stream, if it is. `offset` is in seconds since the request's arrival.
+    `content` is when its first content came.
     """
 
     deployment: Deployment
@@ -80,7 +81,7 @@ class Try(msgspec.Struct, gc=False):
     content: float | None = None
 
     def attempt(self, now: float) -> Attempt:
-        """Give the finished attempt; `now` is monotonic, in seconds."""
+        """Return the finished attempt; `now` is monotonic, in seconds."""
         deployment = self.deployment
         return Attempt(  # by position: by name it takes three times as long
             deployment.model,
@@ -99,7 +100,7 @@ class Try(msgspec.Struct, gc=False):
 class Record(msgspec.Struct):
     """A request under way: what its Outcome will say. Filled by the executor, read once.
 
-    `deadline` is the one by which its attempts are bounded, one after the other; `clock` is monotonic, in seconds.
+    `deadline` limits its attempts, one after the other; `clock` is monotonic, in seconds.
     """
 
     ask: Ask
@@ -133,7 +134,7 @@ class Record(msgspec.Struct):
 
     @property
     def may_try(self) -> bool:
-        """Whether there is room for one more attempt: a rescue may make two on one deployment."""
+        """Whether one more attempt is allowed: a rescue may make two on one deployment."""
         return len(self.attempts) < self.snapshot.settings.bounds.attempts
 
     def starts(self, step: Step) -> None:
@@ -144,11 +145,11 @@ class Record(msgspec.Struct):
             self.all_out = True
 
     def refused(self, cause: Cause, refusal: Refusal) -> None:
-        """Keep the first refusal of its cause, for what the client may be told."""
+        """Keep the first refusal of each cause: it may be sent to the client."""
         self.refusals = {cause: refusal, **self.refusals}
 
     def passes(self) -> Stream:
-        """Begin with an event stream, which nobody has seen anything of."""
+        """Begin an event stream, of which nobody has seen anything yet."""
         ask = self.ask
         stream: Stream
         if ask.call.operation == "responses":
@@ -160,7 +161,7 @@ class Record(msgspec.Struct):
         return stream
 
     def breaks(self, failure: Failure) -> bool:
-        """Note that what was begun broke off; tells whether it can be carried on."""
+        """Note that an answer already begun broke off; return whether it can be carried on."""
         if self.broken is None and isinstance(self.passing, CompletionStream):
             self.broken = BrokenStream(self.route.rescue, self.ask.call, self.passing, failure)
         return self.broken is not None and self.broken.can_be_rescued
@@ -170,7 +171,7 @@ class Record(msgspec.Struct):
         self.status, self.failure = status, failure
 
     def outcome(self, now: float) -> Outcome:
-        """Give what the observers are told; `now` is monotonic, in seconds."""
+        """Return what the observers are given; `now` is monotonic, in seconds."""
         passing, served = self.passing, self.served
         if passing is None:
             passing = Whole(b"", self.size)

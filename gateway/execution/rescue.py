@@ -1,11 +1,11 @@
 """Carrying on a stream that broke after its first content had gone to the client.
 
-Where the next deployment can go on with a text, it is given what the client has (`continue`). Otherwise, or where it
-refuses that, the same request is made again and has to say the same again (`replay`); `joining` tells more. Only what
-can be repeated is carried on: one choice, without log-probabilities, of text, reasoning or tool calls. Only text is
-continued, and only where no form (a JSON schema, a grammar) is kept: half of anything else has no place in a prompt.
-Reasoning is none either: what follows on it may be told as an answer. The white space at the text's end is not given
-along: chat templates drop it, and tokens begin with it.
+If the next deployment can continue a text, it is given what the client has (`continue`). Otherwise, or if it refuses
+that, the same request is made again and has to say the same again (`replay`); see `joining`. Only what can be repeated
+is carried on: one choice, without log-probabilities, of text, reasoning or tool calls. Only text is continued, and only
+if the request demands no form (a JSON schema, a grammar): half of anything else has no place in a prompt. Reasoning is
+not continued either: what follows it may be returned as part of the answer. The white space at the text's end is not
+passed along: chat templates drop it, and tokens begin with it.
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ _REFUSALS: Final = frozenset({400, 404, 405, 409, 415, 422, 500, 501})
 
 
 class BrokenStream:
-    """A request whose stream broke, as it is to be asked for again. `failure` is what broke it."""
+    """A request whose stream broke, and how it is made again. `failure` is what broke the stream."""
 
     def __init__(self, policy: RescuePolicy, call: Call, stream: CompletionStream, failure: Failure) -> None:
-        """Ask for it by this call."""
+        """Take the call that was made, and what the client has of the stream."""
         self.failure = failure
         self._policy = policy
         self._call = call
@@ -38,7 +38,7 @@ class BrokenStream:
 
     @cached_property
     def _request(self) -> Mapping[str, Any]:
-        """The request, looked at once; nothing where it cannot be read."""
+        """The request, decoded once; empty if it cannot be read."""
         try:
             return decoded(bytes(self._call.body))
         except UnreadableRequestError:
@@ -46,13 +46,13 @@ class BrokenStream:
 
     @property
     def can_be_rescued(self) -> bool:
-        """Whether there is a way to carry it on."""
+        """Whether the stream can be carried on."""
         if self._policy == "off" or self._stream.opaque or self.failure.cause not in _BREAKS:
             return False
         return bool(self._request) and is_repeatable(self._request)
 
     def call(self, deployment: Deployment) -> tuple[Rescue, Call]:
-        """Say how a deployment is asked to take over, and with what."""
+        """Return how a deployment is asked to take over, and the call that asks it."""
         said = self._stream.said
         is_text = [piece.part for piece in said] == [_TEXT.get(self._call.operation)]
         body = None
@@ -69,5 +69,5 @@ class BrokenStream:
 
 
 def is_refused(failure: Failure) -> bool:
-    """Tell whether an attempt to have a text continued may have failed for that, and not for the deployment's sake."""
+    """Return whether an attempt to continue a text may have failed because of that, not because of the deployment."""
     return failure.cause is Cause.ERROR_ANSWER or failure.status in _REFUSALS

@@ -1,10 +1,10 @@
-"""An event stream of `/v1/responses` on its way to a client: what of the upstream's bytes may pass, and what they tell.
+"""An event stream of `/v1/responses` on its way to a client: which of the upstream's bytes may pass, and what they say.
 
-https://platform.openai.com/docs/api-reference/responses-streaming. Each event names its `type`, and one of three ends
-the answer. Left out are events that are no JSON, and an upstream's error: it is a break, and what is told of that is
-the executor's to say. All else passes in the upstream's own bytes, event by event.
+https://platform.openai.com/docs/api-reference/responses-streaming. Each event names its `type`, and one of three types
+ends the answer. Left out are events that are not JSON, and an upstream's error: it is a break, and the executor decides
+what to say about it. Everything else passes in the upstream's own bytes, event by event.
 
-Such a stream is not carried on elsewhere: the ids of its items, and what a tool did, are those of one box.
+Such a stream is not carried on elsewhere: the ids of its items, and what a tool did, belong to one box.
 """
 
 import json
@@ -21,7 +21,7 @@ from gateway.execution.template import Reader
 from gateway.execution.usage import usage_of
 
 _LONGEST: Final = 32 << 20
-"""Bytes of an event: it may hold the request's instructions and tools, and the whole answer."""
+"""The most bytes of an event: it may hold the request's instructions and tools, and the whole answer."""
 _TOO_LONG: Final = {"message": "an event is longer than 32 MiB"}
 _ANNOUNCING: Final = frozenset(
     {
@@ -34,10 +34,10 @@ _ANNOUNCING: Final = frozenset(
         "keepalive",
     }
 )
-"""What says that something is to come, and nothing of it; OpenAI keeps who waits with `keepalive`."""
+"""Events that announce content and hold none of it; OpenAI sends `keepalive` so that clients keep waiting."""
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.cancelled"})
 _UNREAD: Final = ("response", "usage")
-"""What stays JSON until it is looked at: it may be long."""
+"""Members that stay JSON until they are needed: they may be long."""
 _FAILED: Final = "response.failed"
 _ERROR: Final = "error"
 _UNTOLD: Final = b'{"error": {"code": "error"}}'
@@ -54,12 +54,12 @@ class _Event(msgspec.Struct, gc=False):
 
     @property
     def kind(self) -> str:
-        """Its type, where that is one."""
+        """Its type, if it is a string; empty otherwise."""
         return self.type if isinstance(self.type, str) else ""
 
     @property
     def failure(self) -> object:
-        """The error that it tells of: in an `error` of its own, as the event itself, or as the response's."""
+        """The error that it reports: in an `error` of its own, as the event itself, or as the response's."""
         if self.error:
             return self.error
         if self.kind == _ERROR:
@@ -68,7 +68,7 @@ class _Event(msgspec.Struct, gc=False):
 
     @property
     def shown(self) -> "_Response":
-        """The response that it shows."""
+        """The response that it holds."""
         try:
             return (self.response and _read(_response, self.response)) or _Response()
         except MalformedError:  # nested too deeply
@@ -88,12 +88,13 @@ _response: Final = msgspec.json.Decoder(_Response)
 class ResponseStream(Reader):
     """One client's stream of events.
 
-    Mutable: `done` (what ends it came), `failed` (an error came: `error`), `size` (bytes passed), `first_content` (when
-    it came), `malformed` (events left out), the tokens that were told, and the last event's number.
+    Mutable: `done` (the event that ends it came), `failed` (an error came: `error`), `size` (bytes passed),
+    `first_content` (when it came), `malformed` (events left out), the usage that was reported, and the last event's
+    number.
     """
 
     most_held: Final = 8 << 20
-    """Bytes that may be held back for its first content: the request's instructions and tools are shown before it."""
+    """Bytes that may be held back until the first content: the request's instructions and tools come before it."""
 
     __slots__ = (
         "_clock",
@@ -126,7 +127,7 @@ class ResponseStream(Reader):
 
     @property
     def whole(self) -> bool:
-        """Whether it may end here, if nothing else is to come."""
+        """Whether the stream may end here, if nothing else comes."""
         return self.done
 
     @property
@@ -136,15 +137,15 @@ class ResponseStream(Reader):
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens that the answer told of."""
+        """The tokens that the answer reported."""
         return usage_of(self._counts)
 
     @property
     def lost(self) -> None:
-        """There is no second stream that anything is lost by."""
+        """None: there is no second stream, so no tokens are lost."""
 
     def feed(self, chunk: bytes) -> tuple[bytes, bool]:
-        """Take the next bytes; give what may go to the client, and whether content came."""
+        """Take the next bytes; return those that may go to the client, and whether content came."""
         content, parts = False, list[bytes]()
         for raw in self._scanner.cut(chunk):
             passed, says = self._take(raw, self._scanner.data(raw))
@@ -159,14 +160,14 @@ class ResponseStream(Reader):
         return self._sent(b"".join(parts)), content
 
     def end(self) -> bytes:
-        """Note that the stream is over; its last event counts without an empty line, if it is what ends the answer."""
+        """Note that the stream is over; its last event counts without an empty line if it ends the answer."""
         raw, data = self._scanner.rest()
         if data is None or self.done or self.failed or not _is_end(data):
             return _NOTHING
         return self._sent(self._take(raw, data)[0])
 
     def last_words(self, error: Mapping[str, object]) -> bytes:
-        """Give an event to say last: OpenAI's, and with the `error` that its clients raise."""
+        """Return a last event that reports `error`: in OpenAI's form, with the `error` that its clients raise."""
         told = {**error, "type": _ERROR, "sequence_number": self._number + 1, "error": error}
         return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
 
@@ -200,15 +201,15 @@ class ResponseStream(Reader):
     def _fails(self, error: object) -> None:
         if not self.done:  # else it is none of the answer's any more
             self.failed = True
-            with suppress(MalformedError):  # it is nested too deeply to be told
+            with suppress(MalformedError):  # it is nested too deeply to be encoded
                 self.error = bytes(_raw({"error": error}))
 
 
 def _read(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T | None:
-    """Decode an event, or the response that it shows; None for JSON of another shape.
+    """Decode an event, or the response that it holds; None for JSON of another shape.
 
     Raises:
-        MalformedError: it is no JSON.
+        MalformedError: it is not JSON.
 
     """
     try:

@@ -10,7 +10,7 @@ from gateway.execution.outcome import Usage
 from gateway.execution.rewriting import Frame, recounted, rewritten
 
 Rescue = Literal["continue", "replay"]
-"""How a second stream is asked for: to go on from the client's text, or to begin again."""
+"""How a second stream is asked for: to continue the client's text, or to begin again."""
 
 
 class New(NamedTuple):
@@ -21,7 +21,7 @@ class New(NamedTuple):
 
 
 class _Withheld(NamedTuple):
-    """An event, what it says, and whether it is apart from the answer's text: usage, and what a filter found."""
+    """An event, what it says, and whether it is apart from the answer's text: usage, or what a content filter found."""
 
     data: bytes
     pieces: tuple[Piece, ...]
@@ -32,11 +32,11 @@ class Takeover:
     """Takes a second stream's events.
 
     Mutable: how far it is joined, whether it has said anything, what is withheld until that is known, and the white
-    space that may still be repeated.
+    space that it may still repeat.
     """
 
     def __init__(self, how: Rescue, said: tuple[Piece, ...], frame: Frame, spent: int) -> None:
-        """Follow on what has been `said`, which took `spent` tokens."""
+        """Begin after what has been `said`, which took `spent` tokens."""
         self._joiner: Joiner = Replay(said) if how == "replay" else Continuation(said)
         self._overlap = _trailing_space(said) if how == "continue" else ""
         self._frame = frame
@@ -45,7 +45,7 @@ class Takeover:
         self._spoke = False
 
     def take(self, chunk: Chunk, data: bytes) -> list[New]:
-        """Give what the client may have now.
+        """Take an event; return the events that the client may have now.
 
         Raises:
             DiffersError: the stream does not go on from what the client has.
@@ -56,7 +56,7 @@ class Takeover:
             raise DiffersError
         says = any(piece.text for piece in pieces)
         self._spoke = self._spoke or says
-        # beside a text, or before all, a finish reason may be one of many: then the end of the stream tells
+        # with a text, or before any, a finish reason may be one of many: then the end of the stream decides
         ends = chunk.finished and not says and self._spoke
         new = self._joiner.new(pieces) if says else tuple("" for _ in pieces)
         is_apart = not chunk.choices
@@ -72,22 +72,22 @@ class Takeover:
         return released
 
     def end(self) -> list[New]:
-        """Note that the stream has come to its end, and give what was withheld.
+        """Note that the stream has ended; return what was withheld.
 
         Raises:
-            DiffersError: the client has more than it said.
+            DiffersError: the client has more than the stream said.
 
         """
         self._joiner.end()
         return self._released()
 
     def recounted(self, usage: Usage) -> Usage:
-        """Give the usage of one unbroken stream, from what this one told."""
+        """Return the usage of one unbroken stream, from what this one reported."""
         return recounted(usage, self.given)
 
     @property
     def given(self) -> int:
-        """How many of the client's tokens this upstream was given in its prompt."""
+        """How many of the client's tokens were in this upstream's prompt."""
         return 0 if self._joiner.repeats else self._spent
 
     def _released(self) -> list[New]:
@@ -105,7 +105,7 @@ class Takeover:
             raise DiffersError from None
 
     def _beyond_overlap(self, text: str) -> str:
-        """Leave out the white space that the client has, and that was not given to the box to go on from."""
+        """Leave out the white space that the client has, and that was not passed to the box to continue from."""
         overlap, end = self._overlap, len(text)
         known = next((place for place in range(end) if text[place] != overlap[place : place + 1]), end)
         self._overlap = overlap[known:] if known == end else ""

@@ -1,10 +1,11 @@
 """W3C Trace Context: where a request stands in a trace, decided before its first attempt.
 
-An upstream is told the span of the attempt that asks it, so that its own spans hang below. So trace id and span ids are
-made when a request arrives, and whether it is recorded is decided then too; spans are made of them when it is over.
+An upstream is sent the span id of the attempt that asks it, so that its own spans become children of that one. So the
+ids are created while the request runs, and whether it is recorded is decided when it arrives; the spans are built from
+them when it is over.
 
-https://www.w3.org/TR/trace-context-2/. A traceparent that is not well formed is as none, and its tracestate with it; a
-tracestate that is not well formed is dropped whole.
+https://www.w3.org/TR/trace-context-2/. A malformed traceparent is treated as absent, and its tracestate with it; a
+malformed tracestate is dropped whole.
 """
 
 import random
@@ -29,15 +30,15 @@ _random: Final = random.Random()  # noqa: S311 - ids, not secrets
 
 
 def new_span_id() -> int:
-    """Make a span's id: 64 random bits, not all 0."""
+    """Return a new span id: 64 random bits, not all 0."""
     return _random.getrandbits(64) or 1
 
 
 class Trace(Struct, frozen=True):
     """A request's place in a trace.
 
-    `span_id` is the request's own, `parent_id` that of the client's, if it named one. `flags` are the traceparent's.
-    `state` is the client's tracestate.
+    `span_id` is the request's own, `parent_id` that of the client's span, if it named one. `flags` are the
+    traceparent's. `state` is the client's tracestate.
     """
 
     trace_id: int
@@ -52,7 +53,7 @@ class Trace(Struct, frozen=True):
         return bool(self.flags & SAMPLED)
 
     def fields(self, span_id: int) -> dict[str, str]:
-        """Give the header fields that tell an upstream which span asks it."""
+        """Return the header fields that name the span that asks an upstream."""
         fields = {"traceparent": f"00-{self.trace_id:032x}-{span_id:016x}-{self.flags:02x}"}
         if self.state:
             fields["tracestate"] = self.state
@@ -62,7 +63,7 @@ class Trace(Struct, frozen=True):
 class Sampling(Struct, frozen=True):
     """Which traces are recorded: those of a share of the trace ids, or those that the caller recorded.
 
-    `bound`: recorded are ids whose right half is below it. `parent_decides`: it does not count where there is a caller.
+    `bound`: ids whose right half is below it are recorded. `parent_decides`: if there is a caller, it decides instead.
     """
 
     bound: int = _HALF
@@ -70,7 +71,7 @@ class Sampling(Struct, frozen=True):
 
     @classmethod
     def of(cls, name: str, ratio: float) -> "Sampling | None":
-        """Make OpenTelemetry's sampler of that name (OTEL_TRACES_SAMPLER), or nothing; `ratio` is from 0 to 1.
+        """Return OpenTelemetry's sampler of that name (OTEL_TRACES_SAMPLER), or None; `ratio` is from 0 to 1.
 
         https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
         """
@@ -79,7 +80,7 @@ class Sampling(Struct, frozen=True):
         return cls(bounds[kind], kind != name) if kind in bounds else None
 
     def begin(self, parents: Sequence[str], states: Sequence[str]) -> Trace:
-        """Give a request its place; `parents` and `states` are its traceparent and tracestate fields."""
+        """Return a request's place in a trace; `parents` and `states` are its traceparent and tracestate fields."""
         parent = _parsed(parents)
         if parent is None:
             trace_id = _random.getrandbits(128) or 1
@@ -91,7 +92,7 @@ class Sampling(Struct, frozen=True):
 
 
 def _parsed(parents: Sequence[str]) -> tuple[int, int, int] | None:
-    """Read a traceparent (section 3.2): trace id, parent id, flags; of a later version, what this one knows."""
+    """Read a traceparent (section 3.2): trace id, parent id, flags; of a later version, the part known here."""
     match = _PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
     if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
         return None
@@ -100,7 +101,7 @@ def _parsed(parents: Sequence[str]) -> tuple[int, int, int] | None:
 
 
 def _state(states: Sequence[str]) -> str | None:
-    """Join the tracestate fields (section 3.3); what is too long or no list of members is left out."""
+    """Join the tracestate fields (section 3.3); None if they are too long or not a list of members."""
     joined = ",".join(states)
     if len(joined) > _LONGEST_STATE:
         return None

@@ -1,6 +1,7 @@
-"""The tokens that an upstream counted: `usage`, as an event of a stream or a whole JSON answer has it.
+"""The tokens that an upstream counted: `usage`, from an event of a stream or a whole JSON answer.
 
-A body is long, and tells it at its end: only where that does not tell, the whole is parsed for it.
+A long body has it near its end, so only its last bytes are searched; what stands there is scanned member by member only
+if it cannot be decoded from the last `usage` on.
 """
 
 import json
@@ -23,7 +24,7 @@ class _CompletionDetails(msgspec.Struct, gc=False):
 
 
 class _Usage(msgspec.Struct, gc=False):
-    """As chats and completions tell it, and as responses do."""
+    """As chats and completions report it, and as responses do."""
 
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
@@ -46,7 +47,7 @@ class _Usage(msgspec.Struct, gc=False):
 
 
 class _AnyUsage(msgspec.Struct, gc=False):
-    """As servers tell it whose numbers are texts, or whose empty objects are lists: what can be read of it counts."""
+    """As servers report it that send numbers as strings, or empty lists for objects: what can be read of it counts."""
 
     prompt_tokens: object = None
     completion_tokens: object = None
@@ -81,27 +82,28 @@ class _Rest(msgspec.Struct, gc=False):
 
 
 TAIL: Final = 1 << 14
-"""How many of a body's last bytes are looked through."""
+"""How many of a body's last bytes are searched."""
 _counts: Final = msgspec.json.Decoder(_Usage)
 _any_counts: Final = msgspec.json.Decoder(_AnyUsage)
 _rest: Final = msgspec.json.Decoder(_Rest)
 _NAME: Final = b'"usage"'
-_BACKSLASH: Final = 92  # as a number: that is found faster
+_BACKSLASH: Final = 92  # as a number: found faster
 _USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
 _object: Final = json.JSONDecoder()
 
 
 def usage_in(tail: bytes) -> Usage | None:
-    """Read the last whole `usage` object in the tail of a JSON body.
+    """Return the last whole `usage` object in the tail of a JSON body.
 
-    It is looked for without parsing: inside a JSON string its quotes would be escaped, so that only a member matches.
-    Nearly always it is a member of the body itself, and what follows on its name is an object but for the first brace.
+    It is searched for without parsing: inside a JSON string its quotes would be escaped, so only a member's name
+    matches. Nearly always it is a member of the body itself; then the tail from its name on, after an opening brace, is
+    an object.
     """
     place = tail.rfind(_NAME)
     if place < 0:
         return None
     rest = tail[place:]
-    if _BACKSLASH not in rest:  # no name is escaped: there is one usage
+    if _BACKSLASH not in rest:  # no name is escaped, so this is the only usage
         try:
             return _rest.decode(b"{" + rest).usage.told()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -110,7 +112,7 @@ def usage_in(tail: bytes) -> Usage | None:
 
 
 def usage_of(counts: msgspec.Raw) -> Usage | None:
-    """Read what `usage` names, if that is an object; a count that cannot be is as none."""
+    """Return the usage that the value of `usage` holds, if it is an object; impossible counts are treated as absent."""
     if not counts:
         return None
     try:
