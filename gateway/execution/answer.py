@@ -47,7 +47,7 @@ class Facts(msgspec.Struct):
 
     `headers` are those that go back to a client. `framed`: the body is framed in a way that we asked for: no switch of
     protocols, no transfer coding but chunked. `encoded`: the body has a content coding, which was not asked for.
-    `is_json`, `has_events`: the body is to be read as JSON, as an event stream. `to_the_end`: the body ends with the
+    `is_json`, `has_events`: the body is to be read as JSON, or as an event stream. `to_the_end`: the body ends with the
     connection.
 
     Mutable: `told`, the deployment that last gave such an answer, and the header fields that the client was sent with

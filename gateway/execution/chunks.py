@@ -1,8 +1,8 @@
 """What the events of a chat or completion stream carry (OpenAI's `chat.completion.chunk` and `text_completion`).
 
-`read` decodes an event once. What it says is given as pieces: which part of the answer, and the text that is added to
-it. Two runs of one request say the same if their pieces, joined, are the same: where a text is cut into tokens does not
-count. An answer's content is text, reasoning, a refusal, audio, pictures or a tool call.
+`read` decodes an event once. What it says is returned as pieces: a part of the answer, and the text that is added to
+it. Two runs of one request say the same if their joined pieces are the same: where a text is cut into tokens does not
+matter. An answer's content is text, reasoning, a refusal, audio, pictures or a tool call.
 """
 
 import json
@@ -17,7 +17,7 @@ from gateway.execution.usage import usage_of
 _DONE: Final = b"[DONE]"
 _NULL: Final = msgspec.Raw(b"null")
 _UNTOLD: Final = {"code": "error"}
-"""An error of which nothing is said."""
+"""An error without any details."""
 
 
 class Piece(NamedTuple):
@@ -51,7 +51,7 @@ class _ToolCall(msgspec.Struct):
 
     @property
     def is_text(self) -> bool:
-        """Whether all that it says is a name and arguments; an id alone cannot be told from another run's."""
+        """Whether all that it says is a name and arguments; a lone id cannot be compared with that of another run."""
         return not self.custom and bool(self.name or self.arguments or not self.id)
 
 
@@ -78,7 +78,7 @@ class Choice(msgspec.Struct, gc=False):
 
     @property
     def failure(self) -> object:
-        """The error that it ended with, as OpenRouter tells it of a choice; None where it did not."""
+        """The error that it ended with, as OpenRouter reports it for a choice; None if it did not."""
         return self.error or (_UNTOLD if self.finish_reason == "error" else None)
 
     @property
@@ -89,7 +89,7 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """An event's JSON, as far as it is looked at."""
+    """The part of an event's JSON that is read."""
 
     choices: list[Choice] | None = []
     error: object = None
@@ -105,7 +105,7 @@ class Chunk(msgspec.Struct, gc=False):
 
     @property
     def failure(self) -> object:
-        """The first error that a choice of it ended with."""
+        """The first error that one of its choices ended with."""
         for choice in self.choices or ():
             if choice.failure:
                 return choice.failure
@@ -113,7 +113,7 @@ class Chunk(msgspec.Struct, gc=False):
 
     @property
     def finished(self) -> bool:
-        """Whether it gives a finish reason."""
+        """Whether it has a finish reason."""
         for choice in self.choices or ():  # noqa: SIM110 - a generator costs more than all else here
             if choice.finish_reason:
                 return True
@@ -121,16 +121,16 @@ class Chunk(msgspec.Struct, gc=False):
 
     @property
     def tells_usage(self) -> bool:
-        """Whether it tells of tokens, in whatever way."""
+        """Whether it reports usage, in whatever form."""
         return bool(self.usage) and self.usage != _NULL
 
     @property
     def told_usage(self) -> Usage | None:
-        """The tokens that it tells of."""
+        """The usage that it reports."""
         return usage_of(self.usage) if self.tells_usage else None
 
     def pieces(self) -> tuple[Piece, ...] | None:
-        """Give what it says; None where that is not the text of one choice, so that it cannot be said again."""
+        """Return what it says; None if that is not the text of one choice, and so cannot be repeated."""
         if not self.choices:
             return ()
         if len(self.choices) > 1 or self.choices[0].index:
@@ -148,9 +148,9 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 def plain(chunk: Chunk) -> tuple[str, str] | None:
-    """Give the part and the text of a chunk that says this and nothing else, as nearly every chunk does.
+    """Return the part and the text of a chunk that says this and nothing else, as nearly every chunk does.
 
-    Its `content` is true then, its `finished` false, and its `pieces` are this one. It may tell of usage.
+    Its `content` is true then, its `finished` false, and its `pieces` are this one. It may report usage.
     """
     choices = chunk.choices
     if not choices or len(choices) != 1:
@@ -202,22 +202,22 @@ def _does(delta: _Delta) -> bool:
 
 
 class MalformedError(ValueError):
-    """An event that is no JSON."""
+    """An event that is not JSON."""
 
 
 _chunk: Final = msgspec.json.Decoder(Chunk)
 
 
 def is_done(data: bytes) -> bool:
-    """Tell whether an event is the one that ends a stream."""
+    """Return whether an event is the one that ends a stream."""
     return data.strip() == _DONE
 
 
 def read(data: bytes) -> Chunk | None:
-    """Decode an event; None for JSON of another shape, of which nothing is known.
+    """Decode an event; None for JSON of an unknown shape.
 
     Raises:
-        MalformedError: it is no JSON.
+        MalformedError: it is not JSON.
 
     """
     try:
@@ -228,10 +228,10 @@ def read(data: bytes) -> Chunk | None:
 
 
 def parsed(data: bytes) -> object:
-    """Parse what msgspec does not decode: what is of another type, and what clients do read: NaN, half a surrogate.
+    """Parse what msgspec does not decode: JSON of another type, and what clients accept: NaN, a lone surrogate.
 
     Raises:
-        MalformedError: it is no JSON.
+        MalformedError: it is not JSON.
 
     """
     try:

@@ -165,7 +165,7 @@ class Pourer(Protocol):
         ...
 
     def resume(self) -> None:
-        """Pour again."""
+        """Resume pouring."""
         ...
 
 
@@ -202,7 +202,7 @@ class WireClient(msgspec.Struct, eq=False):
 
     @property
     def raw(self) -> asyncio.Transport | None:
-        """The transport, where whole chunks (RFC 9112, 7.1) may be written to it: in the midst of such a body."""
+        """The transport, if whole chunks (RFC 9112, 7.1) may be written to it: inside a chunked body. Else None."""
         return self._line.transport if self._chunked and not self._head else None
 
     async def begin(self, status: int, headers: Fields, length: int | None) -> None:

@@ -146,7 +146,7 @@ class CompletionStream:
         self.size += size
 
     def repeats(self, chunk: bytes) -> bool:
-        """Take a whole HTTP chunk, if it is one event that fits the template: such content may pass. Return whether."""
+        """Take a whole HTTP chunk and return true, if it is an event that fits the template: such content may pass."""
         template = self._template
         if template is None or self._inside_event or not (begins := BEGINNINGS[len(chunk)]):
             return False
@@ -404,14 +404,14 @@ class CompletionStream:
             self.finished = True
 
     def _goes_on(self, index: object) -> None:
-        """Note that a choice says something: some servers send a finish reason in the first event, or in each."""
+        """Note that a choice says more after its finish reason: some servers send one in the first event, or in all."""
         if index in self._ended:
             self._ended.remove(index)
             self._open.add(index)
             self.finished, self._resumed = False, True
 
     def _learn(self, raw: bytes, part: str, text: str) -> None:
-        """Make this event the template, unless the templates so far have been of too little use."""
+        """Make this event the template, unless earlier templates have been of too little use."""
         if self._lessons >= _LESSONS + (self._tally.passed - self._decoded) // _WORTH:
             self._template = None
         elif (template := Template.of(raw, part, text)) is not None:

@@ -28,7 +28,7 @@ class Watch:
         self.due = inf
 
     def set(self, when: float) -> None:
-        """Make sure that the deadlines are checked at this time, which is the loop's."""
+        """Have the deadlines checked at `when`, in the loop's time."""
         if when < self.due:
             if self._timer is not None:
                 self._timer.cancel()
@@ -52,8 +52,8 @@ class Watch:
 class Deadline:
     """Like `asyncio.timeout`, but reusable: its block is cancelled at the deadline, and ends with ExpiredError.
 
-    Mutable: `when` it is, infinite while there is none, which may be assigned to put it off; how many cancellations of
-    the task were pending when the block was entered; and `expired`. Times are the loop's.
+    Mutable: `when` (the deadline, infinite while there is none), which may be assigned to put it off; how many
+    cancellations of the task were pending when the block was entered; and `expired`. Times are the loop's.
     """
 
     __slots__ = ("_cancelling", "_task", "_watch", "expired", "when")

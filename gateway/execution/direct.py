@@ -1,11 +1,11 @@
-"""Requests on a session's own connections, without what `ClientSession` does beside each of them.
+"""Requests on a session's own connections, without the work that `ClientSession` does for each of them.
 
-What it does is for programs of every kind: it parses the URL, merges header fields, asks the cookie jar, traces, and
-writes the body in a task of its own. Here all of that is known beforehand, or not wanted. The connections stay the
+That work is for programs of every kind: it parses the URL, merges header fields, asks the cookie jar, traces, and
+writes the body in a task of its own. Here all of that is known in advance, or not wanted. The connections stay the
 session's: its connector pools them, resolves names, does TLS, and counts.
 
-What is rare (a large body, a connection that is not to be kept, a URL that names a user) goes through the session. What
-leans on aiohttp's inside is `protocol`.
+Rare requests (a large body, a connection that is not to be kept, a URL that names a user) go through the session. What
+relies on aiohttp's internals is in `protocol`.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from gateway.routing.snapshot import Deployment, Identity
 
 LARGEST: Final = 1 << 16
 KEEPALIVE: Final = 4.0
-"""Seconds that a connection may wait for its next request: the shortest-lived server (uvicorn) closes it after 5."""
+"""Seconds for which an idle connection is kept: the server with the shortest keep-alive (uvicorn) closes it after 5."""
 _KNOWN: Final = 4096
 _SCHEMES: Final = frozenset({"http", "https"})
 
 
 class Link(msgspec.Struct, eq=False):
-    """A connection of the session's, its protocol, and since when it waits for the next request, in the loop's time."""
+    """A connection of the session's, its protocol, and since when it has been idle, in the loop's time."""
 
     connection: Connection
     protocol: AnswerProtocol
@@ -39,9 +39,9 @@ class Link(msgspec.Struct, eq=False):
 
 
 class DirectResponse(msgspec.Struct, eq=False):
-    """An answer's head, and its body to come: as much of `ClientResponse` as an `Answer` needs.
+    """An answer's head, and its body to come: the part of `ClientResponse` that an `Answer` needs.
 
-    Mutable: the `link`, until it waits for the next request or is closed.
+    Mutable: the `link`, until the connection is idle or closed.
     """
 
     origin: "Origin"
@@ -52,7 +52,7 @@ class DirectResponse(msgspec.Struct, eq=False):
 
     @property
     def lost_by(self) -> BaseException | None:
-        """The error that the connection ended by."""
+        """The error that the connection ended with."""
         return self.body.lost_by
 
     def release(self) -> None:
@@ -75,20 +75,19 @@ class Exchange(msgspec.Struct, kw_only=True):
     reused: bool = False
 
     def sent(self) -> None:
-        """Note that a part of it has been sent, the last one included."""
+        """Note that a part of the request has been sent; called for the last part as well."""
 
 
 class Origin:
     """A scheme, host and port (RFC 9110, 4.3.1): requests to its URLs share connections.
 
-    Mutable: the connections that wait for the next request, the newest last; and the timer that closes those that have
-    waited too long.
+    Mutable: the idle connections, the newest last; and the timer that closes those that have been idle too long.
     """
 
     __slots__ = ("_connector", "_loop", "_request", "_sweeper", "_waiting")
 
     def __init__(self, connector: aiohttp.BaseConnector, request: aiohttp.ClientRequest) -> None:
-        """Ask this connector for connections, as this request would."""
+        """Get connections from this connector, as this request would."""
         self._connector = connector
         self._request = request
         self._loop = asyncio.get_running_loop()
@@ -96,7 +95,7 @@ class Origin:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def connected(self, seconds: float | None) -> Link:
-        """Connect within so many seconds; None: without limit.
+        """Connect within so many seconds; None: no limit.
 
         Raises:
             aiohttp.ClientError, OSError: there is no connection.
@@ -109,7 +108,7 @@ class Origin:
         return Link(connection, protocol)
 
     def keep(self, link: Link) -> None:
-        """Let a connection wait for the next request, if it can be used again."""
+        """Keep a connection for the next request, if it can be used again."""
         if not link.protocol.is_connected():
             link.connection.close()
             return
@@ -120,7 +119,7 @@ class Origin:
             self._sweeper = self._loop.call_later(KEEPALIVE, self._sweep)
 
     def close(self) -> None:
-        """Close the connections that wait."""
+        """Close the idle connections."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -129,7 +128,7 @@ class Origin:
         self._waiting.clear()
 
     def kept(self) -> Link | None:
-        """Take a connection that waits; one that said something meanwhile is no longer to be trusted."""
+        """Take an idle connection, None if there is none; one that received something meanwhile cannot be trusted."""
         while self._waiting:
             link = self._waiting.pop()
             if link.protocol.is_quiet() and self._loop.time() - link.since <= KEEPALIVE:
@@ -138,7 +137,7 @@ class Origin:
         return None
 
     def _sweep(self) -> None:
-        """Close what has waited too long; look again when the next one will have."""
+        """Close what has been idle too long; schedule the next check."""
         now = self._loop.time()
         old = sum(1 for link in self._waiting if now - link.since >= KEEPALIVE)
         for link in self._waiting[:old]:
@@ -150,7 +149,7 @@ class Origin:
 
 
 class Destination(NamedTuple):
-    """Where a URL leads: whom to ask, and the `lines` that each request begins with; and the last heads of answers."""
+    """Where a URL leads: its origin, the `lines` that each request begins with, and the last heads of its answers."""
 
     origin: Origin
     lines: str
@@ -158,19 +157,19 @@ class Destination(NamedTuple):
 
 
 class PreparedRequest:
-    """How a deployment is asked for one thing: of its requests, what is the same each time is written once.
+    """How one operation is requested of a deployment: what is the same in all of these requests is written once.
 
-    With a thousand deployments nothing of this is in the processor's cache when a request comes. So all that it needs
-    is here, one step away.
+    With a thousand deployments, none of this is in the processor's cache when a request comes. So all that it needs is
+    here, one step away.
     """
 
     __slots__ = ("_begins", "_last", "deployment", "origin")
 
     def __init__(self, destination: Destination, deployment: Deployment) -> None:
-        """Ask this deployment at its destination.
+        """Prepare requests to this deployment at its destination.
 
         Raises:
-            ValueError: a header field of the deployment's would smuggle another one in.
+            ValueError: a header field of the deployment's would smuggle in another one.
 
         """
         self.deployment = deployment
@@ -179,7 +178,7 @@ class PreparedRequest:
         self._last = destination.last
 
     def post(self, link: Link, fields: Fields, request_id: str, body: bytes) -> asyncio.Future[Said]:
-        """Send a request with these header fields beside the deployment's; give what comes to its answer's head.
+        """Send a request with these header fields besides the deployment's; return a future of its answer's head.
 
         Raises:
             aiohttp.ClientConnectionResetError: the connection is gone.
@@ -191,7 +190,7 @@ class PreparedRequest:
         return link.protocol.ask(head + body, self._last)
 
     def answer(self, link: Link, said: Said) -> DirectResponse:
-        """Give the answer whose head has come."""
+        """Return the answer whose head has come."""
         facts, length, flow = said
         return DirectResponse(self.origin, link, facts, length, flow)
 
@@ -213,10 +212,10 @@ class Direct:
         self._prepared: dict[Operation, dict[Identity, PreparedRequest]] = {operation: {} for operation in OPERATIONS}
 
     def prepared(self, deployment: Deployment, operation: Operation) -> PreparedRequest | None:
-        """Give what asks a deployment for this; None where the session is to be asked.
+        """Return the prepared request for a deployment's operation; None if the session is to be used.
 
         Raises:
-            ValueError: a header field of the deployment's would smuggle another one in.
+            ValueError: a header field of the deployment's would smuggle in another one.
 
         """
         found = self._prepared[operation].get(deployment.identity)
@@ -241,7 +240,7 @@ class Direct:
             return destination
 
     async def get(self, url: str) -> DirectResponse | None:
-        """Ask for a URL on a connection of its own, which is to be closed; None where the session is to be asked.
+        """Request a URL on a connection of its own, which must be closed; None if the session is to be used.
 
         Raises:
             aiohttp.ClientError, HttpProcessingError, OSError: no head came.
@@ -261,7 +260,7 @@ class Direct:
         return DirectResponse(destination.origin, link, facts, length, flow)
 
     def close(self) -> None:
-        """Forget the places, and close the connections that wait there."""
+        """Forget the destinations, and close their idle connections."""
         for origin in self._origins.values():
             origin.close()
         self._origins.clear()

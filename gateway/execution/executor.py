@@ -92,7 +92,7 @@ class Executor:
                 _log.exception("an observer failed")
 
     def unheard(self) -> tuple[int, str]:
-        """Say with which status and failure a request ends that nobody hears the answer of: we stop, or they left."""
+        """Return the status and failure of a request whose answer nobody receives: we stop, or the client left."""
         return (_STOPPING, "cut") if self.cutting else (CLIENT_LEFT, "client_left")
 
     async def run(self, ask: Ask, snapshot: Snapshot, route: Route, client: Client) -> Unanswered | None:

@@ -7,15 +7,15 @@ EVENT_STREAM: Final = "text/event-stream"
 
 
 class Fields:
-    """Header fields in their order. They are written once, however often they are sent."""
+    """Header fields in order. They are serialised once, however often they are sent."""
 
     __slots__ = ("pairs", "text")
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Write them, each with the end of its line.
+        """Serialise them, each with its line end.
 
         Raises:
-            ValueError: one holds the end of a line: another one would be smuggled in.
+            ValueError: one of them contains a line end, which would smuggle in another field.
 
         """
         self.pairs: Final = tuple(pairs)
@@ -28,9 +28,9 @@ NONE: Final = Fields(())
 
 
 def media_type(content_type: str) -> str:
-    """Read the media type in a Content-Type, in lower case; what names none is taken for bytes (RFC 9110 8.3).
+    """Return the media type of a Content-Type, in lower case; that of bytes if it names none (RFC 9110 8.3).
 
-    Its parameters are not looked at. aiohttp has them parsed by the email package, which raises for some.
+    Its parameters are ignored. aiohttp has the email package parse them, which raises for some.
     """
     kind = content_type.partition(";")[0].strip().lower()
     return kind if kind.count("/") == 1 else "application/octet-stream"

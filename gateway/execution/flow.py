@@ -31,8 +31,8 @@ class Flow(msgspec.Struct, eq=False):
     """One body, which a `source` receives over its transport; the transport is paused when too much waits.
 
     Mutable: the `parts` that wait, in the order they came; whether it is `over`, what broke it, and the error that the
-    connection ended with, if any; who waits or takes; and whether the transport is paused. Of a chunked body (RFC 9112,
-    7.1), also whether what comes next is a chunk's beginning (`between`).
+    connection ended with, if any; the reader that waits or is poured to; and whether the transport is paused. Of a
+    chunked body (RFC 9112, 7.1), also whether what comes next is a chunk's beginning (`between`).
     """
 
     transport: asyncio.Transport
@@ -51,7 +51,7 @@ class Flow(msgspec.Struct, eq=False):
         return f"<{sum(map(len, self.parts))} bytes wait>"
 
     def give(self) -> None:
-        """Hand on what has come (`parts`), and the end if there is one: pour it, or wake who waits for it."""
+        """Hand on what has come (`parts`), and the end if there is one: pour it, or wake a reader that waits for it."""
         take = self._take
         if take is None:
             if self._waiter is not None and not self._waiter.done():

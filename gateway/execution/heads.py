@@ -1,7 +1,7 @@
 """Message heads that say what the one before them said.
 
-On a connection, a head mostly repeats the last one but for the length of the body, and in an answer for the date and
-what else is of no interest here. A parser reads such a head once. Of the next one it is enough to see that the bytes
+On a connection, a head mostly repeats the last one, except for the length of the body and, in an answer, the date and
+other fields of no interest here. A parser reads such a head once. For the next one it is enough to check that the bytes
 around the digits (and around the date) are the same: then it means the same, with another length (RFC 9112, 2 and 6.2).
 """
 
@@ -23,14 +23,14 @@ _Rest = tuple[tuple[bool, bytes, int], ...]
 class LastHead(Generic[_Meaning]):
     """The head that was read last, and what it means.
 
-    Mutable: the head, as the bytes before what may differ and those after each of it; its `meaning`; and how many more
-    are learned, if none of them is ever repeated.
+    Mutable: the head, as the bytes before the parts that may differ and those after each of them; its `meaning`; and
+    how many more heads are learned if none of them is ever repeated.
     """
 
     __slots__ = ("_begins", "_credit", "_holes", "_rest", "_start", "meaning")
 
     def __init__(self, *, of_answer: bool) -> None:
-        """Know none; it is to be the head of a request or `of_answer`, in which more may differ."""
+        """Start without a head; it will be a request's or, if `of_answer`, an answer's, in which more may differ."""
         self._holes = _ANSWER if of_answer else _REQUEST
         self._begins: bytes | None = None
         self._start = 0
@@ -39,9 +39,9 @@ class LastHead(Generic[_Meaning]):
         self.meaning: _Meaning | None = None
 
     def repeated(self, data: bytes) -> tuple[int, int] | None:
-        """Tell where a repetition of the head, with which `data` begins, ends, and how long its body is, in bytes.
+        """Return where the head ends, and its body's length in bytes, if `data` begins with a repetition of it.
 
-        It is 0 where the head tells no length.
+        Otherwise return None. The length is 0 if the head gives none.
         """
         at, digits = self._start, b"0"
         if data[:at] != self._begins:  # `startswith` takes twice as long
@@ -62,10 +62,10 @@ class LastHead(Generic[_Meaning]):
         return at, int(digits)
 
     def learn(self, data: bytes, length: int | None, meaning: _Meaning) -> None:
-        """Remember the head that `data` begins with, if it is all there and one that may be repeated.
+        """Remember the head that `data` begins with, if it is complete and can be repeated.
 
-        A parser has read it, and found this meaning and the length of the body, None where it told none. It passes
-        over empty lines before a head; two of them are no head themselves.
+        A parser has read it, and found this meaning and this length of the body, None if the head gives none. It skips
+        empty lines before a head; two of them alone are not a head.
         """
         head = data[: data.find(_END) + len(_END)]
         if not self._credit or not head.endswith(_END) or head == _END:
@@ -90,8 +90,8 @@ class LastHead(Generic[_Meaning]):
 
 @lru_cache(maxsize=256)
 def _one(begins: bytes, rest: _Rest) -> tuple[bytes, _Rest]:
-    """Give the same objects for all answers that say the same: a thousand boxes of one sort share a place in memory.
+    """Return the same objects for all answers that say the same: a thousand boxes of one sort share one copy in memory.
 
-    Not for requests, whose heads hold their clients' keys.
+    It is not used for requests, whose heads hold their clients' keys.
     """
     return begins, rest

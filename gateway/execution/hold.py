@@ -99,9 +99,9 @@ def at_once(answer: Answer) -> Whole | None:
 async def hold(answer: Answer, came: Callable[[], None], stream: Callable[[], Stream] | None = None) -> bytes | Whole:
     """Read an answer's beginning until it is worth committing to, and return it; nothing more has been read then.
 
-    `came` is called with each part of a JSON body but the last: the answer's content has begun, and the rest is merely
-    slow. `stream` is called for an event stream: what comes is fed to its result, and returned as it may pass. Without
-    `stream`, it is returned as it came.
+    `came` is called when a part of a JSON body comes, except for the last: the answer's content has begun, and the rest
+    is merely slow. `stream` is called for an event stream: what comes is fed to its result, and returned as it may
+    pass. Without `stream`, it is returned as it came.
 
     Raises:
         ErrorAnswerError: the answer is an error.

@@ -4,7 +4,7 @@ A stream asked to go on from where the other stopped (`Continuation`) may in fac
 the text that it is given to continue. A stream that begins again (`Replay`) has to say the same again: what the client
 has is left out, and everything from the first new character on is passed on. So both compare. A continuation is held
 back while it repeats the client's text from the start. If it repeats all of it, it was a replay; if it departs from it,
-it was none, and what was held back is new.
+it was not, and what was held back is new.
 
 A text of a few characters proves nothing: there a continuation is taken at its word. If the text repeats itself, or a
 box reasons before it continues, the two cannot be told apart either: that is an error.
@@ -172,7 +172,7 @@ class Continuation:
 
     @cached_property
     def _circles(self) -> bool:
-        """Whether the client's text is one text again and again, so that more of the same may well continue it."""
+        """Whether the client's text repeats itself, so that more of the same may well continue it."""
         return any(_is_periodic(piece.text) for piece in self._said)
 
     def end(self) -> None:

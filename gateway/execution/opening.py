@@ -21,14 +21,14 @@ from gateway.execution.upstream import Call, Upstream
 from gateway.routing.failures import Cause, Failure, Verdict, status_failure, verdict
 
 _STALE: Final = 1.0
-"""Seconds within which a pooled connection shows that it had been closed; later, the box closed it while working."""
+"""Seconds in which a pooled connection that had been closed fails; later, the box closed it while working."""
 _REFUSAL_SECONDS: Final = 10.0
 _SPARE_REFUSAL_SECONDS: Final = 1.0
 _REDIRECTION: Final = 300
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _ABOUT_REQUESTS: Final = frozenset({Cause.CONTEXT_LENGTH, Cause.NOT_SERVED})
-"""Causes of a 500 or 501 that is passed on to the client, in the upstream's words: another would say the same."""
+"""Causes of a 500 or 501 that is passed on to the client, as the upstream put it: another would say the same."""
 _JSON_BEGINS: Final = b"{"
 
 

@@ -1,12 +1,12 @@
 """What a turn of the event loop has to write, written together at the beginning of the next one.
 
 A peer on the same machine that waits for bytes sleeps, and waking it costs the writer more than the bytes do. Between
-two writes there is a request's work, long enough for the peer to fall asleep again. Of several writes in a row the
-first one wakes it. Netty calls that flush consolidation.
+two writes lies a request's work, long enough for the peer to fall asleep again. Of several writes in a row, only the
+first wakes it. Netty calls this flush consolidation.
 
-What is posted is written before anything happens that is scheduled after it: who goes on in a later turn need not
-think of it. Whoever writes or closes in the same one flushes first. What was posted on a connection that is closing is
-dropped, as the loop itself does.
+What is posted is written before anything that is scheduled after it: code that goes on in a later turn need not
+consider it. Code that writes or closes in the same turn flushes first. What was posted on a connection that is closing
+is dropped, as the loop itself does.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from collections import deque
 from typing import Final
 
 CROWD: Final = 4
-"""From how many requests on what is posted waits for others. Among few it would only be late."""
+"""From how many requests on what is posted waits for more. With fewer it would only be late."""
 
 
 class Outbox:
     """Holds what is to be written.
 
-    Mutable: that (`waiting`), in the order it came, and `since` when the first of it does, in the loop's time; how many
-    `requests` are being answered; and the loop, once it is known.
+    Mutable: that (`waiting`), in the order it came, and since when the first of it has waited (`since`), in the loop's
+    time; how many `requests` are being answered; and the loop, once it is known.
     """
 
     __slots__ = ("_loop", "requests", "since", "waiting")
@@ -34,9 +34,9 @@ class Outbox:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def post(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Let this be written soon, or at once where there is no crowd; in a running loop.
+        """Write this soon, or at once if there is no crowd; this needs a running loop.
 
-        While something waits, who posts very often may append to `waiting`, which is the same.
+        While something waits, a caller that posts very often may append to `waiting` itself, which has the same effect.
         """
         if self.requests < CROWD:
             if self.waiting:
@@ -52,7 +52,7 @@ class Outbox:
         self.waiting.append((transport, data))
 
     def flush(self) -> None:
-        """Write all that waits. What goes wrong with one connection is the loop's to tell, and no other's business."""
+        """Write all that waits. An error on one connection is reported through the loop, and affects no other."""
         waiting = self.waiting
         while waiting:
             transport, data = waiting.popleft()

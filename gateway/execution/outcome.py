@@ -1,7 +1,7 @@
 """What a finished request leaves behind: one frozen record, handed to every observer.
 
-msgspec's structs are made in a quarter of the time of frozen dataclasses. They hold nothing that could lead back to
-them, so that the garbage collector need not look at them. `msgspec.structs.replace` copies one with changes.
+msgspec's structs are created in a quarter of the time of frozen dataclasses. These cannot be part of a reference cycle,
+so the garbage collector need not track them. `msgspec.structs.replace` copies one with changes.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from msgspec import Struct
 from gateway.execution.trace import Trace
 
 MOST_TOKENS: Final = 10**10
-"""More than any request holds: a count above it is an upstream's error, and must not make a sum overflow."""
+"""More than any request has: a larger count is an upstream's error, and must not make a sum overflow."""
 
 
 class Attempt(Struct, frozen=True, gc=False):
     """One try on one deployment.
 
-    `deployment` is its name, unique within the model; `model` the model it belongs to. `failure` is the failure's
-    name (`routing.failures`), absent when the attempt answered the client. `status` is the upstream's HTTP status,
-    absent when none arrived. `milliseconds` run from the attempt's start to its end, the relayed body included.
-    `rescue` is set where the attempt took over a stream that had broken: `continue` or `replay`. `offset` is the time
-    from the request's arrival to the attempt's start, in milliseconds; `span_id` is the attempt's in the trace.
+    `deployment` is its name, unique within the model; `model` is the model it belongs to. `failure` is the failure's
+    name (`routing.failures`), absent if the attempt answered the client. `status` is the upstream's HTTP status, absent
+    if none arrived. `milliseconds` run from the attempt's start to its end, the relayed body included. `rescue` is set
+    if the attempt took over a stream that had broken: `continue` or `replay`. `offset` is the time from the request's
+    arrival to the attempt's start, in milliseconds; `span_id` is that of the attempt's span.
     """
 
     model: str
@@ -38,9 +38,9 @@ class Attempt(Struct, frozen=True, gc=False):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens as the upstream counted them; a count that cannot be, below 0 or above `MOST_TOKENS`, is as none.
+    """Tokens as the upstream counted them; impossible counts, below 0 or above `MOST_TOKENS`, are treated as absent.
 
-    `cached_tokens` are a part of the prompt's, `reasoning_tokens` of the completion's.
+    `cached_tokens` are part of the prompt's, `reasoning_tokens` of the completion's.
     """
 
     prompt_tokens: int | None = None
@@ -52,13 +52,13 @@ class Usage(Struct, frozen=True, gc=False):
 class Outcome(Struct, frozen=True, gc=False):
     """One finished request.
 
-    `model` is the name that the client asked for, `model_id` the model's id where there is such a model, `served_model`
+    `model` is the name that the client asked for, `model_id` the model's id if there is such a model, `served_model`
     the id of the model that answered. `status` is what the client got; 499 stands for a client that left (nginx's
-    convention). `failure` names why the client got no whole answer. `fallback` tells whether the deployment that
-    answered is not the one drawn first. Times are in milliseconds: `first_content` from the request's arrival to the
-    answer's first content. `usage` is what the client's answer took; `lost` is what broken streams took beyond it.
-    `malformed_events` were left out of a stream. `trace` is the request's place in a trace, where requests are traced.
-    `client_name` is the client's, where clients need a key.
+    convention). `failure` is why the client got no whole answer. `fallback` is whether the deployment that answered is
+    not the one drawn first. Times are in milliseconds: `first_content` from the request's arrival to the answer's first
+    content. `usage` is what the client's answer took; `lost` is what broken streams took on top of it.
+    `malformed_events` counts the events that were left out of a stream. `trace` is the request's place in a trace, if
+    requests are traced. `client_name` is the client's, if clients need a key.
     """
 
     request_id: str
@@ -83,7 +83,7 @@ class Outcome(Struct, frozen=True, gc=False):
 
     @property
     def is_error(self) -> bool:
-        """Whether there was no whole answer, though nothing was asked wrongly and the client stayed.
+        """Whether there was no whole answer, though the request was not at fault and the client stayed.
 
         That is a 5xx, a 429 (RFC 6585 4), or an answer that broke off.
         """
@@ -92,7 +92,7 @@ class Outcome(Struct, frozen=True, gc=False):
 
     @property
     def answered(self) -> Attempt | None:
-        """The attempt whose answer the client got to its end; of an answer that broke off, the one that began it."""
+        """The attempt whose answer the client got to its end; if the answer broke off, the attempt that began it."""
         if self.served_model is None:
             return None
         last = self.attempts[-1]
@@ -104,7 +104,7 @@ class Outcome(Struct, frozen=True, gc=False):
 
     @property
     def rescue(self) -> str | None:
-        """How a broken stream was carried on to its end; nothing where it broke off all the same."""
+        """How a broken stream was carried on to its end; None if it broke off all the same."""
         last = self.attempts[-1] if self.attempts else None
         return last.rescue if last is not None and last.failure is None else None
 
@@ -112,5 +112,5 @@ class Outcome(Struct, frozen=True, gc=False):
 _BAD: Final = 400
 _TOO_MANY: Final = 429
 _LEFT: Final = 499
-"""A status of nginx's."""
+"""nginx's status for a client that left."""
 Observer = Callable[[Outcome], None]

@@ -1,10 +1,10 @@
-"""Active health checks: one task an endpoint, side by side, which die with the endpoint they watch.
+"""Active health checks: one task per endpoint, side by side, each of which ends with the endpoint that it watches.
 
 The first probe of an endpoint runs at once, the second at a random time within an interval, so that a thousand boxes
-are not asked in the same instant, and the further ones up to a tenth of the interval early, so that they stay apart.
-In one turn of the event loop one probe begins, and one is told of: a thousand boxes that are lost together, each of
-which is a change of its own, would hold the loop for seconds. What was found waits for no probe that is to begin.
-A fault of our own (no file descriptor left) says nothing about the endpoint, and ends no task.
+are not probed in the same instant, and later ones up to a tenth of the interval early, so that they stay apart. In one
+turn of the event loop, at most one probe begins and one is reported: a thousand boxes that are lost together, each of
+which is a change of its own, would otherwise block the loop for seconds. Results do not wait for probes that have yet
+to begin. A fault of our own (no file descriptor left) says nothing about the endpoint, and ends no task.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _Watched = tuple[Endpoint, float, float]
 
 
 async def _turn(one: asyncio.Lock) -> None:
-    """Wait for a turn of the loop that nobody else takes for this."""
+    """Wait for a turn of the loop that no other user of this lock gets."""
     async with one:
         await asyncio.sleep(0)
 
@@ -33,8 +33,8 @@ async def _turn(one: asyncio.Lock) -> None:
 class Prober:
     """Keeps a probe running for each endpoint of the current snapshot.
 
-    `report` is given an endpoint's identity and what a probe found. `dice` gives a float in [0, 1). Mutable are the
-    tasks, by what they watch: endpoint, interval and time limit; and what it follows.
+    `report` is called with an endpoint's identity and what a probe found. `dice` returns a float in [0, 1). Mutable:
+    the tasks, by what they watch (endpoint, interval and time limit); and what is being followed.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Prober:
         self._tells = asyncio.Lock()
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Watch this snapshot's endpoints and no others; those that did not change keep their rhythm."""
+        """Watch this snapshot's endpoints and no others; those that did not change keep their schedule."""
         settings = snapshot.settings
         followed = (snapshot.endpoints, settings.health_interval, settings.probe_timeout)
         if followed == self._followed:
@@ -69,7 +69,7 @@ class Prober:
             self._tasks[watched] = asyncio.create_task(self._watch(*watched), name=f"probe {watched[0].identity}")
 
     def hurry(self, endpoint: str) -> None:
-        """Ask an endpoint again soon: it said that it is loading."""
+        """Probe an endpoint again soon: it said that it is loading."""
         for watched, task in list(self._tasks.items()):
             if watched[0].identity == endpoint and task is not asyncio.current_task():
                 task.cancel()

@@ -158,7 +158,7 @@ class AnswerProtocol(ResponseHandler):
     def is_quiet(self) -> bool:
         """Return whether a connection that was usable when it became idle has neither ended nor received anything.
 
-        When it ends, the transport is closing first, and is gone only in the loop's next turn.
+        When the peer ends it, the transport is closing first, and is gone only in the loop's next turn.
         """
         transport = self.transport
         return transport is not None and not self._tail and not transport.is_closing()

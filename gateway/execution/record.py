@@ -129,7 +129,7 @@ class Record(msgspec.Struct):
 
     @property
     def is_said(self) -> bool:
-        """Whether a stream has been passed on to its last event: who leaves then, and was not full, has all of it."""
+        """Whether a stream's last event has been passed on: a client that leaves then, and was not full, has it all."""
         return isinstance(self.passing, Stream) and self.passing.done and not self.out_of_time
 
     @property

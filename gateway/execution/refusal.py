@@ -32,7 +32,7 @@ _WITHHELD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An upstream's own error answer, read whole, the deployment's key masked."""
+    """An upstream's own error answer, read whole, with the deployment's key masked."""
 
     deployment: str
     status: int
@@ -44,7 +44,7 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
     """Read an upstream's error within `seconds` and mask our key in it; what cannot be read safely is withheld.
 
     Raises:
-        AttemptFailedError: the error itself broke off or stalled.
+        AttemptFailedError: the error's body broke off or stalled.
 
     """
     try:
@@ -58,14 +58,14 @@ async def read_refusal(answer: Answer, deployment: Deployment, seconds: float) -
 
 
 def told_refusal(answer: Answer, deployment: Deployment, status: int, error: bytes) -> Refusal:
-    """Make what an upstream told under a good status, as a JSON object, the error answer that it means."""
+    """Turn a JSON error that an upstream sent with a success status into the error answer that it means."""
     return Refusal(deployment.name, status, _json_fields(answer, deployment), _masked(error, deployment.key))
 
 
 def words(error: bytes, deployment: Deployment) -> str:
-    """Give an upstream's own message of an error, as one line, cut; empty if there is none that may be told.
+    """Return an upstream's own error message, as one line, cut; empty if there is none that may be shown.
 
-    Our key is masked in it twice: a proxy puts the JSON of whom it asked into a message of its own.
+    Our key is masked in it twice: a proxy puts the JSON of the upstream that it asked into a message of its own.
     """
     if error is _WITHHELD:
         return ""
@@ -80,7 +80,7 @@ def _json_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]
 
 
 def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]:
-    """Give an answer's header fields but for those that echo our key."""
+    """Return an answer's header fields, except those that echo our key."""
     spellings = _spellings(deployment.key)
     if not spellings:
         return answer.facts.headers
@@ -89,7 +89,7 @@ def safe_fields(answer: Answer, deployment: Deployment) -> list[tuple[str, str]]
 
 @lru_cache(maxsize=1024)
 def _spellings(secret: SecretStr | None) -> frozenset[str]:
-    """Spell a deployment's key as it is, as JSON may (RFC 8259 7), and as a URL may."""
+    """Return the forms in which a deployment's key may appear: as it is, in JSON (RFC 8259 7), and in a URL."""
     key = secret.get_secret_value() if secret else ""
     if len(key) < _SHORTEST_KEY:
         return frozenset()
@@ -108,7 +108,7 @@ def _masked(body: bytes, secret: SecretStr | None) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _escaped(secret: SecretStr) -> re.Pattern[bytes]:
-    """Find a key of which any characters are written as JSON's escapes of their codes."""
+    """Return a pattern that finds a key any of whose characters may be written as JSON's escapes of their codes."""
     return re.compile(b"".join(map(_escapable, secret.get_secret_value())))
 
 
@@ -120,14 +120,14 @@ def _escapable(character: str) -> bytes:
 
 
 def retry_after(headers: Iterable[tuple[str, str]]) -> float | None:
-    """Read how many seconds an answer asks to wait (RFC 9110 10.2.3; OpenAI's `retry-after-ms`)."""
+    """Return how many seconds an answer asks to wait (RFC 9110 10.2.3; OpenAI's `retry-after-ms`)."""
     named = {name.lower(): value for name, value in headers}
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with suppress(ValueError):
             seconds = float(named.get(name, "")) / unit
             if 0 <= seconds < math.inf:
                 return seconds
-    with suppress(ValueError, TypeError, OverflowError):  # the last for a zone beyond all hours
+    with suppress(ValueError, TypeError, OverflowError):  # OverflowError: a time zone out of range
         date = parsedate_to_datetime(named.get("retry-after", ""))
         return max(0.0, (date - datetime.now(UTC)).total_seconds())
     return None

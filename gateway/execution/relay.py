@@ -1,9 +1,9 @@
 """Upstream bytes to the client, as they come.
 
-Once the first byte is out there are two ends only: the answer's own, and a visible break. A break inside an event
-stream says so in one last event, and the connection closes without the chunk that would end it well (RFC 9112 8: an
-incomplete message). Every other break is the closed connection alone. A client on HTTP/1.0 knows an end by the close
-itself, so there the connection is reset.
+Once the first byte is out, there are only two ends: the answer's own, and a visible break. A break inside an event
+stream is reported in one last event, and the connection closes without the chunk that would end the body properly (RFC
+9112 8: an incomplete message). Every other break is the closed connection alone. A client on HTTP/1.0 takes the close
+itself for the end, so there the connection is reset.
 """
 
 from collections.abc import Callable
@@ -24,16 +24,16 @@ from gateway.execution.usage import TAIL, usage_in
 from gateway.routing.failures import Cause, Failure
 
 _AFTERMATH: Final = 5.0
-"""Seconds for what may follow on the last finish reason: the usage, and `[DONE]`."""
+"""Seconds for what may follow the last finish reason: the usage, and `[DONE]`."""
 _FAREWELL: Final = 1.0
 """Seconds for the end itself, after `[DONE]`."""
 
 
 class Body(Reader):
-    """Passes any body but an event stream, as it is. Mutable: what is known of it.
+    """Passes on any body but an event stream, unchanged. Mutable: what is known of it.
 
-    A JSON object that is cut short, and well framed all the same, must not end well: of one whose length was told, the
-    last byte is kept back.
+    A JSON object that is cut short, though properly framed, must not end properly: if its length was given, the last
+    byte is kept back.
     """
 
     lost: Final = None
@@ -68,16 +68,16 @@ class Body(Reader):
         return self._is_object and not self._tail.rstrip().endswith(b"}")
 
     def end(self) -> bytes:
-        """Note that it is over; there is nothing to add."""
+        """Note that the body is over; there is nothing to add."""
         return b""
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens that the answer told of."""
+        """The tokens that the answer reported."""
         return usage_in(self._tail)
 
     def last_words(self, _: object) -> bytes:
-        """Say nothing: it would be taken for a part of the body."""
+        """Return nothing: it would be taken for a part of the body."""
         return b""
 
 
@@ -90,17 +90,17 @@ Passing = Stream | Body
 async def relay(  # noqa: PLR0917 - once a request: names would cost
     answer: Answer, first: bytes, client: Client, passing: Passing, idle: float, clock: Deadline, *, is_fed: bool
 ) -> None:
-    """Pass a whole body on, `first` being its beginning; the client is left to be told of the end.
+    """Pass on a whole body, of which `first` is the beginning; ending the client's message is left to the caller.
 
-    If it `is_fed`, the beginning has been fed to `passing` already, which let this much of it pass.
+    If it `is_fed`, the beginning has already been fed to `passing`, which let this much of it pass.
 
-    `clock` is the request's own. The upstream may be silent for `idle` seconds (0: without limit). What breaks its
-    silence is content; comments do not. The time that a slow client takes is not counted. A complete stream is given a
-    moment for what may follow, and then ended well, however the upstream ends it.
+    `clock` is the request's own. The upstream may be silent for `idle` seconds (0: no limit). Content breaks its
+    silence; comments do not. The time that a slow client takes is not counted. A complete stream is given a few seconds
+    for what may follow, and is then ended properly, however the upstream ends it.
 
     Raises:
-        AttemptFailedError: the upstream broke off, fell silent, or says something else than the client has already;
-            what came before has been sent.
+        AttemptFailedError: the upstream broke off, fell silent, or does not say what the client has already; what came
+            before has been sent.
         ClientLeftError: the client is gone.
 
     """
@@ -137,8 +137,8 @@ async def _pass_on(answer: Answer, first: bytes, client: Client, course: "_Cours
 class _Course:
     """How long the upstream may be silent now.
 
-    Mutable: until when, infinite while that is not known; when a complete stream is over; and since when the clock
-    rests.
+    Mutable: until when, infinite while that is not known; when a complete stream is over; and since when the clock has
+    been stopped.
     """
 
     __slots__ = ("_ends", "_rested", "clock", "deadline", "idle", "now", "passing")
@@ -189,13 +189,13 @@ async def _pass_each(answer: Answer, first: bytes, client: Client, course: _Cour
 
 
 class _Pouring:
-    """Passes on in the upstream's own calls: no task is woken for a part.
+    """Passes parts on inside the upstream's own callbacks: no task is woken for a part.
 
-    Nearly all of a stream is known events, each in a chunk of HTTP's of its own, and brought by a read of its own. With
-    a thousand streams nothing of this one is in the processor's cache when its next token comes. So all that such a
+    Nearly all of a stream is known events, each in an HTTP chunk of its own that is received by a read of its own. With
+    a thousand streams, nothing of this one is in the processor's cache when its next token comes. So all that such a
     chunk needs is in one place, the frame of a generator that is sent what is read (`_straight`).
 
-    Mutable: whether the client is full; and the `raw` transport, for chunks that pass as they are, where there is one.
+    Mutable: whether the client is full; and `raw`, the transport for chunks that pass unchanged, if there is one.
     """
 
     __slots__ = ("_client", "_course", "_flow", "_full", "_passing", "_raw")
@@ -209,7 +209,7 @@ class _Pouring:
         self._raw = client.raw
 
     async def run(self, answer: Answer, first: bytes, *, is_fed: bool) -> None:
-        """Pour, `first` and then the rest, until the end or until it is enough."""
+        """Pour `first` and then the rest, until the end or until the stream has failed."""
         if self._gave(first, content=True) if is_fed else first and self._take(first):
             return
         self._client.flush()
@@ -224,19 +224,19 @@ class _Pouring:
             self._client.pourer = None
 
     def pause(self) -> None:
-        """Pour no more: the client is full."""
+        """Stop pouring: the client is full."""
         self._full, self._raw = True, None
         self._flow.pause()
         self._course.rests()
 
     def resume(self) -> None:
-        """Pour again."""
+        """Resume pouring."""
         self._full, self._raw = False, self._client.raw
         self._flow.resume()
         self._course.came(content=True, runs=True)
 
     def _straight(self, otherwise: Callable[[bytes], None]) -> Straight:
-        """Pass known events on in the very chunks that they come in; let all else be received `otherwise`."""
+        """Pass on known events in the very chunks that they came in; hand everything else to `otherwise`."""
         passing, course, flow = self._passing, self._course, self._flow
         clock, now, idle, beginnings = course.clock, course.now, course.idle, BEGINNINGS
         outbox = self._client.outbox
@@ -271,16 +271,16 @@ class _Pouring:
                         waiting.append((raw, data))
                     else:
                         clock.when = now() + idle
-                        post(raw, data)  # the clock stops when it is written, if the client is full then
+                        post(raw, data)  # writing it stops the clock if the client is full then
                     data = yield
             finally:
                 passing.took(events, events * template.around + len(kept) - had)
             course.deadline = clock.when
-            outbox.flush()  # what follows is not posted
+            outbox.flush()  # what follows is written directly
             self._pass_several(data, otherwise)
 
     def _pass_several(self, data: bytes, otherwise: Callable[[bytes], None]) -> None:
-        """Do so with the chunks that begin what a read brought."""
+        """Pass on the known chunks that a read begins with; hand the rest to `otherwise`."""
         raw, course = self._raw, self._course
         if raw is not None and not raw.is_closing() and (taken := self._passing.repeated(data)):
             course.deadline = course.clock.when = course.now() + course.idle
@@ -294,7 +294,7 @@ class _Pouring:
         return self._gave(data, content=content)
 
     def _gave(self, data: bytes, *, content: bool) -> bool:
-        """Write what `passing` gave; tell whether it is enough."""
+        """Write what `passing` returned; return whether the stream has failed."""
         if data:
             self._client.write(data)
         if self._passing.failed:

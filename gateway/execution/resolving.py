@@ -1,7 +1,7 @@
-"""Names are looked up in threads of their own.
+"""Names are resolved in threads of their own.
 
-uvloop looks them up in the four threads of libuv, two at a time, and what connects goes through those threads, too,
-even to an address. So two names whose servers do not answer would hold up every new connection, to whatever box.
+uvloop resolves them in the four threads of libuv, two at a time, and every connect goes through those threads as well,
+even one to an IP address. So two names whose servers do not answer would hold up every new connection, to any box.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Resolver(AbstractResolver):
-    """Asks the system, one thread a question; aiohttp asks for a name once at a time, and keeps the answers a while.
+    """Asks the system, in one thread per question; aiohttp asks for a name once at a time, and caches the answers.
 
-    Mutable: the names that are `sought` now; who waits for one may give up before it is found.
+    Mutable: the names that are being `sought`; a caller may give up before its name is found.
     """
 
     def __init__(self) -> None:
-        """Ask nothing yet."""
+        """Start without look-ups."""
         self.sought: list[str] = []
         self._threads = DaemonThreads("lookup")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Look a name up.
+        """Look up a name.
 
         Raises:
-            OSError: it was not found, or there is no thread left to look it up.
+            OSError: the name was not found, or no thread can be started to look it up.
 
         """
         loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ class Resolver(AbstractResolver):
             self.sought.remove(host)
 
     async def close(self) -> None:
-        """Nobody waits for a look-up that hangs."""
+        """Do nothing: nobody waits for a look-up that hangs."""
 
 
 def _found(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:

@@ -21,7 +21,7 @@ from gateway.execution.template import Reader
 from gateway.execution.usage import usage_of
 
 _LONGEST: Final = 32 << 20
-"""The most bytes of an event: it may hold the request's instructions and tools, and the whole answer."""
+"""Bytes that an event may have: it may hold the request's instructions and tools, and the whole answer."""
 _TOO_LONG: Final = {"message": "an event is longer than 32 MiB"}
 _ANNOUNCING: Final = frozenset(
     {
@@ -199,7 +199,7 @@ class ResponseStream(Reader):
         return raw, event.kind not in _ANNOUNCING
 
     def _fails(self, error: object) -> None:
-        if not self.done:  # else it is none of the answer's any more
+        if not self.done:  # else it is no longer part of the answer
             self.failed = True
             with suppress(MalformedError):  # it is nested too deeply to be encoded
                 self.error = bytes(_raw({"error": error}))

@@ -1,4 +1,4 @@
-"""The events of a stream that took over, made to fit the stream that a client has begun to read."""
+"""The events of a stream that took over, rewritten to fit the stream that a client has begun to read."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -18,7 +18,7 @@ class Frame(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, data: bytes) -> "Frame":
-        """Read it from a stream's event; of one that is no object, nothing."""
+        """Read it from a stream's event; empty if that is not an object."""
         try:
             event = msgspec.json.decode(data, type=dict[str, object])
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -27,9 +27,9 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 def rewritten(data: bytes, new: tuple[str, ...], frame: Frame, *, spent: int) -> bytes:
-    """Rewrite an event's JSON: to say only what is `new`, its pieces in order; to count `spent` tokens as generated.
+    """Rewrite an event's JSON to say only what is `new`, its pieces in order, and to count `spent` tokens as generated.
 
-    Those were given to the upstream as a part of its prompt, where it counted them.
+    Those tokens were given to the upstream as a part of its prompt, where it counted them.
     """
     event: dict[str, Any] = msgspec.json.decode(data)
     event |= {name: value for name, value in frame.fields.items() if name in event}
@@ -41,7 +41,7 @@ def rewritten(data: bytes, new: tuple[str, ...], frame: Frame, *, spent: int) ->
 
 
 def _say(choice: dict[str, Any], new: Iterator[str]) -> None:
-    """Put new texts in the places of the old ones, which `Chunk.pieces` names in this order."""
+    """Replace the old texts with the new ones, which are in the order of `Chunk.pieces`."""
     if choice.get("text"):
         choice["text"] = next(new)
     delta = choice.get("delta") or {}
@@ -80,12 +80,12 @@ def _counted(usage: dict[str, Any], spent: int) -> dict[str, Any]:
 
 
 def moved_tokens(prompt_tokens: object, spent: int) -> int:
-    """Say how many of the tokens spent can be in a prompt of that many."""
+    """Return how many of the `spent` tokens can be in a prompt of `prompt_tokens`."""
     return min(spent, prompt_tokens) if isinstance(prompt_tokens, int) else 0
 
 
 def recounted(usage: Usage, spent: int) -> Usage:
-    """Count `spent` tokens of a prompt as generated."""
+    """Return the usage with `spent` tokens of its prompt counted as generated."""
     moved = moved_tokens(usage.prompt_tokens, spent)
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     return Usage(

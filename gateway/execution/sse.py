@@ -1,9 +1,9 @@
 """Server-sent events, cut out of the bytes as they pass, so that the bytes out are the bytes in.
 
 The grammar is the WHATWG HTML standard's, 9.2.6: an event ends at an empty line; a line ends at CR, LF or CRLF; the
-stream may open with a byte order mark; a line that starts with a colon is a comment; the `data` fields of an event are
-joined with line feeds. Chunks may be cut anywhere, in a CRLF or in a character too. The LF of a CRLF that was cut is
-counted to the event that follows: an empty line more is nothing there.
+stream may begin with a byte order mark; a line that starts with a colon is a comment; the `data` fields of an event are
+joined with line feeds. Chunks may be cut anywhere, even inside a CRLF or a character. The LF of a CRLF that was cut
+counts as part of the next event, where one more empty line has no effect.
 """
 
 import re
@@ -11,17 +11,17 @@ from typing import Final, NamedTuple
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = re.compile(rb"data(?<![^\r\n]data)(?:: ?([^\r\n]*)|(?=[\r\n]|\Z))")
-"""A field called `data`, with its value: a line that begins so."""
+"""A field called `data`, at the beginning of a line, and its value."""
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _PLAIN_END: Final = b"\n\n"
 _LONGEST_END: Final = 4
-_CR: Final = 13  # as a number: to look for one byte among others is eight times as fast so
+_CR: Final = 13  # as a number: searching for it is eight times as fast
 _LF: Final = b"\n"
 _FIELD: Final = b"data:"
 
 
 class Event(NamedTuple):
-    """One event: its `raw` bytes with the empty line that ends it, and its `data`, None where it has none."""
+    """One event: its `raw` bytes with the empty line that ends it, and its `data`, None if it has none."""
 
     raw: bytes
     data: bytes | None
@@ -42,9 +42,9 @@ class EventScanner:
         self._begun = False
 
     def cut(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes, give those of the events that they complete; the work is linear in the bytes.
+        """Take the next bytes; return those of the events that they complete. The work is linear in the bytes.
 
-        Of the first event `data` must be asked for, of others it may be. The chunk itself is given only if it is one
+        `data` must be called for the first event, and may be for others. The chunk itself is returned only if it is one
         event of one line, whose data is `after_field`.
         """
         if not self.waiting and chunk[-2:] == _PLAIN_END and _CR not in chunk:
@@ -64,14 +64,14 @@ class EventScanner:
         return events
 
     def rest(self) -> Event:
-        """Give what has come of the event that has not ended, as if it had; nothing is left then."""
+        """Return what has come of the event that has not ended, as if it had; nothing is left then."""
         raw = bytes(self._part)
         self._part.clear()
         self.waiting = 0
         return Event(raw, self.data(raw))
 
     def data(self, raw: bytes) -> bytes | None:
-        """Give the data of an event that was cut out, None where it has none."""
+        """Return the data of an event that was cut out, None if it has none."""
         text = raw
         if not self._begun:
             self._begun = True
@@ -82,12 +82,12 @@ class EventScanner:
 
 
 def is_one_line(event: bytes) -> bool:
-    """Tell whether an event is of one line, as nearly all are: `data: ...` and the empty line."""
+    """Return whether an event has one line, as nearly all do: `data: ...` and the empty line."""
     return event[:5] == _FIELD and event[-2:] == _PLAIN_END and event.find(_LF) == len(event) - 2 and _CR not in event
 
 
 def after_field(event: bytes) -> bytes:
-    """Give the data of an event of one line."""
+    """Return the data of an event of one line."""
     return event[5:-2].removeprefix(b" ")
 
 

@@ -4,10 +4,11 @@ from gateway.execution.outcome import MOST_TOKENS, Usage
 
 
 class Tally:
-    """Counts a stream's tokens. An upstream tells how many there are last, if at all: an event is taken for one.
+    """Counts a stream's tokens. An upstream reports their number last, if at all: until then an event counts as one.
 
-    Mutable: all of it. `passed` is how many events the client got, of a first stream all; `told` is what the last
-    stream told of its usage, as it comes to for the whole.
+    Mutable: all of it. `passed` counts the events that the client got (of a first stream, all of them), on top of the
+    tokens of the streams before; `told` is the usage that the last stream reported, converted to that of the whole
+    answer.
     """
 
     __slots__ = ("_given", "_read", "_streams", "_withheld", "passed", "told")
@@ -29,7 +30,7 @@ class Tally:
 
     @property
     def lost(self) -> Usage | None:
-        """What was read and generated more than once: the prompt by each further stream, tokens that were withheld."""
+        """Tokens read or generated more than once: the prompt, by each further stream, and those that were withheld."""
         if self._streams == 1:
             return None
         prompt = self.told.prompt_tokens if self.told else None
@@ -43,16 +44,16 @@ class Tally:
         self._withheld += content
 
     def gives(self) -> None:
-        """Count what the client got of that."""
+        """Count one of these events as passed to the client."""
         self.passed += 1
         self._withheld -= 1
 
     def tells(self, usage: Usage, whole: Usage) -> None:
-        """Note what an upstream told of itself, and what that comes to for the `whole`."""
+        """Note the usage that an upstream reported, and what it amounts to for the `whole` answer."""
         self._read, self.told = usage.prompt_tokens, whole
 
     def restarts(self, given: int) -> int:
-        """Begin with a further stream, the last one having been `given` tokens with its prompt; give the client's."""
+        """Begin a further stream; return the client's tokens. The last stream had `given` of them in its prompt."""
         tokens = self.tokens
         self.passed, self.told, self._read = tokens, None, None
         self._streams += 1

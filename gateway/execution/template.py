@@ -1,15 +1,16 @@
-"""What nearly all events of one stream have in common: they are the same bytes but for the text.
+"""What nearly all events of one stream have in common: they are the same bytes except for the text.
 
 So an event that has been decoded is a template for those that follow. It is cut at the text: `prefix`, text, `suffix`.
-What begins and ends so says what stands between, and need not be decoded. That is exact, not a guess:
+In an event that begins and ends the same way, the text is what stands between, and nothing need be decoded. That is
+exact, not a guess:
 
 - The text is a whole JSON string: the prefix ends with its opening quote, the suffix begins with its closing one. Other
-  characters in its place, none of them a quote, a backslash or a control character, leave all tokens of the event as
-  they are, but for the value of that string.
-- That this string is what is read is tried once, with another text in its place. JSON does not choose a member by
-  another one's value, so that it holds for every text that is not empty.
-- The event is one line of `data:` and the empty line, and the text has no line end: what begins and ends so is one
-  event.
+  characters in its place, none of them a quote, a backslash or a control character, leave all JSON tokens of the event
+  as they are, except for the value of that string.
+- One trial, with another text in its place, shows that this string is the one that is read. JSON does not select a
+  member by the value of another, so this holds for every text that is not empty.
+- The event is one line of `data:` and the empty line, and the text has no line end: what begins and ends the same way
+  is one event.
 """
 
 from typing import Final, NamedTuple
@@ -23,20 +24,20 @@ _OTHER: Final = "~"
 
 
 def is_verbatim(text: str) -> bool:
-    """Tell whether a text stands in JSON as it is, and is not empty; some that do so are left out."""
+    """Return whether a text stands in JSON as it is, and is not empty; some texts that do are excluded."""
     return bool(text) and text.isprintable() and '"' not in text and "\\" not in text
 
 
 class Template:
     """The bytes around a text that is added to a `part` of the answer.
 
-    `around` is how many they are; `ends` is how an event ends that is a whole chunk of HTTP's.
+    `around` is their number; `ends` is the end of an HTTP chunk that is one whole event.
     """
 
     __slots__ = ("around", "ends", "part", "prefix", "suffix")
 
     def __init__(self, part: str, prefix: bytes, suffix: bytes) -> None:
-        """Take what stands before the text and behind it."""
+        """Take what stands before the text and after it."""
         self.part = part
         self.prefix = prefix
         self.suffix = suffix
@@ -45,7 +46,7 @@ class Template:
 
     @classmethod
     def of(cls, event: bytes, part: str, text: str) -> "Template | None":
-        """Cut an event at the text that it says; None where that does not stand in it as it is. It may not hold."""
+        """Cut an event at the text that it says; None if the text does not stand in it as it is. `holds` checks it."""
         if not is_verbatim(text) or not is_one_line(event):
             return None
         body = text.encode()
@@ -56,7 +57,7 @@ class Template:
         return None
 
     def texts(self, chunk: bytes) -> list[str] | None:
-        """Give what several events say; None for one, and where one of them or their end is of another form."""
+        """Return what several events say; None for a single one, or if one of them, or their end, has another form."""
         before, *events = chunk.split(self.prefix)
         if before or len(events) == 1:
             return None
@@ -73,7 +74,7 @@ class Template:
         return texts
 
     def holds(self, text: str) -> bool:
-        """Try whether the event says another text when that stands in the text's place, and nothing else."""
+        """Return whether the event says another text, and nothing else, with that text in its place."""
         other = text + _OTHER
         try:
             chunk = read((self.prefix + other.encode() + self.suffix).removeprefix(_FIELD))
@@ -85,7 +86,7 @@ class Template:
 class Known(NamedTuple):
     """How events look that may pass without being read: their template, and where their texts are kept.
 
-    When that is longer than `most` bytes, the next one is to be read.
+    When `kept` is longer than `most` bytes, the next event must be read.
     """
 
     template: Template
@@ -94,16 +95,16 @@ class Known(NamedTuple):
 
 
 class Reader:
-    """What an answer goes through that reads all of it: there is no template."""
+    """Base class for whatever reads all of an answer: it has no template."""
 
     __slots__ = ()
 
     @property
     def known(self) -> None:
-        """There is nothing that may pass without being read."""
+        """None: nothing may pass without being read."""
 
     def took(self, events: int, size: int) -> None:
-        """Note what has passed without being read: nothing does."""
+        """Do nothing: nothing passes without being read."""
 
     def repeated(self, _: bytes) -> int:
         """Take no chunk without reading it."""

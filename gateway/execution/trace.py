@@ -1,8 +1,8 @@
 """W3C Trace Context: where a request stands in a trace, decided before its first attempt.
 
-An upstream is sent the span id of the attempt that asks it, so that its own spans become children of that one. So the
-ids are created while the request runs, and whether it is recorded is decided when it arrives; the spans are built from
-them when it is over.
+An upstream is sent the span id of the attempt that asks it, so that its own spans become children of that one. The ids
+are therefore created while the request runs, and whether it is recorded is decided when it arrives; the spans are built
+from them when it is over.
 
 https://www.w3.org/TR/trace-context-2/. A malformed traceparent is treated as absent, and its tracestate with it; a
 malformed tracestate is dropped whole.
@@ -53,7 +53,7 @@ class Trace(Struct, frozen=True):
         return bool(self.flags & SAMPLED)
 
     def fields(self, span_id: int) -> dict[str, str]:
-        """Return the header fields that name the span that asks an upstream."""
+        """Return the header fields that name the calling span to an upstream."""
         fields = {"traceparent": f"00-{self.trace_id:032x}-{span_id:016x}-{self.flags:02x}"}
         if self.state:
             fields["tracestate"] = self.state

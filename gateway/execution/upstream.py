@@ -1,11 +1,12 @@
 """Aiohttp client sessions. Its exceptions become failures here, those of an answer's body in `answer.py`, nowhere else.
 
-What is set against aiohttp's defaults, and why: no limit on connections (the gateway's own is the one that counts), no
-total timeout (models think for minutes), no cookies, no redirects (they would carry the key away), no inflating
-(bytes pass as they came), and idle connections dropped before the shortest-lived server drops them (uvicorn after 5 s).
+What differs from aiohttp's defaults, and why: no limit on connections (the gateway's own is the one that counts), no
+total timeout (models think for minutes), no cookies, no redirects (they would carry the key away), no inflating (bytes
+pass as they came), and idle connections are dropped before the server with the shortest keep-alive (uvicorn, 5 s) drops
+them.
 
-A pool that is never idle would never look its names up again. So a session is retired after a while: new requests get
-a new one, and the old one closes when its last answer has ended.
+A pool that is never idle would never resolve its names again. So a session is retired after a while: new requests get a
+new one, and the old one closes when its last answer has ended.
 """
 
 import asyncio
@@ -36,21 +37,21 @@ from gateway.routing.snapshot import Deployment
 from gateway.sockets import GONE, keep_asking
 
 Transport = Literal["direct", "session"]
-"""How requests pass: on connections, by the gateway itself; or by aiohttp's handlers and sessions."""
+"""How requests are carried: on connections, by the gateway itself; or by aiohttp's handlers and sessions."""
 TRANSPORTS: Final[tuple[Transport, ...]] = ("direct", "session")
 USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
 _SESSION_AGE: Final = 300.0
 _PROBED: Final = 4096
 
 _FAULTS: Final = (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError)
-"""What is raised where no head comes."""
+"""What is raised if no head comes."""
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _OURS_IN_DNS: Final = frozenset({socket.EAI_SYSTEM, socket.EAI_MEMORY})
 _LOSSES: Final = {
     **dict.fromkeys(_OURS, Cause.LOCAL_FAULT),
     **dict.fromkeys((errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH), Cause.UNREACHABLE),
 }
-"""Why a connection ended: we had not what it takes, or its other machine was not heard any more."""
+"""Why a connection ended: we lacked a resource, or the other machine could no longer be reached."""
 _CONNECT_CAUSES: Final = {
     errno.ECONNREFUSED: Cause.CONNECT_REFUSED,
     errno.ECONNRESET: Cause.CONNECT_RESET,
@@ -74,7 +75,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 class _Pool(msgspec.Struct, eq=False):
     """A session, and the fast path over its connections.
 
-    Mutable: how many answers are being read from it, and once it is `old`, what is called when none is left.
+    Mutable: how many answers are being read from it; and, once it is retired, `old`, which is called when none is left.
     """
 
     session: aiohttp.ClientSession
@@ -83,13 +84,13 @@ class _Pool(msgspec.Struct, eq=False):
     old: Callable[[], None] | None = None
 
     def left(self) -> None:
-        """Note that an answer is no longer read."""
+        """Note that an answer is no longer being read."""
         self.open -= 1
         if self.old is not None and not self.open:
             self.old()
 
     def gave_up(self, link: Link | None) -> None:
-        """Note that an answer is not waited for any more, on this connection of the fast path, if it has one."""
+        """Note that an answer is no longer awaited; close its connection of the fast path, if it has one."""
         if link is not None:
             link.connection.close()
         self.left()
@@ -105,7 +106,7 @@ class Upstream:
     """Opens answers.
 
     Mutable: the current sessions, pooled and not, each with the timer that retires it; those that are retired, and
-    those that close.
+    those that are closing.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Upstream:
     ) -> None:
         """`session_age` is in seconds. Requests are posted in the `outbox`.
 
-        `transport` is what is wanted, and as an attribute what is in use: an untested aiohttp is asked as `session`.
+        `transport` is what is wanted; the attribute is what is in use: with an untested aiohttp, `session`.
         """
         self._age = session_age
         self._outbox = outbox or Outbox()
@@ -140,8 +141,8 @@ class Upstream:
     ) -> Answer:
         """Send the call to a deployment and wait for the head of its answer; there is no limit on that wait.
 
-        `connect_timeout` (seconds) covers name, connection and TLS. `fresh` insists on a new connection. The `exchange`
-        is told what becomes of the request.
+        `connect_timeout` (seconds) covers name, connection and TLS. `fresh` requires a new connection. The `exchange`
+        is notified of the request's progress.
 
         Raises:
             AttemptFailedError: no head came.
@@ -159,7 +160,7 @@ class Upstream:
                 link = prepared.origin.kept()
                 if link is None:
                     link = await prepared.origin.connected(connect_timeout)
-                    exchange.reused = link.protocol.was_used  # the session leaves some in the connector's pool
+                    exchange.reused = link.protocol.was_used  # the session leaves used ones in the connector's pool
                 else:
                     exchange.reused = True
                 awaited = prepared.post(link, call.fields, call.request_id, call.body)
@@ -167,7 +168,7 @@ class Upstream:
                 try:
                     response: Head = prepared.answer(link, await awaited)
                 finally:
-                    del awaited  # an error in it would hold this frame, which holds it
+                    del awaited  # an error in it would refer to this frame, and this frame to it
             else:
                 response = await _asked(pool.session, deployment, call, connect_timeout, exchange)
         except _FAULTS as error:
@@ -185,7 +186,7 @@ class Upstream:
         return answer
 
     async def probe(self, url: str, *, timeout: float) -> tuple[int, bytes]:  # noqa: ASYNC109 - aiohttp's own
-        """Ask a URL on a connection of its own, without a key; give the answer's status and its body's beginning.
+        """Request a URL on a connection of its own, without a key; return the answer's status and its body's beginning.
 
         Raises:
             AttemptFailedError: no answer came within `timeout` seconds.
@@ -207,7 +208,7 @@ class Upstream:
 
     @property
     def connections(self) -> int:
-        """How many connections there are, those that wait in a pool included."""
+        """How many connections there are, idle ones included."""
         return sum(_connections(pool.session.connector) for pool in {*self._timers, *self._retired})
 
     async def close(self) -> None:
@@ -221,14 +222,14 @@ class Upstream:
         await asyncio.gather(*(pool.close() for pool in pools), *self._closing)
 
     def _failure(self, error: Exception, url: str, *, reused: bool) -> Failure:
-        """Translate what aiohttp raised; time that ran out while a name was looked up is not the endpoint's."""
+        """Translate what aiohttp raised; a timeout while a name was being looked up is a failure of DNS."""
         failure = failure_of(error, reused=reused)
         if failure.cause is Cause.CONNECT_TIMEOUT and URL(url).raw_host in self._resolver.sought:
             return Failure(Cause.DNS, "name lookup takes too long")
         return failure
 
     def _begun(self, *, fresh: bool) -> _Pool:
-        """Begin a session, which is retired when it is old."""
+        """Open a session, which is retired when it is old."""
         session = _session(self._connector(fresh=fresh))
         pool = _Pool(session, Direct(session) if self.transport == "direct" else None)
         if fresh:
@@ -299,7 +300,7 @@ async def _asked(
 
 
 class _Pieces:
-    """A body as aiohttp sends it piece by piece."""
+    """A body that aiohttp sends piece by piece."""
 
     def __init__(self, body: Body) -> None:
         self._pieces = pieces(body)
@@ -316,7 +317,7 @@ class _Pieces:
 def _connections(connector: aiohttp.BaseConnector | None) -> int:
     if connector is None:
         return 0
-    return len(connector._acquired) + sum(map(len, connector._conns.values()))  # noqa: SLF001 - aiohttp tells neither
+    return len(connector._acquired) + sum(map(len, connector._conns.values()))  # noqa: SLF001 - aiohttp exposes neither
 
 
 def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
@@ -344,7 +345,7 @@ async def _sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) 
 
 
 def failure_of(error: Exception, *, reused: bool) -> Failure:
-    """Translate what aiohttp raised before an answer's head was there; `reused` tells of a pooled connection."""
+    """Translate what aiohttp raised before an answer's head came; `reused`: the connection was a pooled one."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             ours = error.os_error.errno in _OURS_IN_DNS or _is_ours(error.os_error) or _is_out_of_descriptors()
@@ -370,7 +371,7 @@ def failure_of(error: Exception, *, reused: bool) -> Failure:
 
 
 def _connect_failure(error: OSError, host: str) -> Failure:
-    """Tell our faults from the endpoint's: EADDRNOTAVAIL means no free port, or for an IPv6 address, no IPv6 here."""
+    """Separate our faults from the endpoint's: EADDRNOTAVAIL means no free port or, for IPv6, no IPv6 here."""
     without_ipv6 = error.errno == errno.EADDRNOTAVAIL and ":" in host
     if _is_ours(error) and not without_ipv6:
         return Failure(Cause.LOCAL_FAULT, errno_of(error))
@@ -378,7 +379,7 @@ def _connect_failure(error: OSError, host: str) -> Failure:
 
 
 def _is_out_of_descriptors() -> bool:
-    """Look whether that is why a name was not found: what the resolver reports then depends on its plug-ins."""
+    """Return whether we have run out of descriptors: what the resolver reports then depends on its plug-ins."""
     try:
         socket.socket().close()
     except OSError as error:

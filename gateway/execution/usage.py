@@ -1,7 +1,7 @@
 """The tokens that an upstream counted: `usage`, from an event of a stream or a whole JSON answer.
 
-A long body has it near its end, so only its last bytes are searched; what stands there is scanned member by member only
-if it cannot be decoded from the last `usage` on.
+A long body has it near its end, so only its last bytes are searched. They are scanned for every `usage` only if they
+cannot be decoded from the last one on.
 """
 
 import json
@@ -47,7 +47,7 @@ class _Usage(msgspec.Struct, gc=False):
 
 
 class _AnyUsage(msgspec.Struct, gc=False):
-    """As servers report it that send numbers as strings, or empty lists for objects: what can be read of it counts."""
+    """As servers report it that send strings for numbers, or lists for empty objects: what can be read of it counts."""
 
     prompt_tokens: object = None
     completion_tokens: object = None
