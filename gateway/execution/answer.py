@@ -220,7 +220,7 @@ class Answer(msgspec.Struct, eq=False):
         try:
             chunk = await self.body.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise self._cut_short() from unquoting(error)
+            raise self._cut_short() from as_cause(error)
         if not chunk:
             self._end()
         return chunk
@@ -253,7 +253,7 @@ class Answer(msgspec.Struct, eq=False):
         try:
             await flow.pour(take, straight)
         except (aiohttp.ClientError, OSError) as error:
-            raise self._cut_short() from unquoting(error)
+            raise self._cut_short() from as_cause(error)
         if flow.at_eof():
             self._end()
 
@@ -318,6 +318,11 @@ _QUOTING: Final = (
 )
 
 
-def unquoting(error: Exception) -> Exception | None:
-    """Return an error that may be kept as a cause; None for aiohttp's that quote the answer, which may echo our key."""
+def as_cause(error: Exception) -> Exception | None:
+    """Return an error as it may be kept as a cause; None for aiohttp's that quote the answer, which may echo our key.
+
+    Its traceback is dropped: aiohttp's errors are part of reference cycles, and the traceback's frames hold the request
+    and with it the whole configuration.
+    """
+    error.__traceback__ = None
     return None if isinstance(error, _QUOTING) else error

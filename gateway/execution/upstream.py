@@ -26,7 +26,7 @@ from yarl import URL
 from gateway import __version__
 from gateway.adapters.edited import Body, pieces
 from gateway.adapters.openai_compatible import Operation
-from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, errno_of, unquoting
+from gateway.execution.answer import Answer, AttemptFailedError, Head, Response, as_cause, errno_of
 from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange, Link
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
@@ -174,7 +174,7 @@ class Upstream:
         except _FAULTS as error:
             pool.gave_up(link)
             failure = self._failure(error, deployment.urls[call.operation], reused=exchange.reused)
-            raise AttemptFailedError(failure) from unquoting(error)
+            raise AttemptFailedError(failure) from as_cause(error)
         except BaseException:
             pool.gave_up(link)
             raise
@@ -202,7 +202,7 @@ class Upstream:
                 finally:
                     response.close()
         except _FAULTS as error:
-            raise AttemptFailedError(self._failure(error, url, reused=False)) from unquoting(error)
+            raise AttemptFailedError(self._failure(error, url, reused=False)) from as_cause(error)
         finally:
             pool.left()
 
@@ -257,6 +257,7 @@ class Upstream:
             pool.old()
 
     def _end(self, pool: _Pool) -> None:
+        pool.old = None  # it holds the pool
         if pool in self._retired:
             self._retired.discard(pool)
             closing = asyncio.create_task(pool.close())

@@ -161,7 +161,8 @@ class Itinerary:
 
     Nearly every request ends with its first step. So that step is found separately (`Selector.first`), and an itinerary
     is made only when it failed or was not possible. `due`: the first deployment was not drawn, but goes first to show
-    that it is back. Mutable: the walk, and the known answer about the first deployment, which is used once.
+    that it is back. Mutable: the walk, and the known answer about the first deployment, which is used once. The walk
+    holds nothing that leads back here: a request that ends in mid-walk needs no garbage collector.
     """
 
     def __init__(
@@ -178,14 +179,18 @@ class Itinerary:
         admits: Callable[[Deployment], bool],
     ) -> None:
         """Prepare the walk; `draw` yields a route's deployments in order; this route's first is drawn already."""
-        self._known: bool | None = admitted if first is not None else None
-        self._admits = admits
+        known: bool | None = admitted if first is not None else None
+
+        def admitted_once(deployment: Deployment) -> bool:
+            nonlocal known
+            told, known = known, None
+            return admits(deployment) if told is None else told
 
         def drawn(each: Route) -> Iterator[Deployment]:
             return draw(each) if due or first is None or each is not route else chain((first,), rest(each, first))
 
         tiers = tiers_of(snapshot, route, drawn, first if due else None)
-        self._steps = walk(tiers, snapshot.settings.bounds, may_retry, dice, self._admitted)
+        self._steps = walk(tiers, snapshot.settings.bounds, may_retry, dice, admitted_once)
 
     def begin(self) -> Step | None:
         """Return the first step, if there is one."""
@@ -197,10 +202,6 @@ class Itinerary:
             return self._steps.send(failure)
         except StopIteration:
             return None
-
-    def _admitted(self, deployment: Deployment) -> bool:
-        known, self._known = self._known, None
-        return self._admits(deployment) if known is None else known
 
 
 class _Progress:
