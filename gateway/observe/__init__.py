@@ -1,1 +1,1 @@
-"""What is told about a request, off its path."""
+"""What is logged, counted and stored about requests, off the request path."""

@@ -1,10 +1,10 @@
-"""What logrotate's `copytruncate` loses, and where it is found again.
+"""What logrotate's `copytruncate` loses, and how it is recovered.
 
-logrotate copies the file, brings the copy to the disk, which may take long, and truncates the file. Lines written in
+logrotate copies the file, flushes the copy to disk, which may take long, and truncates the file. Lines written in
 between are in neither. So the last bytes written are remembered. A file that is shorter than it should be was
-truncated; the copy beside it is a beginning of what was written, and its size tells where it ends. What follows there,
-up to what is in the file by now, is what was lost. Where there is no such copy, the file was emptied on purpose, and
-nothing comes back.
+truncated; the copy beside it is a prefix of what was written, and its size shows where it ends. What was written from
+there on, up to what the file now holds, was lost. If there is no such copy, the file was emptied on purpose, and
+nothing is restored.
 """
 
 import os
@@ -21,7 +21,7 @@ _SAME_ROTATION = 60.0
 class Tail:
     """The last bytes written to a file, and the `size` that it should have. For one writer with O_APPEND.
 
-    They are kept as they were written: to put them together each time would cost as much as to write them.
+    They are kept in the pieces that were written: joining them each time would cost as much as writing them.
     """
 
     def __init__(self, size: int) -> None:
@@ -38,7 +38,7 @@ class Tail:
             self._kept -= len(self._pieces.popleft())
 
     def shrink(self, path: Path, now: os.stat_result) -> bytes:
-        """Take note that `path`, whose status is `now`, was truncated; return the lines that were lost. Blocking."""
+        """Follow the truncation of `path`, whose status is `now`; return the lines that were lost. Blocking."""
         kept = b"".join(self._pieces)[-_KEPT:]
         left = max(0, len(kept) - now.st_size)
         ends = [end for other in _neighbours(path) if (end := self._end_of_copy(other, now, kept)) is not None]
@@ -48,7 +48,7 @@ class Tail:
         return lost
 
     def _end_of_copy(self, other: Path, now: os.stat_result, kept: bytes) -> int | None:
-        """Return where among the bytes the copy `other` ends, if it is one and may be read."""
+        """Return where in `kept` the copy `other` ends, or None if it is no copy or may not be read."""
         with suppress(OSError):
             status = other.lstat()
             ended = status.st_size - self.size + len(kept)

@@ -1,13 +1,13 @@
-"""The log: structlog's pipeline in front of the sink, the standard library's logging led into it, and the request line.
+"""The log: structlog's pipeline in front of the sink, standard-library logging routed into it, and the request line.
 
 A record is a dict in the order of its line: time (seconds since the epoch), level, event, then the event's fields.
 Nothing here renders, formats or does I/O; the sink's writer thread does.
 
-Events pass structlog's chain. The `request` record, of which there is one per request, is handed to the same Recorder
-as what ended (`observe.request`): a bound logger's copies and calls would cost more than all the rest of it.
+Events pass through structlog's chain. The `request` record, written once per request, goes to the same Recorder as an
+`Ended` (`observe.request`): a bound logger's copies and calls would cost more than all the rest of it.
 
-A parse error of aiohttp's quotes the bytes that a peer sent, which may be a key or a prompt. Of such an error, and of
-any error that came of one, only the class is told.
+aiohttp's parse errors quote the bytes that a peer sent, which may hold a key or a prompt. Of such an error, and of any
+error that it caused, the class and the stack are logged at most, never the message.
 """
 
 import logging
@@ -33,7 +33,7 @@ _QUOTING = (HttpProcessingError, RequestPayloadError)
 
 
 class Recorder:
-    """The end of the pipeline. `threshold` is read at each record, so that the level changes live."""
+    """The end of the pipeline. `threshold` is read for each record, so that the level can change live."""
 
     __slots__ = ("threshold", "write")
 
@@ -42,12 +42,12 @@ class Recorder:
         self.threshold = LEVELS[level]
 
     def passes(self, level: str) -> bool:
-        """Tell whether records of `level` are written."""
+        """Return whether records of `level` are written."""
         return LEVELS[level] >= self.threshold
 
 
 class Log(structlog.BoundLoggerBase):
-    """The bound logger: `log.info("config.reloaded", generation=3)`. Values that are not JSON show their type only."""
+    """The bound logger: `log.info("config.reloaded", generation=3)`. Of non-JSON values, only the type is shown."""
 
     @property
     def recorder(self) -> Recorder:
@@ -55,15 +55,15 @@ class Log(structlog.BoundLoggerBase):
         return cast("Recorder", self._logger)
 
     def info(self, event: str, **fields: object) -> None:
-        """Record what happens in normal service."""
+        """Record an event of normal service."""
         self._say("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Record what an operator should look at."""
+        """Record something that an operator should look at."""
         self._say("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Record a failure, with the exception that is given as `exc_info`."""
+        """Record a failure, with the exception given as `exc_info`."""
         self._say("error", event, fields)
 
     def _say(self, level: str, event: str, fields: dict[str, object]) -> None:
@@ -79,7 +79,7 @@ def make_logger(sink: LogSink, level: str) -> Log:
 
 
 def set_level(log: Log, level: str) -> None:
-    """Write from now on the records of `level` and above, of `log` and of all that share its Recorder."""
+    """Write records of `level` and above from now on, for `log` and all loggers that share its Recorder."""
     log.recorder.threshold = LEVELS[level]
 
 
@@ -101,7 +101,7 @@ def _explanation(error: BaseException) -> dict[str, object]:
 
 
 def _quotes(error: BaseException) -> bool:
-    """Tell whether a parse error is among the error's causes and members."""
+    """Return whether the error, or one among its causes and members, is a parse error."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -141,9 +141,9 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def capture_stdlib(log: Log) -> Callable[[], None]:
-    """Lead what libraries log at warning and above, and Python's warnings, into `log`; return what undoes it.
+    """Route what libraries log at warning and above, and Python's warnings, into `log`; return an undo function.
 
-    aiohttp's parse errors become `http.malformed_request` at info, other exceptions `exception`, the rest
+    aiohttp's parse errors become `http.malformed_request` at info, other exceptions `exception`, everything else
     `library.message`.
     """
     handler = _Capture(log)

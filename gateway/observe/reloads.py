@@ -1,7 +1,7 @@
-"""How the readings of the configuration went: the last one, and the last twenty.
+"""The results of reading the configuration: the last one, and the last twenty.
 
-A reading is here what the reloader built from, good or bad. One that changes nothing (SIGHUP, a touched file) is not
-kept: it would push out those that tell something.
+A reading is what the reloader built from the files, good or bad. One that changes nothing (SIGHUP, a touched file) is
+not kept: it would push out those that matter.
 """
 
 from collections import deque
@@ -18,9 +18,9 @@ KEPT: Final = 20
 
 
 class Reading(Struct, frozen=True, dict=True):
-    """One reading: when, in seconds since the epoch, and what came of it.
+    """One reading: when it was made, in seconds since the epoch, and its result.
 
-    `generation` is the one in force after it, 0 before the first. `digest` names the files' content, where it was
+    `generation` is the one in force after it, 0 before the first. `digest` identifies the files' content, if it was
     accepted. `changes` are those of the `config.reloaded` log event.
     """
 
@@ -33,7 +33,7 @@ class Reading(Struct, frozen=True, dict=True):
 
     @cached_property
     def told(self) -> Mapping[str, object]:
-        """It, JSON-ready; what has no value is left out."""
+        """The reading, JSON-ready; fields without a value are left out."""
         told: dict[str, object] = {"at": rfc3339(self.at), "result": self.result, "generation": self.generation}
         faults = [fault.as_dict() for fault in self.faults]
         more = {"hash": self.digest, "changes": self.changes, "faults": faults}
@@ -41,10 +41,10 @@ class Reading(Struct, frozen=True, dict=True):
 
 
 class ReloadState(Struct):
-    """How the configuration's last reading went; `faults` stand until a good one is read.
+    """The result of the last reading of the configuration; `faults` stand until a good one is read.
 
-    Mutable: all of it. `accepted` and `rejected` are seconds since the epoch: when a configuration that means something
-    else was accepted last, and since when the files are bad; `last` is when either came last, and never forgotten.
+    Mutable: all of it. `accepted` and `rejected` are seconds since the epoch: when a configuration with a new meaning
+    was last accepted, and when the present faults were found; `last` is when either last happened, and is never reset.
     `history` holds the last readings, oldest first.
     """
 
@@ -64,7 +64,7 @@ class ReloadState(Struct):
         notices: Iterable[Fault],
         changes: Mapping[str, object] | None = None,
     ) -> None:
-        """Note a good reading; without `changes` it means what the last good one meant, or is the first."""
+        """Record a good reading; without `changes`, it means the same as the last good one, or is the first."""
         last = self.history[-1] if self.history else None
         if last is None or last.generation != generation:
             self.accepted = self.last = at
@@ -73,7 +73,7 @@ class ReloadState(Struct):
         self.rejected, self.faults, self.notices, self._told = None, (), tuple(notices), None
 
     def reject(self, at: float, generation: int, faults: Iterable[Fault]) -> bool:
-        """Note a bad reading; tells whether it says something new: with the faults of the last one it does not."""
+        """Record a bad reading; return whether it is news: with the same faults as the last reading, it is not."""
         faults = tuple(faults)
         if self.rejected is not None and self.faults == faults:
             return False
@@ -83,7 +83,7 @@ class ReloadState(Struct):
         return True
 
     def as_dict(self) -> Mapping[str, object]:
-        """Give it JSON-ready, the newest reading first; it is written once, for the page looks at it each second."""
+        """Return the state JSON-ready, newest reading first; cached, because the page asks for it every second."""
         if self._told is None:
             self._told = self._written()
         return self._told

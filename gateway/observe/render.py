@@ -1,17 +1,17 @@
-"""A record as one line of JSON with no secret in it; runs in the sink's writer thread.
+"""Renders a record as one line of JSON without secrets; runs in the sink's writer thread.
 
-msgspec encodes, because it takes a tenth of the time of structlog's JSONRenderer (which is `json.dumps`) and the
-writer shares the interpreter with the event loop. msgspec alone says too much: it writes out dataclasses and bytes. So
-a record is first made plain: strings, numbers, lists and mappings stay, anything else becomes the name of its type. A
-request, which is one record of many, has a line of known types (`observe.request`).
+msgspec encodes, because it takes a tenth of the time of structlog's JSONRenderer (which is `json.dumps`) and the writer
+shares the interpreter with the event loop. msgspec alone would reveal too much: it writes out dataclasses and bytes. So
+a record is first made plain: strings, numbers, lists, sets and mappings stay, tracebacks become text, anything else
+becomes the name of its type. A `request` record, the most frequent kind, has a line of known types (`observe.request`).
 
-A batch is encoded in one go, and looked through for secrets in one go. Only where there is one, or what else a batch
-cannot say, are its records taken one by one.
+A batch is encoded in one go, and searched for secrets in one go. Only if it contains one, or cannot be encoded as
+ASCII, are its records rendered one by one.
 
-Lines are ASCII: a client chooses the text of some fields, and a terminal obeys control characters beyond it.
+Lines are ASCII: clients choose the text of some fields, and terminals obey control characters beyond ASCII.
 
-A secret is looked for in the encoded line, where nothing can hide it, and masked in the record's strings, where a mask
-cannot break the JSON. The field names of a record are the program's own and are left alone.
+Secrets are searched for in the encoded line, where nothing can hide them, and masked in the record's strings, where a
+mask cannot break the JSON. The field names of a record are the program's own and are not masked.
 """
 
 import json
@@ -41,12 +41,12 @@ _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 Record = dict[str, object] | Ended
-"""What is to be told, in the order of the line; or a request that ended."""
+"""A record's fields, in the order of its line; or a request that ended."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secrets:
-    """Known secrets as they may be spelled: `forms` inside a text, `marks` inside an encoded line."""
+    """Known secrets in all their spellings: `forms` inside a text, `marks` inside an encoded line."""
 
     forms: tuple[str, ...] = ()
     marks: tuple[bytes, ...] = ()
@@ -55,7 +55,7 @@ class Secrets:
     def of(cls, values: Iterable[str]) -> "Secrets":
         """Spell every value of at least `SHORTEST_SECRET` characters: as it is, as in a `repr`, as in a URL.
 
-        A `repr` spells an apostrophe in two ways, as the rest of its text has double quotes or not.
+        A `repr` spells an apostrophe in two ways, depending on whether the rest of its text has double quotes.
         Longer forms come first, so that a secret that contains another is masked whole.
         """
         known = [value for value in values if len(value) >= SHORTEST_SECRET]
@@ -68,7 +68,7 @@ class Secrets:
         return cls(forms, tuple(json.dumps(form)[1:-1].encode() for form in forms))
 
     def within(self, line: bytes) -> bool:
-        """Tell whether an encoded line contains one of them."""
+        """Return whether an encoded line contains one of them."""
         return any(mark in line for mark in self.marks)
 
     def redact(self, text: str) -> str:
@@ -85,7 +85,7 @@ def render_all(records: Iterable[Record], secrets: Secrets) -> bytes:
         lines = _encode_lines([_fields(record) for record in records])
         if lines.isascii() and not secrets.within(lines):
             return lines
-    except Exception:  # noqa: BLE001, S110 - as below, where it is told
+    except Exception:  # noqa: BLE001, S110 - as below, where it is reported
         pass
     return b"".join(render(record, secrets) for record in records)
 
@@ -113,7 +113,7 @@ def rfc3339(when: float) -> str:
 
 @lru_cache(maxsize=8)
 def _whole(second: int) -> str:
-    """Write a whole second; there are many records in one."""
+    """Write a whole second; cached, because many records fall into the same one."""
     return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 

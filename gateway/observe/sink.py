@@ -1,15 +1,16 @@
-"""The log's way out: a bounded queue, and one thread that renders records and writes them.
+"""The log's output: a bounded queue, and one thread that renders records and writes them.
 
-Whoever emits appends to the queue and goes on; rendering, redaction, opening and writing happen in the writer thread.
-The queue is a SimpleQueue because its `put` takes no lock that a collector or a signal, interrupting it, could want.
+Emitting only appends to the queue; rendering, redaction, opening and writing happen in the writer thread. The queue is
+a SimpleQueue because its `put` takes no lock that a garbage collection or a signal handler could need when it
+interrupts it.
 
-The writer wakes for the first record, lets others gather for an instant, and writes them as one batch: a wake-up per
-record would cost the event loop more than the record. A batch that its target refuses is kept and tried again after a
-pause; meanwhile the queue fills, and when it is full new records are dropped and counted. Once a batch has left, the
-next one tells the count in a `log.dropped` record.
+The writer wakes for the first record, waits briefly for others, and writes them as one batch: a wake-up per record
+would cost the event loop more than the record. A batch that its target refuses is kept and retried after a pause;
+meanwhile the queue fills, and once it is full new records are dropped and counted. After a batch has been written, the
+next one reports the count in a `log.dropped` record.
 
 Retargeting goes through the queue, so that earlier records go to the earlier target. Only a target that refuses its
-batch is left at once, and what it did not take goes to the newest one: a full disk would hold the log for ever.
+batch is left at once, and what it has not taken goes to the newest one: a full disk would block the log for ever.
 """
 
 import errno
@@ -30,7 +31,7 @@ _BATCH = 512
 
 
 class _Message(Struct, frozen=True):
-    """What is no record, but stands among them."""
+    """An instruction to the writer, queued among the records."""
 
 
 class _Retarget(_Message, frozen=True):
@@ -48,8 +49,8 @@ class _Stop(_Message, frozen=True):
 class LogSink:
     """Writes records as JSON lines to `target`: `stdout`, `stderr` or a file, from one daemon thread.
 
-    `capacity` bounds the records that wait. `pause` (seconds) lies between two attempts at a failing target and
-    between two looks at an idle one; `gather` (seconds) is how long records are collected for one write.
+    `capacity` bounds the records that wait. `pause` (seconds) is the time between two attempts at a failing target and
+    between two checks of an idle one; `gather` (seconds) is how long records are collected for one write.
     """
 
     def __init__(
@@ -70,15 +71,15 @@ class LogSink:
         self._wanted = target  # the newest target asked for
         self._hurry = threading.Event()  # ends the writer's pauses
         self._closing = False
-        self._drop_lock = threading.RLock()  # reentrant: a collector may emit while this thread drops
+        self._drop_lock = threading.RLock()  # reentrant: a garbage collection may emit while this thread holds it
         self._dropped = 0
-        self._told = 0  # of those dropped, how many a `log.dropped` record has told
-        # The rest is the writer's own.
+        self._told = 0  # how many of those dropped a `log.dropped` record has reported
+        # The rest belongs to the writer thread.
         self._target = Target(target, pause=pause, clock=time.monotonic)
-        self._left: set[str] = set()  # targets that refused their batch, until the newest one's turn has come
+        self._left: set[str] = set()  # targets that refused their batch, until the queue reaches the newest one
         self._lines = Lines()
-        self._drops = 0  # how many drops the last of `_lines` tells
-        self._reason: str | None = None  # of the last failure, until a batch is composed after it
+        self._drops = 0  # how many drops the last of `_lines` reports
+        self._reason: str | None = None  # why the last write failed, until the next batch is composed
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
@@ -97,7 +98,7 @@ class LogSink:
         self._thread.start()
 
     def emit(self, record: Record) -> None:
-        """Hand over a record, which is the sink's from now on. From any thread; never blocks, never raises."""
+        """Hand over a record, which the sink owns from now on. From any thread; never blocks, never raises."""
         if self._queue.qsize() < self._limit:
             self._queue.put(record)
         else:
@@ -105,15 +106,15 @@ class LogSink:
                 self._dropped += 1
 
     def prepare_secrets(self, secrets: frozenset[str]) -> None:
-        """Spell out, in any thread, what is to be masked once these are set: a thousand keys take milliseconds."""
+        """Prepare, in any thread, what `set_secrets` will mask: a thousand keys take milliseconds."""
         known = self._known | secrets
         if known != self._spelled[0]:
             self._spelled = known, Secrets.of(known)
 
     def set_secrets(self, secrets: frozenset[str]) -> None:
-        """Mask these texts in every line from now on, and go on masking those given before.
+        """Mask these texts in every line from now on, and keep masking those given before.
 
-        A request in flight, or a record that waits, may still hold a key that the configuration has lost.
+        A request in flight, or a queued record, may still hold a key that the configuration no longer has.
         """
         self.prepare_secrets(secrets)
         self._known, self._secrets = self._spelled
@@ -137,16 +138,16 @@ class LogSink:
         self._hurry.set()
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until what was emitted before is written; tell whether it is."""
+        """Wait up to `timeout` seconds until what was emitted before is written; return whether it is."""
         message = _Flush()
         self._queue.put(message)
         self._hurry.set()
         return message.done.wait(timeout)
 
     def close(self, timeout: float) -> None:
-        """Write what can be written within `timeout` seconds and stop; tell on stderr what was lost. Blocking.
+        """Write what can be written within `timeout` seconds and stop; report on stderr what was lost. Blocking.
 
-        A target that fails is given one last attempt.
+        A failing target gets one last attempt.
         """
         if self._closing:
             return
@@ -180,7 +181,7 @@ class LogSink:
         self._target.close()
 
     def _take(self) -> tuple[list[Record], _Message | None]:
-        """Wait for records, up to a message or a full batch; none after a pause without any."""
+        """Wait for records; return them up to a message or a full batch, or none if none came within a pause."""
         try:
             item = self._queue.get(timeout=self._pause)
         except Empty:
@@ -198,7 +199,7 @@ class LogSink:
         return records, None
 
     def _compose(self, records: list[Record]) -> None:
-        """Render the next batch, with what was dropped by then told in its last line."""
+        """Render the next batch, whose last line reports what was dropped by then."""
         self._drops = self._dropped - self._told
         if self._drops:
             lead = {"time": time.time(), "level": "warning", "event": "log.dropped"}
@@ -207,7 +208,7 @@ class LogSink:
         self._lines = Lines(render_all(records, self._secrets))
 
     def _deliver(self) -> bool:
-        """Write the batch, however often that takes; with none, look after the target. False: closed before it left."""
+        """Write the batch, retrying until it succeeds; with none, check the target. False: closed before that."""
         while True:
             last = self._closing
             try:
@@ -234,7 +235,7 @@ class LogSink:
         self._failing = True
 
     def _follow(self, name: str) -> None:
-        """Turn to a target whose turn has come; to the newest where that one refused its batch and was left by then."""
+        """Switch to the target that the queue has reached; if it refused a batch and was left, to the newest."""
         newest = self._wanted
         if name == newest:
             self._left.clear()
@@ -251,7 +252,7 @@ class LogSink:
         self._hurry.clear()
 
     def _tell(self, text: str) -> None:
-        """Say `text` on stderr, unless stderr is closed or stuck."""
+        """Write `text` to stderr, unless stderr is closed or stuck."""
         line = f"gateway: {self._secrets.redact(text)}\n".encode(errors="backslashreplace")
         with suppress(OSError):
             if sys.__stderr__ is not None and has_room(STREAMS["stderr"], 0):

@@ -1,8 +1,8 @@
-"""What a trace tells of a request and of its attempts: names and attributes of their spans.
+"""What a trace says about a request and its attempts: names and attributes of their spans.
 
 They are those of OpenTelemetry's semantic conventions for HTTP servers (the request) and for GenAI clients (the
-attempts), and some of our own (`gateway.*`). The request's name holds no model: clients choose that. Tokens stand on
-the attempt that answered only: who sums them up counts them once.
+attempts), and some of our own (`gateway.*`). The name of a request's span does not contain the model, because clients
+choose that. Only the attempt that answered has token counts, so that a sum over all spans is right.
 
 https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
@@ -25,22 +25,22 @@ _OPERATIONS: Final = {
     "embeddings": "embeddings",
 }
 _PROVIDERS: Final = {"gemini": "gcp.gemini"}
-"""Kinds that the conventions call otherwise."""
+"""Kinds that the conventions name differently."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 def request_name(outcome: Outcome) -> str:
-    """Name the span of a request."""
+    """Return the name of a request's span."""
     return f"POST /v1/{outcome.operation}"
 
 
 def attempt_name(outcome: Outcome, attempt: Attempt) -> str:
-    """Name the span of an attempt."""
+    """Return the name of an attempt's span."""
     return f"{_OPERATIONS[outcome.operation]} {attempt.model}"
 
 
 def request_attributes(outcome: Outcome) -> Attributes:
-    """Describe a request."""
+    """Return the attributes of a request's span."""
     path = f"/v1/{outcome.operation}"
     told: dict[str, Value | None] = {
         "http.request.method": "POST",
@@ -64,7 +64,7 @@ def request_attributes(outcome: Outcome) -> Attributes:
 
 
 def attempt_attributes(outcome: Outcome, attempt: Attempt, deployment: Deployment | None) -> Attributes:
-    """Describe an attempt; `deployment` is absent where its generation is forgotten."""
+    """Return the attributes of an attempt's span; `deployment` is None if its generation is no longer kept."""
     answered = attempt is outcome.answered
     usage = outcome.usage if answered else None
     content = outcome.first_content if answered and outcome.stream else None

@@ -1,19 +1,21 @@
 """One output of the log: whole lines into a file, a FIFO or one of the process's own streams.
 
-The file belongs to the operator as much as to us: it is renamed, truncated, removed, and its disk fills. The rules:
+The file belongs to the operator as much as to us: it may be renamed, truncated or removed, and its disk may fill up.
+The rules:
 
-- Before each batch the path is compared with what is open. Another file under the path is opened at once. A path that
-  names nothing is created anew: at once if our file was removed, after a grace if it was only renamed, because
-  logrotate renames first and creates second, and takes a file that it finds in between for a stranger's.
-- O_APPEND makes a truncated file (logrotate's `copytruncate`) right by itself; lines that fell between the copy and the
-  truncation are written again (`copytruncate`).
-- When the disk fills in the middle of a line, the file stays open and the line is completed when space returns. If the
-  line's first half is gone by then (the file was truncated or removed, or a pipe's reader left), the line is written
-  again from its start. A file that is opened and does not end with a newline gets one first, so that what another
-  process left broken spoils no line of ours.
-- No write waits in the kernel. A file of ours is opened with O_NONBLOCK; for a stream, which other processes share, the
-  flag is not ours to set, so that it is asked for room and given no more than PIPE_BUF bytes at a time. A reader that
-  does not read thus looks like a full disk: an error, and a later attempt.
+- Before each batch, the path is compared with the open file. If the path names another file, that file is opened at
+  once. If it names nothing, the file is created again: at once if our file was removed, after a grace period if it was
+  only renamed, because logrotate renames first and creates second, and mistakes a file that it finds in between for a
+  stranger's.
+- With O_APPEND, writing goes on correctly after a truncation (logrotate's `copytruncate`); lines written between the
+  copy and the truncation are written again (`copytruncate`).
+- When the disk fills up in the middle of a line, the file stays open and the line is completed when there is space
+  again. If the line's first half is gone by then (the file was truncated or removed, or a pipe's reader left), the line
+  is written again from its start. A file that does not end with a newline when it is opened gets one first, so that a
+  line that another process left incomplete spoils none of ours.
+- No write waits in the kernel. A file of ours is opened with O_NONBLOCK; on a stream, which other processes share, we
+  must not set the flag, so it is polled for room and given at most PIPE_BUF bytes at a time. A reader that does not
+  read thus looks like a full disk: an error, and a later attempt.
 """
 
 import errno
@@ -43,7 +45,7 @@ _PLAIN = {
 
 
 class Lines:
-    """Rendered lines on their way out: the first `sent` bytes of `data` have left."""
+    """Rendered lines to be written: the first `sent` bytes of `data` have been written."""
 
     __slots__ = ("data", "sent")
 
@@ -53,20 +55,20 @@ class Lines:
 
     @property
     def left(self) -> int:
-        """The number of lines that have not left whole."""
+        """The number of lines that are not completely written."""
         return self.data.count(b"\n", self.sent)
 
     @property
     def torn(self) -> bool:
-        """Whether a line has left in part."""
+        """Whether a line is partly written."""
         return self.sent != self._line_start()
 
     def insert(self, lines: bytes) -> None:
-        """Let other lines go first; none may have left in part."""
+        """Put other lines first; no line may be partly written."""
         self.data = self.data[: self.sent] + lines + self.data[self.sent :]
 
     def rewind(self) -> None:
-        """Take back the part of a line that has left."""
+        """Go back to the start of the line that is partly written."""
         self.sent = self._line_start()
 
     def line_end(self) -> int:
@@ -80,7 +82,7 @@ class Lines:
 class Target:
     """The output called `name`: `stdout`, `stderr` or a path, relative to the working directory.
 
-    `pause` is, in seconds, how long a reader may keep us waiting and how long a renamed file may lack a successor.
+    `pause` (seconds) is how long a reader may keep us waiting and how long a renamed file may lack a successor.
     Not thread-safe: it belongs to the writer thread.
     """
 
@@ -94,9 +96,9 @@ class Target:
         self._missing_since: float | None = None
 
     def write(self, lines: Lines) -> None:
-        """Write what is left of `lines`; with none left, only look after the file.
+        """Write what is left of `lines`; if nothing is left, only check the file.
 
-        Raises OSError with `lines` as far as they got; call again with the same `lines` to go on.
+        Raises OSError, after which `lines` knows how far it got; call again with the same `lines` to continue.
         """
         try:
             if lines.torn:
@@ -192,20 +194,20 @@ def open_for_append(name: str) -> int:
 
 
 def has_room(fd: int, seconds: float) -> bool:
-    """Wait up to `seconds` for `fd` to take bytes, or to fail at once."""
+    """Wait up to `seconds` until a write to `fd` would not block; return whether that is so."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(seconds * 1000))
 
 
 def reason(name: str, error: OSError) -> str:
-    """Say in plain words why the output called `name` cannot be written: `logs/x: permission denied`."""
+    """Return in plain words why the output called `name` cannot be written: `logs/x: permission denied`."""
     number = error.errno or 0
     return f"{name}: {_PLAIN.get(number) or os.strerror(number).lower()}"
 
 
 def _ends_broken(name: str, size: int) -> bool:
-    """Tell whether a file of `size` bytes ends in the middle of a line; False where it may not be read."""
+    """Return whether a file of `size` bytes ends in the middle of a line; False if it may not be read."""
     with suppress(OSError), open(name, "rb", buffering=0, opener=_open_nonblocking) as file:
         return size > 0 and os.pread(file.fileno(), 1, size - 1) not in {b"", b"\n"}
     return False

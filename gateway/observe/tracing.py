@@ -1,4 +1,4 @@
-"""Whether requests are traced, by OpenTelemetry's environment variables; nothing of it is imported unless they are.
+"""Whether OpenTelemetry's environment variables ask for traces; OpenTelemetry is imported only if they do.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
@@ -26,10 +26,10 @@ _DEFAULT_SAMPLER: Final = "parentbased_always_on"
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """What tracing takes: which requests are recorded, and who makes spans of them. Without `traces` there is none.
+    """What tracing needs: which requests are recorded, and what makes spans of them. Without `traces` there is none.
 
-    `problems` are what an operator should know: fields of `traces.problem` log events. `secrets` are what the collector
-    is told in headers, which no log line may hold.
+    `problems` are what an operator should know: the fields of `traces.problem` log events. `secrets` are the values of
+    the headers sent to the collector, which no log line may contain.
     """
 
     sampling: Sampling | None = None
@@ -61,7 +61,7 @@ class Tracing:
 
     @property
     def observers(self) -> tuple[Observer, ...]:
-        """Who is to be told of finished requests."""
+        """The observers of finished requests."""
         return (self.traces.put,) if self.traces else ()
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -70,25 +70,25 @@ class Tracing:
             self.traces.adopt(snapshot)
 
     def start(self, log: Log) -> None:
-        """Tell the problems, and begin to export."""
+        """Log the problems, and start exporting."""
         for problem in self.problems:
             log.warning("traces.problem", **problem)
         if self.traces:
             self.traces.start(lambda count: log.warning("traces.dropped", count=count))
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it is the thread's
-        """Export what is left, for `timeout` seconds."""
+        """Export what is left, for at most `timeout` seconds."""
         if self.traces:
             await asyncio.to_thread(self.traces.close, timeout)
 
 
 def _given(environ: Mapping[str, str], *names: str) -> str:
-    """Give the first of the variables that is set and not empty."""
+    """Return the value of the first variable that is set and not empty, else an empty string."""
     return next((value for name in names if (value := environ.get(name, "").strip())), "")
 
 
 def _exporter(environ: Mapping[str, str]) -> str | None:
-    """Name the exporter that the variables ask for, if they ask for one."""
+    """Return the name of the exporter that the variables ask for, or None."""
     named = _given(environ, "OTEL_TRACES_EXPORTER").lower()
     is_off = _given(environ, "OTEL_SDK_DISABLED").lower() == "true" or named == "none"
     if is_off or not (named or _given(environ, *_ENDPOINTS)):
@@ -100,7 +100,7 @@ def _exporter(environ: Mapping[str, str]) -> str | None:
 
 
 def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[Mapping[str, str], ...]]:
-    """Read the sampler; what cannot be read is as if it were not set, which is told."""
+    """Read the sampler; treat a value that cannot be read as unset, and return it as a problem."""
     name = _given(environ, "OTEL_TRACES_SAMPLER").lower() or _DEFAULT_SAMPLER
     argument = _given(environ, "OTEL_TRACES_SAMPLER_ARG")
     problems: list[Mapping[str, str]] = []
@@ -121,14 +121,14 @@ def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[Mapping[str, 
 
 
 def _secrets(environ: Mapping[str, str]) -> frozenset[str]:
-    """Give the values of the headers, as they are written and as they are meant."""
+    """Return the values of the headers, as written and URL-decoded."""
     pairs = (pair for name in _HEADERS for pair in environ.get(name, "").split(","))
     values = {pair.partition("=")[2].strip() for pair in pairs}
     return frozenset(values | {unquote(value) for value in values} | {unquote(value).strip() for value in values})
 
 
 def _unread_headers(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Tell of headers that cannot be read without what they hold, which may be a key."""
+    """Report headers that cannot be read, without quoting them: they may hold a key."""
     variable = next((name for name in _HEADERS if environ.get(name)), _HEADERS[-1])
     reason = f"{variable}: found what is no header, expected name=value,name=value"
     return {"reason": reason, "advice": "the collector is not told what could not be read"}

@@ -11,13 +11,13 @@ from gateway.observe.batch import Batch
 from gateway.routing.snapshot import Identity
 
 NOBODYS: Final = frozenset({"client_left", "cut", "local_fault", "internal_error"})
-"""Why an attempt got no whole answer that its deployment is not to blame for."""
+"""Failures of an attempt for which its deployment is not to blame."""
 
 
 class Served(Struct, frozen=True):
-    """What a deployment has done: answers given since the process began, attempts that failed, and its delivered share.
+    """What a deployment has done: its answers and failed attempts since the process began, and its delivered share.
 
-    `share` is of its model's answers since the configuration in force was accepted, absent while there are none.
+    `share` is its part of its model's answers since the configuration in force was accepted, None while there are none.
     """
 
     requests: int
@@ -26,10 +26,10 @@ class Served(Struct, frozen=True):
 
 
 class Traffic:
-    """The counters. They live as long as the process; the share's base is set anew by each configuration."""
+    """The counters. They live as long as the process; each new configuration resets the base of the shares."""
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
-        """Start at nothing. `settle` is called before anything is told: it brings requests that wait to be counted."""
+        """Start at zero. `settle` is called before the counters are read: it delivers the requests that still wait."""
         self._settle = settle
         self._answers = Counter[Identity]()
         self._failures = Counter[Identity]()
@@ -54,11 +54,11 @@ class Traffic:
             self(outcome)
 
     def rebase(self) -> None:
-        """Begin to count the shares anew."""
+        """Start counting the shares anew."""
         self._base = self._answers.copy()
 
     def served(self, model: str, names: tuple[str, ...]) -> Mapping[str, Served]:
-        """Tell of a model's deployments, by name."""
+        """Return what a model's deployments have done, by name."""
         self._settle()
         since = {name: self._answers[model, name] - self._base[model, name] for name in names}
         total = sum(since.values())
