@@ -1,11 +1,11 @@
-"""Finished requests, some hundred at a time, sorted once for all who count them.
+"""Finished requests, a few hundred at a time, sorted once for all the observers that count them.
 
-Most requests are plain: one attempt was made, and it answered. Those that were asked in the same way, and that the same
-deployment answered with the same status, are counted together: of what differs among them there is a column for each
-field, so that a counter needs one addition, not one each, and a row of the ledger no look at an Outcome.
+Most requests are plain: one attempt was made, and it answered. Those that asked in the same way, and that the same
+deployment answered with the same status, are counted together: each field in which they differ is a column, so that a
+counter needs one addition instead of one per request, and a row of the ledger no look at an Outcome.
 
-Where there are many deployments, few of some hundred requests are alike. Those are put into columns all the same, with
-who answered as one more: each has to be counted where it belongs, but costs next to nothing beside that.
+With many deployments, few of several hundred requests are alike. Those are put into columns too, with the deployment
+that answered as one more: each has to be counted where it belongs, but costs next to nothing besides.
 """
 
 from collections import defaultdict
@@ -24,19 +24,19 @@ _FEW: Final = 12
 _LEAST: Final = 3
 """Fewer requests are not worth columns."""
 _SHARED: Final = slice(5, None)
-"""Of what makes requests alike, what those have in common that are put into columns all the same."""
+"""The part of the key in `_kinds` that the requests of a `Mixed` have in common."""
 _UNTOLD: Final = Usage()
 
 Column = Sequence[int | None]
 
 
 class Columns:
-    """Plain requests of which a column is kept of each thing that they differ in.
+    """Plain requests, with a column for each field in which they differ.
 
-    `first` is one of them: they share its `operation`, `generation`, `status`, `stream` and client. `places` are theirs
-    in the batch. The columns go by their order: `ids`; `durations` and `contents` (the time to the first content), in
-    milliseconds; tokens as `Usage` has them.
-    Mutable: `spent` and `avoided`, what each cost in nanodollars, once that is worked out; None where it is unknown.
+    `first` is one of them: they share its `operation`, `generation`, `status`, `stream` and client. `places` are their
+    positions in the batch. The columns are in the same order: `ids`; `durations` and `contents` (the times to the first
+    content), in milliseconds; token counts as in `Usage`.
+    Mutable: `spent` and `avoided`, each request's in nanodollars, once they are worked out; None if unknown.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Columns:
     avoided: Column
 
     def __init__(self, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
-        """Take requests, at least one."""
+        """Make columns of at least one request."""
         self.first = first = outcomes[0]
         self.status, self.stream = first.status, first.stream
         self.places = places
@@ -79,30 +79,30 @@ class Columns:
 
     @property
     def is_sane(self) -> bool:
-        """Whether no tokens are a part of fewer."""
+        """Whether no count of tokens exceeds the one that it is a part of."""
         return _parts(self.cached, self.prompt) and _parts(self.reasoning, self.completion)
 
     @property
     def used(self) -> tuple[Sequence[int], Sequence[int], Column, Column] | None:
-        """The columns of tokens, if each request's prompt and completion were told."""
+        """The columns of tokens, if prompt and completion are known for every request."""
         prompt, completion = _whole(self.prompt), _whole(self.completion)
         return None if prompt is None or completion is None else (prompt, completion, self.cached, self.reasoning)
 
 
 class Alike(Columns):
-    """Those that were asked in the same way, and that the same deployment answered."""
+    """Requests that asked in the same way, and that the same deployment answered."""
 
     __slots__ = ("deployment", "group", "model")
 
     def __init__(self, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
-        """Take requests that are alike, at least one."""
+        """Make columns of at least one request; all are alike."""
         super().__init__(outcomes, places)
         attempt = self.first.attempts[0]
         self.model, self.deployment, self.group = attempt.model, attempt.deployment, attempt.group
 
 
 class Mixed(Columns):
-    """Those of which few are alike: where there are many deployments, that is most of them.
+    """Requests of which few are alike: with many deployments, that is most requests.
 
     Three more columns: the `outcomes`, their `attempts`, and the `identities` of the deployments that answered.
     """
@@ -110,7 +110,7 @@ class Mixed(Columns):
     __slots__ = ("attempts", "identities", "outcomes")
 
     def __init__(self, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
-        """Take requests, at least one."""
+        """Make columns of at least one request."""
         super().__init__(outcomes, places)
         self.outcomes = outcomes
         self.attempts = [outcome.attempts[0] for outcome in outcomes]
@@ -118,16 +118,16 @@ class Mixed(Columns):
 
 
 class Batch:
-    """Requests that ended within one second, in their order; `at` is when each did, in seconds since the epoch.
+    """Requests that ended within one second, in that order; `at` is when each ended, in seconds since the epoch.
 
-    Each is in one of `alike`, in one of `mixed`, or in `odd` with its place. Mutable: `odd_costs`, what the odd ones
+    Each is in one of `alike`, in one of `mixed`, or in `odd` with its position. Mutable: `odd_costs`, what the odd ones
     cost, once that is worked out.
     """
 
     __slots__ = ("alike", "at", "mixed", "odd", "odd_costs", "outcomes")
 
     def __init__(self, at: Sequence[float], outcomes: Sequence[Outcome]) -> None:
-        """Sort requests."""
+        """Sort the requests."""
         self.at, self.outcomes = at, outcomes
         self.alike: list[Alike] = []
         self.mixed: list[Mixed] = []
@@ -148,7 +148,7 @@ class Batch:
         self.odd_costs: Sequence[Cost | None] = (None,) * len(self.odd)
 
     def _kinds(self) -> Mapping[tuple[object, ...], list[int]]:
-        """Find plain requests that are alike; the others are odd."""
+        """Group the plain requests that are alike; put the others into `odd`."""
         kinds: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
         for place, outcome in enumerate(self.outcomes):
             attempts = outcome.attempts

@@ -1,11 +1,11 @@
 """The state that the page shows, made once a second for all who watch, and not at all when nobody does.
 
-A *full* state comes first; what follows, once a second, holds only what changed: rows of models and endpoints that say
-something new, the seconds that are over, the requests that ended. Reading a state twice does no harm.
+A *full* state comes first; those that follow, one a second, hold only what changed: rows of models and endpoints that
+differ, the seconds that are over, the requests that ended. Reading a state twice does no harm.
 
-With thousands of deployments the cost is bounded twice: only models that something happened to are described again, so
-many a second at most, and the loop is let go after every few of them. All of them are described when somebody begins to
-watch, and when the configuration changes.
+With thousands of deployments the cost is bounded twice: only models that something happened to are described again, at
+most `ROWS` of them a second, and the loop gets a turn after every few. All models are described when somebody starts
+watching, and when the configuration changes.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from gateway.routing.manager import RoutingManager
 from gateway.routing.snapshot import Identity, Route, Snapshot
 
 ROWS: Final = 100
-"""Models described anew in one second, at most."""
+"""The most models that are described again in one second."""
 _SLICE: Final = 40
-"""Deployments that are described in a turn of the loop, of models in whole."""
+"""Deployments after which the loop gets a turn; a model is never split."""
 Money = Mapping[str, float]
 
 
 class Board:
     """Makes the states.
 
-    Mutable: each model's and endpoint's row as it was last sent; the models whose row is to be made anew; and what of
-    the sources has been seen.
+    Mutable: each model's and endpoint's row as last sent; the models whose row must be made again; and what has been
+    seen of the sources.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Board:
         money: Callable[[], Money | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Show these; `reloads` gives the configuration's readings JSON-ready, `clock` seconds since the epoch.
+        """Show these; `reloads` returns the configuration's readings JSON-ready, `clock` seconds since the epoch.
 
-        `money` gives USD `spent` and `avoided`, or None without prices. None of them may block.
+        `money` returns USD `spent` and `avoided`, or None without prices. None of them may block.
         """
         self._manager, self._models, self._live = manager, models, live
         self._in_flight, self._reloads, self._money, self._clock = in_flight, reloads, money, clock
@@ -70,7 +70,7 @@ class Board:
         self._full: bytes | None = None
 
     async def tick(self) -> bytes:
-        """Look at everything and give what changed since the last look, as JSON."""
+        """Look at everything and return what changed since the last tick, as JSON."""
         self._live.settle()
         now, snapshot = self._clock(), self._manager.snapshot
         renewed = self._follow(snapshot)
@@ -95,7 +95,7 @@ class Board:
         return msgspec.json.encode(state, enc_hook=dict)
 
     def full(self) -> bytes:
-        """Give everything as of the last tick, as JSON."""
+        """Return everything as of the last tick, as JSON."""
         if self._full is None:
             state = self._head(self._snapshot, self._clock()) | {
                 "full": True,
@@ -137,7 +137,7 @@ class Board:
         return {"models": models, "endpoints": list(self._endpoints)}
 
     def _follow(self, snapshot: Snapshot | None) -> bool:
-        """Note the models whose route changed; tells whether there may be other models or endpoints than before."""
+        """Note the models whose route changed; return whether models or endpoints may have come or gone."""
         old, self._snapshot = self._snapshot, snapshot
         if snapshot is None or snapshot is old:
             self._waiting |= dict.fromkeys(model for model, _ in snapshot.out) if snapshot else {}
@@ -148,7 +148,7 @@ class Board:
             return True
         routes, before = snapshot.routes, old.routes
         changed = (model.id for model in snapshot.models if routes[model.id] is not before[model.id])
-        # what weighs differently is what somebody waits to see
+        # changed weights go first: they are what an operator waits to see
         self._waiting = {**dict.fromkeys(changed), **self._waiting}
         return False
 
@@ -163,7 +163,7 @@ class Board:
         self._endpoints = {name: self._endpoints.get(name, ()) for name in self._places}
 
     def _look_at_endpoints(self) -> list[str]:
-        """Give the endpoints that have changed; the models of one whose health changed are to be described anew."""
+        """Return the endpoints that changed; if its health changed, mark an endpoint's models to be described again."""
         changed = []
         busy = Counter[str]()
         for identity, number in self._busy.items():
@@ -179,14 +179,14 @@ class Board:
         return changed
 
     async def _describe(self, snapshot: Snapshot, now: float, most: int | None) -> list[str]:
-        """Make the rows that wait, so many at most; give the models whose row says something new."""
+        """Make rows for at most `most` of the models that wait; return the models whose row changed."""
         chosen = tuple(islice(self._waiting, most))
         changed, some = [], 0
         for model in chosen:
             del self._waiting[model]
             route = snapshot.routes.get(model)
             if route is None or route.model != model:
-                continue  # it is gone
+                continue  # the model is gone
             row = msgspec.json.encode(self._row(snapshot, route, now), enc_hook=dict)
             if row != self._rows.get(model):
                 self._rows[model] = row

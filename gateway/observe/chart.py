@@ -1,4 +1,4 @@
-"""The live charts' rows: one a second, made once and kept."""
+"""The rows of the live charts: one per second, made once and kept."""
 
 from collections import deque
 from typing import Final
@@ -6,23 +6,23 @@ from typing import Final
 from gateway.observe.live import KEPT, Live, Second, percentiles
 
 WINDOW: Final = 10
-"""Seconds that a percentile looks back over, its own included: one second alone holds too few requests."""
+"""Seconds that a percentile covers, its own included: one second alone holds too few requests."""
 
 Row = tuple[int, int, int, int, int, float | None, float | None]
 """When (whole seconds since the epoch); requests, errors, fallbacks, completion tokens; TTFT p50 and p99 in ms."""
 
 
 class Chart:
-    """Mutable: `rows`, a row a second, oldest first, up to the last second that is over."""
+    """Makes the rows. Mutable: `rows`, one per second, oldest first, up to the last second that is over."""
 
     def __init__(self, live: Live) -> None:
-        """Draw what this one counts."""
+        """Follow what `live` counts."""
         self._live = live
         self._steps = live.steps
         self.rows: deque[Row] = deque(maxlen=KEPT)
 
     def advance(self, now: float) -> list[Row]:
-        """Make the rows of the seconds that are over and have none; `now` is in seconds since the epoch."""
+        """Make and return the missing rows of seconds that are over; `now` is in seconds since the epoch."""
         self._live.look(now)
         if self._steps != self._live.steps:
             self._steps = self._live.steps

@@ -1,12 +1,12 @@
 """What requests cost, and what they would have cost elsewhere.
 
-A request is paid for at the deployment that answered it (`Outcome.answered`), with the prices in force when it ends.
-What a broken stream took beyond the answer is paid for where it broke. `avoided` is what the answer's tokens would have
-cost at the cheapest remote deployment of that model, where the one that answered is not remote itself; what was lost
-avoids nothing.
+A request is charged to the deployment that answered it (`Outcome.answered`), at the prices in force when it ends.
+Tokens that a broken stream took beyond the answer are charged to the deployment where it broke. `avoided` is what the
+answer's tokens would have cost at the cheapest remote deployment of that model, if the one that answered is not itself
+remote; lost tokens avoid nothing.
 
-A cost is unknown where a deployment has no known price, or where it has and the upstream told no tokens. What an
-upstream refused costs nothing.
+A cost is unknown if the deployment has no known price, or if it has one and the upstream reported no tokens. A request
+that an upstream refused costs nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from gateway.routing.snapshot import Catalogue, Identity, Snapshot
 
 
 class Cost(Struct, frozen=True, gc=False):
-    """What was spent on a request, and what was avoided: in nanodollars, billionths of a US dollar."""
+    """What was spent on a request, and what was avoided, in nanodollars: billionths of a US dollar."""
 
     spent: int = 0
     avoided: int = 0
@@ -32,7 +32,7 @@ class Cost(Struct, frozen=True, gc=False):
 
 NOTHING: Final = Cost()
 MOST_NANO: Final = 10**15
-"""A million dollars, more than any request costs: what comes to more is taken for this, so that sums fit a database."""
+"""A million dollars, more than any request costs: costs are capped here, so that sums fit a database."""
 _BAD: Final = 400
 _LEFT: Final = 499
 
@@ -45,7 +45,7 @@ class _Tariff(Struct, frozen=True):
 
     @property
     def counts(self) -> bool:
-        """Whether its answers can cost or avoid anything that is known."""
+        """Whether its answers have a known price, or can avoid one."""
         return self.prices is not None and (self.prices != FREE or bool(self.elsewhere))
 
 
@@ -53,7 +53,7 @@ _UNKNOWN: Final = _Tariff(None)
 
 
 class _Ready(Struct, frozen=True):
-    """The tariffs of a catalogue, `before` it and `now`; `priced` are those now that can cost or avoid anything."""
+    """A catalogue's tariffs `now`, those in force `before`, and `both` merged; `priced` are those of `now` that count."""
 
     catalogue: Catalogue | None
     before: dict[Identity, _Tariff]
@@ -63,14 +63,14 @@ class _Ready(Struct, frozen=True):
 
 
 class Costs:
-    """The observer that works costs out and adds them up, by deployment and group, since the process began.
+    """The observer that works out costs and adds them up, by deployment and group, since the process began.
 
-    It goes before those that want to know a request's cost: it writes them into the batch. It changes by its totals and
-    by the tariffs of the configuration in force; those of the one before serve requests under way.
+    It comes before the observers that need a request's cost: it writes costs into the batch. Mutable: the totals, and
+    the tariffs of the configuration in force; those of the previous one serve requests under way.
     """
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
-        """Start without prices. `settle` is called before totals are told: it brings requests that wait."""
+        """Start without prices. `settle` is called before totals are read: it delivers the requests that wait."""
         self._settle = settle
         self._tariffs: dict[Identity, _Tariff] = {}
         self._current: dict[Identity, _Tariff] = {}
@@ -80,20 +80,20 @@ class Costs:
         self._avoided: dict[Key, int] = {}
 
     def prepare(self, catalogue: Catalogue) -> None:
-        """Work the tariffs of a configuration out before it is adopted, in any thread."""
+        """Work out, in any thread, the tariffs of a configuration before it is adopted."""
         before, now = self._current, dict(_tariffs(catalogue))
         priced = ((each, now[each.identity]) for each in catalogue.deployments.values())
         keys = tuple((each.model, each.name, each.group) for each, tariff in priced if tariff.counts)
         self._ready = _Ready(catalogue, before, now, before | now, keys)
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Take a configuration's prices."""
+        """Switch to a configuration's prices."""
         if self._ready.catalogue is not snapshot.catalogue or self._ready.before is not self._current:
             self.prepare(snapshot.catalogue)
         self._current, self._tariffs, self._priced = self._ready.now, self._ready.both, self._ready.priced
 
     def take(self, batch: Batch) -> None:
-        """Count finished requests, and tell the batch what each cost."""
+        """Count finished requests, and write into the batch what each cost."""
         for alike in batch.alike:
             if _BAD <= alike.status < _LEFT:
                 alike.spent = alike.avoided = (0,) * len(alike.places)
@@ -107,7 +107,7 @@ class Costs:
         batch.odd_costs = [self.count(outcome) for _, outcome in batch.odd]
 
     def count(self, outcome: Outcome) -> Cost | None:
-        """Count a finished request; give what it cost, if that is known."""
+        """Count a finished request; return what it cost, or None if that is unknown."""
         cost = self.cost_of(outcome)
         if cost is not None and (cost.spent or cost.avoided):
             if cost.spent > MOST_NANO or cost.avoided > MOST_NANO:
@@ -139,7 +139,7 @@ class Costs:
         self._avoided[key] = self._avoided.get(key, 0) + avoided
 
     def cost_of(self, outcome: Outcome) -> Cost | None:
-        """Give what a request cost; nothing comes back where that is unknown."""
+        """Return what a request cost, or None if that is unknown."""
         answered = outcome.answered
         if answered is None or _BAD <= outcome.status < _LEFT:
             return Cost(self._lost(outcome)) if outcome.lost is not None else NOTHING
@@ -153,14 +153,14 @@ class Costs:
     def totals(self) -> Mapping[Key, Cost]:
         """What each deployment has cost and avoided in its group since the process began, as far as it is known.
 
-        Configured ones that have a price, or avoid one, are in it from the start.
+        Configured deployments that have a price, or can avoid one, are included from the start.
         """
         self._settle()
         counted = {each: Cost(spent, self._avoided[each]) for each, spent in self._spent.items()}
         return dict.fromkeys(self._priced, NOTHING) | counted
 
     def money(self) -> Mapping[str, float] | None:
-        """Give what was `spent` and `avoided` since the process began, in USD; None while nothing has a price."""
+        """Return what was `spent` and `avoided` since the process began, in USD; None while nothing has a price."""
         self._settle()
         if not self._spent and all(tariff.prices in (None, FREE) for tariff in self._current.values()):
             return None
@@ -168,7 +168,7 @@ class Costs:
         return {name: sum(total.values()) / NANO for name, total in totals.items()}
 
     def _lost(self, outcome: Outcome) -> int:
-        """Price what was lost where it was."""
+        """Price the lost tokens at the deployment that lost them."""
         used = tokens(outcome.lost)
         if used is None or not outcome.attempts:
             return 0
@@ -182,12 +182,12 @@ def _key(attempt: Attempt) -> Key:
 
 
 def _broken(outcome: Outcome) -> Attempt:
-    """Give the attempt whose stream broke first: the one before the one that took over, or the last."""
+    """Return the attempt whose stream broke first: the one before the attempt that took over, or the last."""
     return next((one for one, other in pairwise(outcome.attempts) if other.rescue), outcome.attempts[-1])
 
 
 def _answer(tariff: _Tariff, used: Tokens | None) -> Cost | None:
-    """Give what an answer costs, without what was lost on the way to it."""
+    """Return what an answer costs, without the tokens lost on the way to it."""
     spent = _paid(tariff.prices, used)
     if spent is None:
         return None
@@ -196,7 +196,7 @@ def _answer(tariff: _Tariff, used: Tokens | None) -> Cost | None:
 
 
 def _answers(tariff: _Tariff, plain: Columns) -> tuple[Column, Column]:
-    """Give what each of these answers costs and avoids, as `_answer` does."""
+    """Return what each of these answers costs and avoids, as `_answer` does."""
     number = len(plain.places)
     if tariff.prices is None:
         return (None,) * number, (None,) * number
@@ -211,7 +211,7 @@ def _answers(tariff: _Tariff, plain: Columns) -> tuple[Column, Column]:
 
 
 def _each(tariffs: Sequence[_Tariff], plain: Columns) -> tuple[Column, Column]:
-    """Give what each of these answers costs and avoids by its own tariff, as `_answer` does."""
+    """Return what each of these answers costs and avoids by its own tariff, as `_answer` does."""
     columns = plain.prompt, plain.completion, plain.cached, plain.reasoning
     used = (tokens(Usage(*counts)) for counts in zip(*columns, strict=True))
     each = [_answer(tariff, some) for tariff, some in zip(tariffs, used, strict=True)]
@@ -219,7 +219,7 @@ def _each(tariffs: Sequence[_Tariff], plain: Columns) -> tuple[Column, Column]:
 
 
 def _spend(plain: Columns, spent: Column, avoided: Column) -> tuple[int, int]:
-    """Tell requests what each cost and avoided, within bounds; give the sums."""
+    """Store what each request cost and avoided, within bounds; return the sums."""
     sums = sum(filter(None, spent)), sum(filter(None, avoided))
     if max(sums) > MOST_NANO:
         spent, avoided = _bounded(spent), _bounded(avoided)
@@ -233,7 +233,7 @@ def _bounded(costs: Column) -> Column:
 
 
 def tokens(usage: Usage | None) -> Tokens | None:
-    """Give what an upstream counted, no tokens a part of fewer; nothing comes back where it told neither side."""
+    """Return the upstream's counts, no part above its whole; None if it reported neither prompt nor completion."""
     if usage is None:
         return None
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
@@ -255,7 +255,7 @@ def _paid(prices: Prices | None, used: Tokens | None) -> int | None:
 
 
 def _tariffs(catalogue: Catalogue) -> Iterator[tuple[Identity, _Tariff]]:
-    """Give each deployment's tariff; those of a model that charge the same share one."""
+    """Yield each deployment's tariff; deployments of a model that charge the same share one."""
     for _, deployments in groupby(catalogue.deployments.values(), attrgetter("model")):
         chain = tuple(deployments)
         remote = {each.prices: None for each in chain if each.group == "remote"}

@@ -1,7 +1,8 @@
-"""How finished requests come to those who count them.
+"""How finished requests reach the observers that count them.
 
-A request waits here for a quarter of a second at most, within the second in which it ended, and until there are `MOST`.
-Whoever reads what is counted has the others brought first (`settle`), so that nobody can tell that they waited.
+A request waits here for a quarter of a second at most, until `MOST` are waiting, or until one ends in the next second:
+a batch is of one second. Before a count is read, the requests that wait are delivered (`settle`), so that nobody can
+tell that they waited.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from gateway.execution.outcome import Outcome
 from gateway.observe.batch import Batch
 
 MOST: Final = 256
-"""Requests that wait at most; to count them takes about half a millisecond."""
+"""The most requests that wait; counting them takes about half a millisecond."""
 DELAY: Final = 0.25
 _log: Final = logging.getLogger(__name__)
 
@@ -26,9 +27,9 @@ def _later(seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
 
 
 class Feed:
-    """The observer that hands requests on, in batches, to `takers`, in their order.
+    """The observer that hands requests on, in batches, to each of `takers` in turn.
 
-    Mutable: `takers`; what waits, until when it may, and whether a timer will bring it.
+    Mutable: `takers`; the requests that wait, when their second ends, and whether a timer is set.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Feed:
         clock: Callable[[], float] = time.time,
         later: Callable[[float, Callable[[], None]], object] = _later,
     ) -> None:
-        """`clock` gives seconds since the epoch; `later` calls after so many seconds."""
+        """`clock` returns seconds since the epoch; `later` calls a function after so many seconds."""
         self._clock = clock
         self._later = later
         self.takers: Sequence[Taker] = ()
@@ -46,7 +47,7 @@ class Feed:
         self._timed = False
 
     def put(self, outcome: Outcome) -> None:
-        """Take a finished request in."""
+        """Take in a finished request."""
         now = self._clock()
         if now >= self._until:
             self.settle()
@@ -57,7 +58,7 @@ class Feed:
             self.settle()
 
     def settle(self) -> None:
-        """Hand on what waits; a taker that fails costs the others nothing."""
+        """Hand on what waits; a taker that fails does not affect the others."""
         if not self._at:
             return
         at, outcomes = self._at, self._outcomes

@@ -1,10 +1,10 @@
 """The last ten minutes second by second, and the last fifty requests: counted from Outcomes, for whoever watches.
 
-Counting happens on the event loop and does as little as it can: numbers into the current second, the Outcome itself
-into a queue. Seconds without a request take no room. Rates and percentiles are worked out by those who look.
+Counting happens on the event loop and does as little as possible: numbers go into the current second, the Outcome
+itself into a queue. Seconds without a request take no memory. Rates and percentiles are worked out by the readers.
 
-Times to the first content are kept in buckets of equal ratio, sixteen to the doubling, so that any seconds can be put
-together and a percentile is at most 2.2 % off.
+Times to the first content are kept in buckets of equal ratio, sixteen per doubling, so that any seconds can be merged
+and a percentile is at most 2.2 % off.
 """
 
 import time
@@ -22,9 +22,9 @@ from gateway.observe.traffic import NOBODYS
 from gateway.routing.snapshot import Identity
 
 KEPT: Final = 600
-"""Seconds, of those that had a request."""
+"""Seconds that are kept, of those that had a request."""
 BACK: Final = 10
-"""Seconds that the clock may go back before what is kept by the second begins anew."""
+"""Seconds by which the clock may go back before the seconds that are kept are discarded."""
 REQUESTS: Final = 50
 _STEPS: Final = 16
 _LONGEST_NAME: Final = 200
@@ -32,10 +32,10 @@ Counts = Counter[Identity]
 
 
 class ByDeployment:
-    """Attempts, by deployment: `answers`, `failures`, and in `cut` those that ended early and were nobody's failure.
+    """Attempts by deployment: `answers`, `failures`, and in `cut` those that ended early, but not by its failure.
 
-    Of the answers, `stood_in` are those to requests that were drawn for another deployment, `late` those to requests
-    that an earlier configuration drew.
+    Of the answers, `stood_in` went to requests that were drawn for another deployment, `late` to requests drawn under
+    an earlier configuration.
     """
 
     __slots__ = ("answers", "cut", "failures", "late", "stood_in")
@@ -53,7 +53,7 @@ class ByDeployment:
         self.late: Counts = Counter()
 
     def add(self, others: "ByDeployment", sign: Literal[1, -1] = 1) -> None:
-        """Add others, or take away what was added; what comes to nothing takes no room."""
+        """Add other counts, or subtract them again; a count that becomes zero takes no memory."""
         for name in ByDeployment.__slots__:
             counts: Counts = getattr(self, name)
             more: Counts = getattr(others, name)
@@ -67,16 +67,16 @@ class ByDeployment:
 
     @property
     def met(self) -> set[Identity]:
-        """The deployments that anything is counted of."""
+        """The deployments for which anything is counted."""
         return {*self.answers, *self.failures, *self.cut}
 
 
 class Second(ByDeployment):
     """What ended within one second.
 
-    `at` is in whole seconds since the epoch. `errors` are requests without a whole answer that were not to blame for
-    it, `tokens` the completion tokens of the answers that ended. `first` counts times to the first content of streams
-    by bucket.
+    `at` is in whole seconds since the epoch. `errors` counts requests that got no whole answer through no fault of the
+    client (`Outcome.is_error`), `tokens` the completion tokens of the answers that ended. `first` counts times to the
+    first content of streams by bucket.
     """
 
     __slots__ = ("at", "errors", "fallbacks", "first", "requests", "tokens")
@@ -92,15 +92,15 @@ class Second(ByDeployment):
 class Live:
     """Counts what ended.
 
-    Mutable: `number`, how many requests have ended; `seconds`, oldest first, the last one being counted; `requests`,
+    Mutable: `number`, how many requests have ended; `seconds`, oldest first, the last one still counting; `requests`,
     each with its number, its end in seconds since the epoch, and its Outcome; `generation`, the configuration whose
-    answers are counted by deployment, 0 before the first; `since`, when that began: with the first configuration, which
-    nothing came before, at the start; `first`, the second from which on they are kept; `steps`, how often the clock was
-    set back, after which `seconds` begin anew.
+    answers are counted by deployment, 0 before the first; `since`, when that counting began (for the first
+    configuration, when the process did: there was nothing before); `first`, the first second that is kept; `steps`, how
+    often the clock was set back, each time discarding `seconds`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, settle: Callable[[], None] = lambda: None) -> None:
-        """`clock` gives seconds since the epoch. `settle` brings requests that wait to be counted: call it to look."""
+        """`clock` returns seconds since the epoch. `settle` delivers the requests that wait: call it before reading."""
         self._clock = clock
         self.settle = settle
         self.number = 0
@@ -131,7 +131,7 @@ class Live:
             self._keep(now, outcome)
 
     def look(self, now: float) -> None:
-        """Take note of the time, in seconds since the epoch, before the seconds that are over are looked at."""
+        """Note the time, in seconds since the epoch; call this before reading the seconds that are over."""
         if now < self._latest - BACK:
             self._latest = self.since = now
             self.began, self.first = min(self.began, int(now)), int(now)
@@ -172,7 +172,7 @@ class Live:
             _count_first(second.first, plain.contents)
 
     def _count_answers(self, second: Second, identity: Identity, number: int, outcome: Outcome) -> None:
-        """Count a deployment's answers to requests that are like this one."""
+        """Count a deployment's answers to requests like this one."""
         _add(second.answers, identity, number)
         if outcome.fallback:
             _add(second.stood_in, identity, number)
@@ -180,13 +180,13 @@ class Live:
             _add(second.late, identity, number)
 
     def _keep(self, now: float, outcome: Outcome) -> None:
-        if len(outcome.model) > _LONGEST_NAME:  # the client's word, as long as it likes
+        if len(outcome.model) > _LONGEST_NAME:  # the client chose it, at any length
             outcome = replace(outcome, model=outcome.model[:_LONGEST_NAME] + "...")
         self.number += 1
         self.requests.append((self.number, now, outcome))
 
     def rebase(self, generation: int) -> None:
-        """Begin to count who answers anew: another configuration is in force."""
+        """Start counting by deployment anew: another configuration is in force."""
         if self.generation:
             self.since = self._clock()
         self.generation = generation
@@ -205,7 +205,7 @@ def _count_first(counts: dict[int, int], times: Iterable[float | None]) -> None:
 
 
 def percentiles(counts: Iterable[Mapping[int, int]], *parts: float) -> list[float] | None:
-    """Give percentiles, in milliseconds, of what several seconds counted in `first`; none where they counted nothing.
+    """Return percentiles, in milliseconds, of what several seconds counted in `first`; None if they counted nothing.
 
     `parts` are from 0 to 1.
     """
@@ -218,7 +218,7 @@ def percentiles(counts: Iterable[Mapping[int, int]], *parts: float) -> list[floa
 
 
 def _value(counts: Mapping[int, int], rank: int) -> float:
-    """Give the middle of the bucket that holds the value of this rank, from 1."""
+    """Return the middle of the bucket that holds the value of this rank, counted from 1."""
     buckets = sorted(counts)
     passed = accumulate(counts[bucket] for bucket in buckets)
     bucket = next(bucket for bucket, number in zip(buckets, passed, strict=True) if number >= rank)

@@ -1,4 +1,4 @@
-"""What is told of a model: its deployments, who is to get how much, who got it, and how they are."""
+"""What is reported about a model: its deployments, their planned and delivered shares, and their state."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +9,10 @@ from gateway.routing.snapshot import Deployment, Identity, Inactive, Route, Snap
 
 
 class Models:
-    """Describes models, JSON-ready. Mutable: what waits for a variable in the configuration seen last, by model."""
+    """Describes models, JSON-ready. Mutable: by model, what waits for a variable in the last configuration seen."""
 
     def __init__(self, manager: RoutingManager, traffic: Traffic, in_flight: Mapping[Identity, int]) -> None:
-        """Tell of these; `in_flight` are the attempts under way."""
+        """Read these; `in_flight` counts the attempts under way."""
         self._manager = manager
         self._traffic = traffic
         self._in_flight = in_flight
@@ -38,7 +38,7 @@ class Models:
         }
 
     def _waits(self, inactive: tuple[Inactive, ...]) -> Mapping[str, Sequence[Inactive]]:
-        """Sort what waits by model, once: thousands of models may wait for one key."""
+        """Group what waits by model, once: thousands of models may wait for one key."""
         if inactive is not self._inactive:
             self._inactive, self._waiting = inactive, {}
             for each in inactive:

@@ -1,10 +1,10 @@
-"""The `request` record: one for each finished request, so that what it costs counts.
+"""The `request` record: there is one for each finished request, so its cost matters.
 
-The event loop hands over the Outcome as it is. The writer's thread makes a line of it: a struct that msgspec encodes in
-the order of its fields, and that leaves out those without a value: that is what their defaults are for.
+The event loop hands over the Outcome as it is. The writer thread makes a line of it: a struct that msgspec encodes in
+the order of its fields, leaving out those that have their default, which means no value.
 
-Times are rounded to a digit by way of whole numbers: `round(x, 1)` takes three times as long, to be right about what
-lies within a rounding error of the middle.
+Times are rounded to one decimal by way of whole numbers: `round(x, 1)` takes three times as long, to be exact within a
+rounding error of the midpoint.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ _UNTOLD: Final = Usage()
 
 
 class Ended(Struct, frozen=True, gc=False):
-    """A request that ended: when, in seconds since the epoch; the level of its record; and what came of it."""
+    """A request that ended: when, in seconds since the epoch; the level of its record; and its Outcome."""
 
     at: float
     level: str
@@ -26,7 +26,7 @@ class Ended(Struct, frozen=True, gc=False):
 
 
 class AttemptLine(Struct, gc=False, omit_defaults=True):
-    """What is told of an attempt; times are in milliseconds. `model` is set where it is another than was asked for."""
+    """What is logged of an attempt; times are in milliseconds. `model` is set if it is not the one asked for."""
 
     model: str | None = None
     deployment: str | None = None
@@ -39,7 +39,7 @@ class AttemptLine(Struct, gc=False, omit_defaults=True):
 
 
 class RequestLine(Struct, gc=False, omit_defaults=True):
-    """What is told of a request; times are in milliseconds."""
+    """What is logged of a request; times are in milliseconds."""
 
     time: str
     level: str
@@ -70,9 +70,9 @@ class RequestLine(Struct, gc=False, omit_defaults=True):
 
 
 def request_line(ended: Ended, time: str) -> RequestLine:
-    """Make the line of a request; `time` is when it ended, as it is written.
+    """Make the line of a request; `time` is when it ended, already formatted.
 
-    Arguments are given in their order: by their names they take msgspec eight times as long.
+    Arguments are positional: by name they take msgspec eight times as long.
     """
     outcome = ended.outcome
     served, content, answered = outcome.served_model, outcome.first_content, outcome.answered

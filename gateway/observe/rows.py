@@ -1,4 +1,4 @@
-"""The rows of the page's state that are of no model: endpoints, requests, readings of the configuration. JSON-ready."""
+"""The rows of the page's state other than models: endpoints, requests, readings of the configuration. JSON-ready."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -9,12 +9,12 @@ _LINES: Final = 40
 
 
 def endpoint_row(name: str, row: Iterable[object]) -> dict[str, object]:
-    """Describe an endpoint by its state, since when and why, the attempts under way, and how many deployments."""
+    """Describe an endpoint: its state, since when and why, its attempts under way, its number of deployments."""
     return {"id": name, **dict(zip(("state", "since", "reason", "in_flight", "deployments"), row, strict=False))}
 
 
 def request_row(number: int, at: float, outcome: Outcome) -> dict[str, object]:
-    """Describe a request, which ended `at` seconds since the epoch."""
+    """Describe a request that ended at `at`, in seconds since the epoch."""
     usage, answered = outcome.usage, outcome.answered
     return {
         "n": number,
@@ -55,7 +55,7 @@ def _attempt(attempt: Attempt) -> dict[str, object]:
 
 
 def shortened(reload: Mapping[str, object]) -> dict[str, object]:
-    """Cut what a reload of thousands says: so many lines of a kind, and how many more there are."""
+    """Shorten what a large reload reports: keep `_LINES` lines of each kind, and say how many more there are."""
     history: Any = reload.get("history", ())
     return {**reload, **_cut(reload, "faults", "warnings"), "history": [_cut_entry(entry) for entry in history]}
 

@@ -1,13 +1,13 @@
-"""Who answered lately, and why that is not what was planned.
+"""Which deployments answered lately, and why that is not what was planned.
 
 A deployment has three shares of its model. *Planned* is what the configuration gives it with everything healthy,
-*eligible* what it gets of the requests that are drawn now, *delivered* its part of the answers of the last minutes.
-Where they differ, one word says why; of several reasons, the first to be known stands:
+*eligible* its part of the requests drawn now, *delivered* its part of the answers of the last minutes. Where they
+differ, a few words say why; of several reasons, the first in this order is named:
 
-    its endpoint is down or loads; its breaker is not closed; it is back and on its slow start;
-    it covers for siblings, or makes room for them; it is a fallback, and this is how it came to answer all the same;
-    attempts on it failed or were cut short, or those on its siblings, and that is half of the difference at least;
-    so few requests came that chance alone explains it; the answers of before a change still count.
+    its endpoint is down or loading; its breaker is not closed; it has come back and is on its slow start;
+    it covers for siblings, or makes room for them; it is a fallback, and this is how it came to answer anyway;
+    attempts on it or on its siblings failed or were cut short, which explains at least half of the difference;
+    there were so few requests that chance alone explains it; answers from before a change still count.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from gateway.routing.breakers import SLOW_START
 from gateway.routing.snapshot import Identity
 
 WINDOW: Final = 300
-"""Seconds that the delivered share looks back over."""
+"""Seconds over which the delivered share is taken."""
 _ALIKE: Final = 0.02
 _SURE: Final = 2.0
 _ENOUGH: Final = 0.5
@@ -30,21 +30,21 @@ _NAMED: Final = 2
 
 
 class Recent(ByDeployment):
-    """What a `Second` counts by deployment, of the last minutes, or since `Live` began that anew.
+    """What a `Second` counts by deployment, for the last minutes, or since `Live` last started anew.
 
-    Mutable: the counts, and the seconds that they are made of, as they were when they were taken in. A second is taken
-    in when it is over; a clock that goes back a little may let it count on.
+    Mutable: the counts, and the seconds that they are made of, as they were when they were added. A second is added
+    when it is over; if the clock then goes back a little, what that second goes on to count is missed.
     """
 
     def __init__(self, live: Live) -> None:
-        """Count what this one counts."""
+        """Follow what `live` counts."""
         super().__init__()
         self._live = live
         self._began = live.generation, live.steps
         self._counted: deque[tuple[int, ByDeployment]] = deque()
 
     def advance(self, now: float) -> set[Identity]:
-        """Take in the seconds that are over and let the oldest go; give the deployments whose counts changed."""
+        """Add the seconds that are over and drop the oldest; return the deployments whose counts changed."""
         changed: set[Identity] = set()
         self._live.look(now)
         began = self._live.generation, self._live.steps
@@ -77,9 +77,9 @@ class Recent(ByDeployment):
 class Share(Struct, frozen=True):
     """A deployment's shares and what may explain them.
 
-    `answers`, `failures` and `cut` (what ended early and was nobody's failure) are of the last minutes; of the answers,
-    `stood_in` were to requests drawn for another deployment, `late` to requests that an earlier configuration drew.
-    `health` and `breaker` are states; `back` is how many seconds ago its breaker closed, where it ever did.
+    `answers`, `failures` and `cut` (what ended early, but not by its failure) are of the last minutes; of the answers,
+    `stood_in` went to requests drawn for another deployment, `late` to requests drawn under an earlier configuration.
+    `health` and `breaker` are states; `back` is how many seconds ago its breaker closed, if it ever did.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Share(Struct, frozen=True):
 
     @property
     def is_out(self) -> bool:
-        """Whether it is kept from requests as long as there are others."""
+        """Whether it gets no requests as long as there are others to take them."""
         return self.health in {"down", "loading"} or self.breaker != "closed"
 
     @property
@@ -106,7 +106,7 @@ class Share(Struct, frozen=True):
 
 
 def explain(shares: Sequence[Share]) -> Mapping[str, tuple[float | None, str | None]]:
-    """Give, by name, the delivered share of each of a model's deployments, and why it is not what was planned."""
+    """Return, by name of each of a model's deployments, its delivered share and why that is not the planned one."""
     total = sum(share.answers for share in shares)
     failed, cut = sum(share.failures for share in shares), sum(share.cut for share in shares)
     held_back = [share.name for share in shares if share.is_out or share.is_starting]
@@ -120,7 +120,7 @@ def explain(shares: Sequence[Share]) -> Mapping[str, tuple[float | None, str | N
 
 
 def _standing(share: Share, held_back: Sequence[str]) -> str | None:
-    """Say why the eligible share is not the planned one."""
+    """Return why the eligible share is not the planned one, or None."""
     if share.health in {"down", "loading"}:
         return share.health if share.eligible == 0 else f"{share.health}, tried anyway"
     if share.breaker != "closed":
@@ -136,9 +136,9 @@ def _standing(share: Share, held_back: Sequence[str]) -> str | None:
 
 
 def _delivery(share: Share, total: int, failed: int, cut: int) -> str | None:
-    """Say why the delivered share is not the eligible one.
+    """Return why the delivered share is not the eligible one, or None.
 
-    Of the attempts at the model, `total` were answered, `failed` and were `cut` short.
+    Of all attempts on the model's deployments, `total` answered, `failed` failed and `cut` were cut short.
     """
     expected = share.eligible
     if not expected:
@@ -158,14 +158,14 @@ def _delivery(share: Share, total: int, failed: int, cut: int) -> str | None:
 
 
 def _ended_early(share: Share) -> str | None:
-    """Say how attempts on it ended that were not answered, if there were any."""
+    """Return how attempts on it ended that did not answer, or None if there were none."""
     if not share.failures and not share.cut:
         return None
     return f"{share.failures} failed" if share.failures >= share.cut else f"{share.cut} cut short"
 
 
 def _standing_in(share: Share) -> str:
-    """Say how one that is drawn for nothing came to answer."""
+    """Return how a deployment that is never drawn came to answer."""
     if not share.answers:
         return "fallback"
     if share.stood_in:

@@ -1,10 +1,10 @@
-"""Spans of finished requests, by OpenTelemetry: one a request, below it one an attempt.
+"""OpenTelemetry spans of finished requests: one per request, and below it one per attempt.
 
 Imported only when traces are wanted: it needs the extra `otel`.
 
-The observer puts an Outcome into a queue. A thread takes it from there, makes spans with the ids that were decided when
-the request arrived (`execution.trace`), and exports them. A queue that is full, since the collector is slow or gone,
-takes no more: what it does not take is counted, and told when an export succeeds again.
+The observer puts an Outcome into a queue. A thread takes it from there, makes spans with the ids that were chosen when
+the request arrived (`execution.trace`), and exports them. When the queue is full, because the collector is slow or
+gone, further Outcomes are dropped, counted, and reported when an export succeeds again.
 """
 
 import logging
@@ -55,7 +55,7 @@ _headers_log: Final = logging.getLogger(parse_env_headers.__module__)
 
 
 class _Withheld(logging.Filter):
-    """Drops records: OpenTelemetry quotes in them what it could not read of a header. `number` counts them."""
+    """Drops records in which OpenTelemetry quotes what it could not read of a header; `number` counts them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,14 +67,14 @@ class _Withheld(logging.Filter):
 
 
 _unread: Final = _Withheld()
-_headers_log.addFilter(_unread)  # a key
-_states_log.addFilter(_Withheld())  # a client's: it reads fewer keys than the standard allows
+_headers_log.addFilter(_unread)  # may quote a key
+_states_log.addFilter(_Withheld())  # quotes clients: OpenTelemetry reads fewer keys than the standard allows
 
 
 def exporter_named(name: str) -> tuple[SpanExporter | None, bool]:
-    """Make an installed exporter, and tell whether it could read all of its headers.
+    """Make the exporter of that name, if one is installed; also return whether it could read all of its headers.
 
-    It reads its own variables (OTEL_EXPORTER_OTLP_*), and raises what these cause.
+    It reads its own variables (OTEL_EXPORTER_OTLP_*), and raises whatever they cause.
     """
     found = tuple(entry_points(group="opentelemetry_traces_exporter", name=name))
     before = _unread.number
@@ -83,11 +83,11 @@ def exporter_named(name: str) -> tuple[SpanExporter | None, bool]:
 
 
 _Ended = tuple[int, Trace, Outcome]
-"""A recorded request, and when it ended, in nanoseconds since the epoch."""
+"""A recorded request: when it ended, in nanoseconds since the epoch, its trace and its Outcome."""
 
 
 class _Ids(IdGenerator):
-    """Gives the ids that were decided before. For one thread."""
+    """Returns the ids that were chosen before. For one thread."""
 
     def __init__(self) -> None:
         self.trace_id = self.span_id = 1
@@ -112,8 +112,8 @@ class _Collected(SpanProcessor):
 class Traces:
     """The observer, and the thread that exports.
 
-    Mutable: the queue; counts of requests that it did not take, that are being exported, that were not exported, and of
-    those told; and the deployments of the last few generations. `_lock` holds what the thread counts together.
+    Mutable: the queue; counts of requests that it refused, that are being exported, whose export failed, and that were
+    reported; and the deployments of the last few generations. `_lock` keeps the thread's counts consistent.
     """
 
     def __init__(self, exporter: SpanExporter, *, capacity: int = _CAPACITY, delay: float | None = None) -> None:
@@ -137,7 +137,7 @@ class Traces:
         self._told: Callable[[int], None] = lambda _: None
 
     def put(self, outcome: Outcome) -> None:
-        """Take a finished request in, if it is recorded."""
+        """Take in a finished request, if it is recorded."""
         trace = outcome.trace
         if trace is None or not trace.sampled:
             return
@@ -150,17 +150,17 @@ class Traces:
             self._wake.set()
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Learn the deployments of a new generation; requests in flight are of older ones."""
+        """Learn the deployments of a new generation; requests in flight may belong to older ones."""
         kept = list(self._deployments.items())[1 - _GENERATIONS :]
         self._deployments = dict([*kept, (snapshot.generation, snapshot.catalogue.deployments)])
 
     def start(self, dropped: Callable[[int], None]) -> None:
-        """Begin to export; `dropped` is told, from any thread, how many requests have left no spans."""
+        """Start exporting; `dropped` is called, from any thread, with how many requests have left no spans."""
         self._told = dropped
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Export what is left, for `timeout` seconds; an export that takes longer is ended, and told. Blocking."""
+        """Export what is left, for at most `timeout` seconds; report what an export cut off then loses. Blocking."""
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)
@@ -201,11 +201,11 @@ class Traces:
             self._collected.spans = []
 
     def _report(self, *, given_up: bool = False) -> None:
-        """Tell what is not told yet; with `given_up` what waits and what is being exported too."""
+        """Report what is not reported yet; with `given_up`, also what waits and what is being exported."""
         with self._lock:
             waiting = len(self._queue) + self._in_hand if given_up else 0
             dropped = self._refused + self._failed + waiting - self._reported
-            self._reported += max(0, dropped)  # what was given up is told before it fails
+            self._reported += max(0, dropped)  # what was given up is reported before it fails
         if dropped > 0:
             self._told(dropped)
 
@@ -243,7 +243,7 @@ class Traces:
 
 
 def _delay() -> float:
-    """Read OTEL_BSP_SCHEDULE_DELAY; what no thread can wait for (`inf`, `nan`) is as if it were not set."""
+    """Read OTEL_BSP_SCHEDULE_DELAY; treat a value that no thread can wait for (`inf`, `nan`) as unset."""
     try:
         given = float(os.environ["OTEL_BSP_SCHEDULE_DELAY"]) / 1000
     except (KeyError, ValueError):
@@ -252,7 +252,7 @@ def _delay() -> float:
 
 
 def _resource() -> Resource:
-    """Say who we are: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, or our own name."""
+    """Return the resource that OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES describe, by default with our name."""
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: _SERVICE}))

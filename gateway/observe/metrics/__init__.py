@@ -1,1 +1,1 @@
-"""What `/metrics` tells: counted from Outcomes, or read when it is asked."""
+"""What `/metrics` exposes: counted from Outcomes, or read at the scrape."""

@@ -1,7 +1,7 @@
 """Every metric of the gateway: name, kind, labels and meaning. docs/monitoring.md has the same table.
 
-Names and units are Prometheus's: base units, `_total` for counters, `_ratio` from 0 to 1. A counter's tokens and times
-belong to the deployment that answered; `none` stands for no deployment, `unknown` for a model that is not configured.
+Names and units follow Prometheus: base units, `_total` for counters, `_ratio` from 0 to 1. Tokens and times are counted
+for the deployment that answered; `none` stands for no deployment, `unknown` for a model that is not configured.
 """
 
 from typing import Final, Literal
@@ -22,7 +22,7 @@ _WAY: Final = ("from_model", "from_deployment", "to_model", "to_deployment")
 
 
 class Family(Struct, frozen=True):
-    """A metric, by its name in the text format; `bounds` are a histogram's upper bounds, without the infinite one."""
+    """A metric, with its name in the text format; `bounds` are a histogram's upper bounds, except infinity."""
 
     name: str
     kind: Kind

@@ -1,6 +1,6 @@
-"""How late the event loop is: a timer is set, and what it comes too late is counted.
+"""How late the event loop is: a timer is set, and its delay is counted.
 
-Whatever holds the loop, a long computation, a garbage collection or a starved machine, makes every stream wait as long.
+Whatever blocks the loop, a long computation, a garbage collection or a starved machine, delays every stream as much.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ class LoopLag:
     """Samples the running loop ten times a second between `start` and `stop`. Mutable: `seen`, and the timer."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` is monotonic, in seconds; a loop's own stands still while the loop is held."""
+        """`clock` is monotonic, in seconds; the loop's own clock stands still while the loop is blocked."""
         self._clock = clock
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -29,7 +29,7 @@ class LoopLag:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._sample)
 
     def stop(self) -> None:
-        """Take the timer back."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -1,9 +1,9 @@
-"""What is counted: finished requests, probes, reloads.
+"""Counts finished requests, probes and reloads.
 
-Plain requests, which come in batches, cost their deployment one look-up for all, and a few additions each; the others
-a look-up for each of their attempts. Labels and lines are written when `/metrics` is asked. Nothing is locked:
-everything runs on the event loop. prometheus-client's prepared children take 0.25 us for a counter and 0.65 us for a
-histogram, a plain addition and a bisection take 0.05 and 0.2.
+Of a batch, requests that are alike cost one look-up of their series for all, and a few additions each; the others cost
+a look-up for each of their attempts. Labels and lines are written at the scrape. Nothing is locked: everything runs on
+the event loop. prometheus-client's prepared children take 0.25 us for a counter and 0.65 us for a histogram, a plain
+addition and a bisection take 0.05 and 0.2 us.
 """
 
 from collections import defaultdict
@@ -70,15 +70,15 @@ _NUMBERS: Final[tuple[tuple[Family, Callable[[Series], int]], ...]] = (
 
 
 class Metrics:
-    """The observer of requests that `/metrics` reads. Everything is called on the event loop.
+    """The observer of requests that `/metrics` reads. Everything but `prepare` is called on the event loop.
 
-    Mutable: the series by what they are about, the probes by endpoint, the reloads by result, and the loop's lag. What
-    is not the gateway's own is in the `registry`: the process, Python, and whatever else is registered there, which is
-    collected in a thread.
+    Mutable: the series by key, the probes by endpoint, the reloads by result, and the loop's lag. The `registry` holds
+    what is not the gateway's own: the process, Python, and whatever else is registered there; it is collected in a
+    thread.
     """
 
     def __init__(self, clock: Callable[[], float], settle: Callable[[], None] = lambda: None) -> None:
-        """`clock` is monotonic, in seconds. `settle` is called before anything is told: it brings what waits."""
+        """`clock` is monotonic, in seconds. `settle` is called before a scrape: it delivers the requests that wait."""
         self._settle = settle
         self._series: Kept[Key, Series] = Kept(Series, clock)
         self._probes: Kept[str, dict[str, int]] = Kept(lambda _: defaultdict(int), clock)
@@ -89,7 +89,7 @@ class Metrics:
 
     @cached_property
     def registry(self) -> "CollectorRegistry":
-        """What is not the gateway's own. Made when `/metrics` is asked: prometheus-client takes a megabyte."""
+        """The metrics that are not the gateway's own. Made at the first scrape: prometheus-client takes a megabyte."""
         from prometheus_client import (  # noqa: PLC0415 - see above
             CollectorRegistry,
             GCCollector,
@@ -141,12 +141,12 @@ class Metrics:
             self(outcome)
 
     def probed(self, endpoint: str, result: ProbeResult) -> None:
-        """Count a probe, those of an endpoint that answers with a 5xx as `server_error`."""
+        """Count a probe; a 5xx answer counts as `server_error`."""
         reason = result.reason or "ok"
         self._probes[endpoint]["server_error" if reason.startswith(_PROBE_STATUS) else reason] += 1
 
     def prepare(self, catalogue: Catalogue) -> None:
-        """Make the series of what a configuration names before it is adopted, in any thread."""
+        """Create, in any thread, the series of what a configuration names, before it is adopted."""
         deployments = ((each.model, each.name, each.group) for each in catalogue.deployments.values())
         models = ((model, NONE, NONE) for model in catalogue.names)
         self._ready = catalogue, self._series.compare([*deployments, *models, _NOWHERE])
@@ -165,7 +165,7 @@ class Metrics:
         self._reloads["rejected"] += 1
 
     def told(self) -> Iterator[Told]:
-        """Tell everything that is counted."""
+        """Yield everything that is counted."""
         self._settle()
         self._forget()
         series = tuple(self._series.values())
@@ -185,7 +185,7 @@ class Metrics:
         yield LAG, [self.lag.seen.text(LAG, "")]
 
     def tracked(self) -> Mapping[Key, str]:
-        """Give the labels of each deployment that has series; of one that changed groups, those of today last."""
+        """Return the labels of each deployment that has a series; if it changed groups, the current ones come last."""
         kept = self._series
         found = sorted(
             (each for each in kept.values() if each.is_deployment), key=lambda each: not kept.is_gone(each.key)
@@ -193,7 +193,7 @@ class Metrics:
         return {each.key: each.labels for each in found}
 
     def _forget(self) -> None:
-        """Drop the series of what was removed an hour ago, and the fallbacks from there."""
+        """Drop the series of what was removed an hour ago, and the counts of fallbacks from it."""
         self._probes.forget()
         if self._series.forget():
             known = {key[:2] for key in self._series}
@@ -239,7 +239,7 @@ def _count_mixed(found: Sequence[Series], mixed: Mixed) -> None:
 
 
 def _speeds(plain: Columns) -> Sequence[float | None]:
-    """Give the completion tokens a second of each, as `_count_answer` counts them; none where there is nothing to."""
+    """Return the completion tokens per second of each, as `_count_answer` counts them; None if there are none."""
     tokens, taken, contents = plain.completion, plain.durations, plain.contents
     if plain.stream:
         tokens = [some and some - (content is not None) for some, content in zip(tokens, contents, strict=True)]
@@ -276,7 +276,7 @@ def _count_lost(series: Series, lost: Usage) -> None:
 
 
 def _with(tally: Mapping[str, int], value: str, more: int) -> Mapping[str, int]:
-    """Add what was counted apart."""
+    """Add a number that was counted separately."""
     return {**tally, value: tally.get(value, 0) + more} if more else tally
 
 

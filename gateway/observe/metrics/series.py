@@ -1,8 +1,8 @@
-"""What is counted of one thing, and how long it is kept.
+"""The counts of one subject, and how long they are kept.
 
-Counters outlive a configuration: a series goes on for as long as what it is about is configured, and for an hour after.
-What comes back within the hour goes on where it was; what comes back later starts at nothing, which Prometheus takes
-for a restart.
+Counters outlive a configuration: a series is kept for as long as its subject is configured, and for an hour after. A
+subject that comes back within the hour continues where it was; one that comes back later starts at zero, which
+Prometheus takes for a restart.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,7 +17,7 @@ from gateway.observe.metrics.families import DURATION, FIRST_TOKEN, NONE, ONE, S
 from gateway.observe.metrics.text import labelled
 
 KEPT: Final = 3600.0
-"""Seconds that a series goes on after what it is about was removed."""
+"""Seconds that a series is kept after its subject was removed."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -27,7 +27,7 @@ Key = tuple[str, str, str]
 
 
 class Comparison(Struct, Generic[K, V], frozen=True):
-    """What is configured `before` and `now`, what is `new` of it, with its value, and what is `gone`."""
+    """The keys configured `before` and `now`; those that are `new`, with their values, and those that are `gone`."""
 
     before: frozenset[K]
     now: frozenset[K]
@@ -36,9 +36,9 @@ class Comparison(Struct, Generic[K, V], frozen=True):
 
 
 class Kept(dict[K, V], Generic[K, V]):
-    """Values by key, made when they are first asked for.
+    """Values by key, made on first use.
 
-    Mutable beside them: the keys that are configured, and since when the others are not.
+    Mutable besides the values: the keys that are configured, and since when each of the others is not.
     """
 
     def __init__(self, make: Callable[[K], V], clock: Callable[[], float]) -> None:
@@ -51,11 +51,11 @@ class Kept(dict[K, V], Generic[K, V]):
 
     def __missing__(self, key: K) -> V:
         made = self[key] = self._make(key)
-        self._gone[key] = self._clock()  # what is configured is there already
+        self._gone[key] = self._clock()  # a configured key is never missing
         return made
 
     def compare(self, configured: Iterable[K]) -> Comparison[K, V]:
-        """Work out, in any thread, what is new and what is gone once these are followed."""
+        """Work out, in any thread, what is new and what is gone if these keys are configured."""
         wanted = dict.fromkeys(configured)
         new = [key for key in wanted if key not in self._configured]
         return Comparison(
@@ -66,7 +66,7 @@ class Kept(dict[K, V], Generic[K, V]):
         )
 
     def follow(self, comparison: Comparison[K, V]) -> None:
-        """Keep what is configured from now on, and the others for an hour."""
+        """Keep the keys that are now configured, and the others for an hour."""
         if comparison.before is not self._configured:
             comparison = self.compare(comparison.now)
         now = self._clock()
@@ -77,11 +77,11 @@ class Kept(dict[K, V], Generic[K, V]):
             self.setdefault(key, made)
 
     def is_gone(self, key: K) -> bool:
-        """Tell whether what this is about is configured no more."""
+        """Return whether a key is no longer configured."""
         return key in self._gone
 
     def forget(self) -> bool:
-        """Drop what has been gone for an hour; tells whether there was any."""
+        """Drop what has been gone for an hour; return whether there was any."""
         now = self._clock()
         over = [key for key, since in self._gone.items() if now - since >= KEPT]
         for key in over:
@@ -95,7 +95,7 @@ class Histogram:
     __slots__ = ("_bounds", "_counts", "_sum")
 
     def __init__(self, family: Family) -> None:
-        """Start at nothing."""
+        """Start at zero."""
         self._bounds = family.bounds
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
@@ -104,12 +104,12 @@ class Histogram:
         return any(self._counts)
 
     def observe(self, value: float) -> None:
-        """Count a value; a bucket's upper bound belongs to it."""
+        """Count a value; a bucket includes its upper bound."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def observe_all(self, values: list[float]) -> None:
-        """Count values, whose order may be changed: among many sorted ones, it is the bounds that are looked up."""
+        """Count values, whose order may be changed: many values are sorted, and the bounds are looked up in them."""
         if len(values) <= len(self._bounds):
             counts = self._counts
             for place in map(bisect_left, repeat(self._bounds), values):
@@ -126,7 +126,7 @@ class Histogram:
         self._sum += sum(values)
 
     def text(self, family: Family, labels: str) -> str:
-        """Write its lines."""
+        """Return its lines."""
         name, comma = family.name, "," if labels else ""
         sums = tuple(accumulate(self._counts))
         buckets = [
@@ -138,10 +138,10 @@ class Histogram:
 
 
 class Series:
-    """What is counted of one deployment, or of a model's requests that none answered.
+    """The counts of one deployment, or of a model's requests that no deployment answered.
 
-    `labels` are written once. The numbers only grow. `plain` are requests of one attempt that were answered with a 2xx:
-    those that are counted one by one are in neither `requests` nor `attempts`.
+    `labels` are written once. The numbers only grow. `plain` counts requests of one attempt that were answered with a
+    2xx and are counted one by one: they are in neither `requests` nor `attempts`.
     """
 
     __slots__ = (
@@ -165,7 +165,7 @@ class Series:
     )
 
     def __init__(self, key: Key) -> None:
-        """Start at nothing."""
+        """Start at zero."""
         self.key = key
         self.labels = labelled(ONE, key)
         self.requests: dict[str, int] = defaultdict(int)
@@ -184,7 +184,7 @@ class Series:
         self.duration = Histogram(DURATION)
         self.speed = Histogram(SPEED)
         if self.is_deployment:
-            self.requests["2xx"] = self.attempts["ok"] = 0  # a rate needs to see the first one come
+            self.requests["2xx"] = self.attempts["ok"] = 0  # rate() misses a first request that has no 0 before it
 
     @property
     def is_deployment(self) -> bool:

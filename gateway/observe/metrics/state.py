@@ -1,6 +1,6 @@
-"""What is not counted but read when `/metrics` is asked: weights, states, what is under way, how the last reload went.
+"""What is not counted but read at the scrape: weights, states, attempts under way, the result of the last reload.
 
-Nothing is remembered here: a removed deployment has no weight and no breaker any more.
+Nothing is remembered here: a removed deployment no longer has a weight or a breaker.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,7 +45,7 @@ _ENDPOINT_STATES: Final = ("unknown", "up", "down", "loading")
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """Reads the gateway. What can be called is asked each time; `costs` are by deployment and group."""
+    """Reads the gateway. The callables are called at each scrape; `costs` are by deployment and group."""
 
     manager: RoutingManager
     traffic: Traffic
@@ -57,7 +57,7 @@ class State(Struct, frozen=True, kw_only=True):
     costs: Callable[[], Mapping[Key, Cost]]
 
     def told(self, tracked: Mapping[Key, str]) -> Iterator[Told]:
-        """Tell everything; `tracked` are the deployments, removed ones too, with their labels, those of today last."""
+        """Yield every metric; `tracked` has the labels of all deployments, removed ones included, current ones last."""
         snapshot = self.manager.snapshot
         today = {key[:2]: labels for key, labels in tracked.items()}
         yield (
