@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # What run, test, lock and bench share: the checkout's own Python environment, .venv.
 #
-# `provide run` or `provide test` makes .venv hold what the lock files name, and the project itself, editable.
-# What was installed is kept in .venv/.provided-*: as long as the lock files and pyproject.toml still say the same,
-# nothing is done and nothing is printed. Two at once wait for each other; an interrupted one is begun anew.
+# `provide run` and `provide test` install into .venv what the lock files name, and the project itself, editable.
+# What was installed is recorded in .venv/.provided-*: as long as the lock files and pyproject.toml are unchanged,
+# nothing is done and nothing is printed. Concurrent runs wait for each other; an interrupted one starts over.
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 venv=$root/.venv
@@ -18,7 +18,7 @@ have() {
 }
 
 # Prints the interpreter to build on. A name on PATH is not enough: pyenv's shims exist for versions that do not run,
-# and Debian's python3 has no ensurepip. Inside an active virtual environment it names the one beneath.
+# and Debian's python3 has no ensurepip. In an active virtual environment, it prints the one that this is based on.
 find_python() {
   local name needs='sys'
   have uv || needs='sys, venv, ensurepip'
@@ -49,8 +49,8 @@ provided() {
   reusable && [[ $(inputs "$1") == "$(cat "$venv/.provided-$1" 2>/dev/null)" ]]
 }
 
-# An unfinished .venv is not repaired, one that stood elsewhere has scripts that do not start, and one whose Python is
-# gone or too old cannot be used. Any other is kept, whoever made it.
+# An unfinished .venv is not repaired, one that was moved has scripts that do not start, and one whose Python is gone
+# or too old cannot be used. Any other is kept, whoever made it.
 reusable() {
   [[ ! -e $venv/.incomplete && $(cat "$venv/.root" 2>/dev/null || printf '%s' "$root") == "$root" ]] &&
     "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -67,7 +67,7 @@ make_venv() {
   fi
 }
 
-# uv reads no pip.conf: where that names the index or the certificates, uv fails and pip does not.
+# uv does not read pip.conf: if that names the index or the certificates, uv fails and pip does not.
 pip_in_venv() {
   if have uv; then
     uv pip "$1" --quiet --python "$venv/bin/python" "${@:2}" && return
@@ -93,7 +93,7 @@ provide() {
   provided "$1" && return
   local python
   python=$(find_python)
-  # The lock lives as long as this shell holds descriptor 9; Python takes it because macOS has no flock(1).
+  # The lock is held as long as this shell has descriptor 9 open; Python takes it because macOS has no flock(1).
   exec 9<"$root/pyproject.toml"
   "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
   if ! provided "$1"; then

@@ -53,7 +53,7 @@ _UNKNOWN: Final = _Tariff(None)
 
 
 class _Ready(Struct, frozen=True):
-    """A catalogue's tariffs `now`, those in force `before`, and `both` merged; `priced` are those of `now` that count."""
+    """A catalogue's tariffs `now`, those `before` it, and `both` merged; `priced` names those of `now` that count."""
 
     catalogue: Catalogue | None
     before: dict[Identity, _Tariff]

@@ -160,7 +160,7 @@ class Traces:
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Export what is left, for at most `timeout` seconds; report what an export cut off then loses. Blocking."""
+        """Export what is left, for at most `timeout` seconds; a longer export is stopped and reported. Blocking."""
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)

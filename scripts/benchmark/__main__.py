@@ -24,7 +24,7 @@ FULL: Final = Pace(warm_up=1.0, seconds=5.0, rounds=3, large=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code."""
+    """Run the command line; return the exit code."""
     given = _parser().parse_args(arguments)
     cores = Cores.available()
     os.sched_setaffinity(0, {cores.load})
@@ -82,7 +82,7 @@ def _pace(given: argparse.Namespace) -> Pace:
 
 
 def _serves(rig: Rig, peer: Peer) -> bool:
-    """Try a peer: one that does not start here is left out, and that is told."""
+    """Return whether a peer starts here; if not, print that it is left out."""
     try:
         with rig.upstream() as upstream, rig.peer(peer, upstream):
             return True
@@ -92,14 +92,14 @@ def _serves(rig: Rig, peer: Peer) -> bool:
 
 
 def _measured(rig: Rig, name: str) -> Measure:
-    """Measure, and print at once: the whole takes a while."""
+    """Measure, and print the result at once, because the whole run takes a while."""
     found = with_ratio(medians([MEASURES[name](rig) for _ in range(rig.pace.rounds)]))
     print(render(found), end="\n\n", flush=True)
     return found
 
 
 def _circumstances(pace: Pace, cores: Cores, peers: Sequence[Peer]) -> list[str]:
-    """Say what was measured, when, and on what."""
+    """Return what was measured, when, and on what."""
     where = "one core for all" if cores.measured == cores.load else f"core {cores.measured}, the load on {cores.load}"
     names = ["aiohttp", "uvloop", "msgspec"]
     return [

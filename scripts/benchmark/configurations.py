@@ -1,4 +1,4 @@
-"""The gateway's configurations that are measured: models and routing as the files hold them."""
+"""The gateway configurations that are measured: models and routing, as in the files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ Configuration = tuple[list[dict[str, Any]], Mapping[str, object]]
 
 
 def usual(upstream: int) -> Configuration:
-    """One model, one local and one remote deployment, half of the traffic each."""
+    """Return one model with a local and a remote deployment, half of the traffic each."""
     local, remote = (f"http://127.0.0.1:{upstream}/{group}/v1" for group in ("local", "remote"))
     route = [
         {"name": "local", "kind": "vllm", "base_url": local},
@@ -20,7 +20,7 @@ def usual(upstream: int) -> Configuration:
 
 
 def many(upstream: int, *, models: int = 1, deployments: int = 2, weight: float = 1.0) -> Configuration:
-    """So many models with so many deployments each; the first is `m`. `weight` is the first deployment's."""
+    """Return so many models with so many deployments each; the first is `m`. `weight` is the first deployment's."""
     base = f"http://127.0.0.1:{upstream}"
     return [
         {
@@ -35,6 +35,6 @@ def many(upstream: int, *, models: int = 1, deployments: int = 2, weight: float 
 
 
 def renamed(upstream: int, name: str) -> Configuration:
-    """One deployment, which knows the model by this name."""
+    """Return one deployment, which knows the model by this name."""
     base = f"http://127.0.0.1:{upstream}/v1"
     return [{"id": "m", "provider": "vllm", "base_url": base, "provider_model_id": name}], {}

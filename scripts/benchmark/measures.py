@@ -1,4 +1,4 @@
-"""What is measured. Each function takes the rig and gives a section of the table."""
+"""What is measured. Each function takes the rig and returns a section of the table."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def json_answers(rig: Rig) -> Measure:
 
 
 def stream_chunks(rig: Rig) -> Measure:
-    """Hold 400 streams, with one chunk each 20 ms."""
+    """Hold 400 streams, with one chunk every 20 ms."""
     rows = _streams(rig, 400)
     return Measure("stream", "400 streams, one chunk each 20 ms", rows, "CPU us/chunk")
 
@@ -74,9 +74,9 @@ def thousand_streams(rig: Rig) -> Measure:
 
 
 def _streams(rig: Rig, streams: int, *, peers: bool = True) -> Rows:
-    """Measure streams. Of each, the role, the end and [DONE] are events beside its tokens.
+    """Measure streams. Besides its tokens, each has events for the role, the end and [DONE].
 
-    They begin one after the other over the length of one, so that at any moment as many begin as end.
+    They start one after the other over the duration of one, so that at any moment as many start as end.
     """
     length = _TOKENS * _INTERVAL
     expected = streams * (_TOKENS + 3) / length
@@ -98,7 +98,7 @@ def _streams(rig: Rig, streams: int, *, peers: bool = True) -> Rows:
 
 
 def added_latency(rig: Rig) -> Measure:
-    """Ask on one connection, one request after the other; the upstream itself is asked before and after."""
+    """Ask on one connection, one request after the other; ask the upstream directly before and after."""
 
     def measure(server: Server) -> dict[str, float]:
         direct = replace(server, port=upstream)
@@ -114,7 +114,7 @@ def added_latency(rig: Rig) -> Measure:
 
 
 def memory(rig: Rig) -> Measure:
-    """Read resident memory at rest, and with 1,000 streams in flight, each with an event a second."""
+    """Read resident memory at rest, and with 1,000 streams in flight, each with one event per second."""
     streams = 1000
 
     def measure(server: Server) -> dict[str, float]:
@@ -128,9 +128,9 @@ def memory(rig: Rig) -> Measure:
 
 
 def sizes(rig: Rig) -> Measure:
-    """Ask with small and with large configurations; tell how long those take to start.
+    """Ask with small and with large configurations, and time how long each takes to start.
 
-    Endpoints are probed once: what further probes cost grows with time and not with requests.
+    Endpoints are probed once: the cost of further probes grows with time and not with requests.
     """
     most = (10_000, 1000) if rig.pace.large else (1000, 100)
     shapes = [(1, 2), (most[0], 2), (1, most[1])]
@@ -163,7 +163,7 @@ def reloads(rig: Rig) -> Measure:
 
 
 def _save_until_over(server: Server, load: Load, configuration: Callable[[float], Configuration]) -> int:
-    """Save other weights, wait until they are served, and again, until the load has ended; give how often."""
+    """Save new weights, wait until they are in force, and repeat until the load has ended; return how often."""
     file, log = server.folder / "config" / "models.yaml", server.folder / "output.log"
     new = file.with_suffix(".new")
     reloads = 0
@@ -177,7 +177,7 @@ def _save_until_over(server: Server, load: Load, configuration: Callable[[float]
 
 
 def large_bodies(rig: Rig) -> Measure:
-    """Send 8 MiB bodies, those that pass untouched and those whose model is rewritten."""
+    """Send 8 MiB bodies, some that pass untouched and some whose model is rewritten."""
     rows: Rows = {}
     body = request(padding=_BODY)
 
@@ -199,7 +199,7 @@ def large_bodies(rig: Rig) -> Measure:
 
 
 def start(rig: Rig) -> Measure:
-    """Start it five times; take the time to the first answer."""
+    """Start each five times; take the time to the first answer."""
     times: dict[str, list[float]] = {}
     with rig.upstream() as upstream:
         for _ in range(5):
@@ -214,7 +214,7 @@ def start(rig: Rig) -> Measure:
 
 
 def observers(rig: Rig) -> Measure:
-    """Tell the observers of requests that never were."""
+    """Hand the observers requests that never happened."""
     command = ("taskset", "-c", str(rig.cores.measured), sys.executable, "-m", "scripts.benchmark.observers")
     said = subprocess.run((*command, str(rig.pace.seconds)), check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own module
     title = "observers of 5,000 requests a second, the threads that write included"

@@ -1,8 +1,9 @@
-"""What it costs to tell of requests: the process that `scripts/bench observers` measures.
+"""The cost of observing requests: the process that `scripts/bench observers` measures.
 
-It makes the Outcomes of requests that never were, at an even pace, and tells them to the observers of a gateway that is
-wired as ever but serves nobody. CPU is that of the whole process, the threads that write log and ledger included, until
-everything is written; what it takes to make the Outcomes and to keep the pace is measured alone and taken off.
+It makes the Outcomes of requests that never happened, at an even pace, and hands them to the observers of a gateway
+that is wired as usual but serves nobody. CPU is that of the whole process, the threads that write log and ledger
+included, until everything is written; the cost of making the Outcomes and keeping the pace is measured alone and
+subtracted.
 
 Usage: python -m scripts.benchmark.observers SECONDS; it prints one JSON object.
 """
@@ -46,7 +47,7 @@ _PRICES: Final = {"prompt": "0.0000006", "completion": "0.0000012"}
 
 
 def outcome(number: int, kind: Kind) -> Outcome:
-    """Make what a request leaves that one attempt answered: half of them the local deployment's, half the other's."""
+    """Make the Outcome of a request that one attempt answered: one in two is local, the others are remote."""
     name = "local" if number % 2 else "remote"
     duration = 800.0 + number % 997 / 7
     is_stream = kind == "stream"
@@ -71,13 +72,13 @@ def outcome(number: int, kind: Kind) -> Outcome:
 
 
 class Measured:
-    """A gateway without a door, in a folder of its own; `figures` are microseconds of CPU a request, by slice.
+    """A gateway without a listener, in a folder of its own; `figures` are microseconds of CPU per request, by slice.
 
-    The first of each is the process's, the second that of the event loop's thread alone.
+    The first of each pair is the whole process's, the second that of the event loop's thread alone.
     """
 
     def __init__(self, folder: Path, chosen: Sequence[str]) -> None:
-        """Wire it, and let only these be told."""
+        """Wire it, with only the chosen observers."""
         (folder / "config").mkdir(parents=True)
         models, routing = usual(9)
         models = [each | {"pricing": _PRICES} for each in models]
@@ -101,13 +102,13 @@ class Measured:
         ).tell
 
     async def start(self) -> None:
-        """Read the configuration, and begin to write."""
+        """Read the configuration, and start writing."""
         await self._gateway.reloader.load()
         assert not self._gateway.state.faults, self._gateway.state.faults  # noqa: S101 - our own files
         self._gateway.sink.start()
 
     async def slice(self, kind: Kind) -> None:
-        """Tell of requests for a while, and wait until all is written."""
+        """Hand over requests for a while, and wait until everything is written."""
         gateway, clock = self._gateway, asyncio.get_running_loop().time
         ticks, each = round(_SLICE / _TICK), round(_RATE * _TICK)
         before, on_loop, due = time.process_time(), time.thread_time(), clock()
@@ -131,7 +132,7 @@ class Measured:
 
 
 async def measured(folder: Path, kind: Kind, seconds: float) -> list[dict[str, float]]:
-    """Measure every choice, by turns, for so many seconds each; the medians are not what a busy moment spoils."""
+    """Measure every choice, in turns, for so many seconds each; medians are not spoiled by a busy moment."""
     gateways = {name: Measured(folder / name, chosen) for name, chosen in _CHOICES.items()}
     for gateway in gateways.values():
         await gateway.start()
@@ -145,7 +146,7 @@ async def measured(folder: Path, kind: Kind, seconds: float) -> list[dict[str, f
 
 
 def beyond(figures: Mapping[str, float]) -> dict[str, float]:
-    """Take off what it costs to make the Outcomes; say what all cost together, beside the log."""
+    """Subtract the cost of making the Outcomes; add what all observers together cost beyond the log."""
     nobody = figures[NOBODY]
     more = {name: figure - nobody for name, figure in figures.items() if name != NOBODY}
     return {NOBODY: nobody, **more, BESIDE: more[EVERYBODY] - more["log"]}

@@ -1,4 +1,4 @@
-"""A bare aiohttp pass-through, to compare with: no routing, no log, no health, no failing over.
+"""A bare aiohttp pass-through, for comparison: no routing, no log, no health checks, no failover.
 
 `python passthrough.py PORT UPSTREAM_PORT`
 """
@@ -13,7 +13,7 @@ from aiohttp import web
 
 
 def handler(session: aiohttp.ClientSession, base: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Pass a request to the upstream, and its answer back as it comes."""
+    """Return a handler that passes a request to the upstream, and its answer back as it arrives."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         body = await request.read()

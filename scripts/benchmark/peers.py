@@ -1,4 +1,4 @@
-"""What is measured: how each is configured and started, by the name that the table gives it."""
+"""What is measured: how each peer is configured and started, under its name in the table."""
 
 import json
 import sys
@@ -67,7 +67,7 @@ general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How a peer is started in a folder of its own: the files it wants there, and the command."""
+    """How a peer is started in a folder of its own: the files that it needs there, and the command."""
 
     files: Mapping[str, str]
     command: tuple[str, ...]
@@ -75,7 +75,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One to compare with. `start` takes its port, the upstream's, and its folder; `says` gives its version."""
+    """A server to compare with. `start` takes its port, the upstream's, and its folder; `says` returns its version."""
 
     name: str
     is_here: Callable[[], bool]
@@ -84,7 +84,7 @@ class Peer:
 
 
 def gateway(models: object, routing: Mapping[str, object], flags: tuple[str, ...], port: int, folder: Path) -> Start:
-    """Start the gateway as its users do; JSON is YAML."""
+    """Return how to start the gateway, as its users do; the files are JSON, which is YAML."""
     files = {"config/models.yaml": json.dumps({"models": models}), "config/routing.yaml": json.dumps(routing)}
     serve = ("serve", "--config-dir", str(folder / "config"), "--port", str(port), *flags)
     return Start(files, (sys.executable, "-m", "gateway", *serve))
@@ -109,7 +109,7 @@ def _litellm(port: int, upstream: int, _: Path) -> Start:
 
 
 def _sglang(port: int, upstream: int, _: Path) -> Start:
-    """Start SGLang's router, a compiled one; by default it pins conversations to boxes, which others do not."""
+    """Start SGLang's router, which is compiled; by default it pins conversations to boxes, unlike its peers."""
     to = ("--worker-urls", f"http://127.0.0.1:{upstream}", "--policy", "random")
     return Start({}, (_found("smg"), "launch", *to, "--host", "127.0.0.1", "--port", str(port)))
 
@@ -128,7 +128,7 @@ def _first_line(*command: str) -> Callable[[], str]:
 
 
 def package(name: str) -> str:
-    """Give a Python package's name and version."""
+    """Return a Python package's name and version."""
     try:
         return f"{name} {version(name)}"
     except PackageNotFoundError:

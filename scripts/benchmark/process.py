@@ -1,4 +1,4 @@
-"""Processes, each on its core, and what the system says they cost (Linux's /proc)."""
+"""Processes, each pinned to a core, and what they cost according to the system (Linux's /proc)."""
 
 import http.client
 import os
@@ -19,20 +19,20 @@ _ASK: Final = b'{"model": "m", "messages": [{"role": "user", "content": "hello"}
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """The core that is measured, and the one of the load, the upstream and the bench itself. They may be the same."""
+    """The core that is measured, and the one for the load, the upstream and the bench itself. They may be the same."""
 
     measured: int
     load: int
 
     @classmethod
     def available(cls) -> "Cores":
-        """Take the last and the first that this process may use."""
+        """Take the last and the first core that this process may use."""
         cores = sorted(os.sched_getaffinity(0))
         return cls(cores[-1], cores[0])
 
 
 class DiedError(Exception):
-    """A process ended that should serve; the message is what it said."""
+    """A process that should serve has ended or does not answer; the message is its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +44,25 @@ class Server:
     folder: Path
 
     def cpu(self) -> float:
-        """Give the CPU seconds of it and its children, user and system."""
+        """Return the CPU seconds of it and its children, user and system."""
         return sum(_cpu(pid) for pid in _family(self.pid))
 
     def resident(self) -> int:
-        """Give the bytes of memory that it and its children hold."""
+        """Return the bytes of memory that it and its children hold."""
         return sum(_memory(pid, "VmRSS") for pid in _family(self.pid))
 
     def peak(self) -> int:
-        """Give the most bytes of memory that it and its children have held since `forget_peak`."""
+        """Return the most bytes of memory that it and its children have held since `forget_peak`."""
         return sum(_memory(pid, "VmHWM") for pid in _family(self.pid))
 
     def forget_peak(self) -> None:
-        """Let the peak begin anew (proc(5), clear_refs)."""
+        """Reset the peak (proc(5), clear_refs)."""
         for pid in _family(self.pid):
             Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -72,9 +72,9 @@ def free_port() -> int:
 def running(
     command: Sequence[str], core: int, folder: Path, environ: dict[str, str] | None = None, *, heard: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command on a core, with what it says in `folder`/output; kill it in the end.
+    """Run a command on a core, with its output in `folder`/output; kill it at the end.
 
-    If it is `heard`, its standard output is read by who runs it.
+    If it is `heard`, the caller reads its standard output.
     """
     pinned = ["taskset", "--cpu-list", str(core), *command]
     with (folder / "output").open("a", encoding="utf-8") as output:
@@ -94,7 +94,7 @@ def running(
 
 
 def wait_until_served(process: "subprocess.Popen[str]", port: int, folder: Path, body: bytes = _ASK) -> float:
-    """Wait until a request is answered with 200; give the moment, of the monotonic clock."""
+    """Wait until a request is answered with 200; return that moment on the monotonic clock."""
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         if process.poll() is not None:

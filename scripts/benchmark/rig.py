@@ -1,4 +1,4 @@
-"""Starts what is measured and what measures, and reads the clocks."""
+"""Starts what is measured and what measures it, and reads the clocks."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ HELPERS: Final = ("upstream", "load")
 _SOURCES: Final = Path(__file__).parent
 _ROOT: Final = _SOURCES.parents[1]
 _AS_INSTALLED: Final = {"PYTHONDONTWRITEBYTECODE": ""}
-"""The gateway has its bytecode, as an installed one has."""
+"""The gateway may cache its bytecode, as an installed one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the load saw, and what the server used meanwhile. Times in seconds but for the histograms: microseconds."""
+    """What the load saw, and what the server used meanwhile. Times are in seconds, in histograms in microseconds."""
 
     seconds: float
     answers: int
@@ -49,7 +49,7 @@ def build_helpers(folder: Path) -> None:
     """Compile the upstream and the load.
 
     Raises:
-        subprocess.CalledProcessError: the compiler refuses them.
+        subprocess.CalledProcessError: the compiler rejects them.
         FileNotFoundError: there is no compiler.
 
     """
@@ -59,7 +59,7 @@ def build_helpers(folder: Path) -> None:
 
 
 def request(model: str = "m", *, stream: bool = False, padding: int = 0) -> str:
-    """Write a request's body; `padding` adds a picture of so many bytes."""
+    """Return a request's body; `padding` adds a picture of so many bytes."""
     text = "Write a haiku about a load balancer that never sleeps."
     content: object = text
     if padding:
@@ -82,7 +82,7 @@ class Load:
         return self.process.poll() is not None
 
     def finish(self) -> Loaded:
-        """Wait for the end of the warm-up and for the end."""
+        """Wait for the end of the warm-up, then of the load; return what it saw."""
         assert self.process.stdout is not None  # noqa: S101 - it is a pipe
         self.process.stdout.readline()
         before, resident = self.server.cpu(), self.server.resident()
@@ -99,7 +99,7 @@ class Load:
 
 @dataclass(slots=True)
 class Rig:
-    """Where the bench works. `flags` and `routing` are the user's, for the gateway alone."""
+    """Where the bench works. `flags` and `routing` are the user's, and are for the gateway only."""
 
     folder: Path
     cores: Cores
@@ -110,7 +110,7 @@ class Rig:
 
     @contextmanager
     def upstream(self, *, body: int = 600, tokens: int = 200, interval: float = 0.02) -> Iterator[int]:
-        """Run the upstream; give its port."""
+        """Run the upstream; yield its port."""
         arguments = [str(number) for number in (0, body, tokens, round(interval * 1e6))]
         command = [str(self.folder / "upstream"), *arguments]
         with running(command, self.cores.load, self.folder, heard=True) as process:
@@ -119,7 +119,7 @@ class Rig:
 
     @contextmanager
     def gateway(self, models: object, routing: Mapping[str, object], body: str | None = None) -> Iterator[Server]:
-        """Run the gateway with this configuration, everything on."""
+        """Run the gateway with this configuration, and everything turned on."""
         port, folder = free_port(), self._new_folder()
         everything = {
             "health_check": 10,
@@ -134,7 +134,7 @@ class Rig:
 
     @contextmanager
     def peer(self, peer: Peer, upstream: int) -> Iterator[Server]:
-        """Run one of the others."""
+        """Run one of the peers."""
         port, folder = free_port(), self._new_folder()
         with self._started(peer.start(port, upstream, folder), port, folder, request()) as server:
             yield server
@@ -150,7 +150,7 @@ class Rig:
         warm_up: float | None = None,
         seconds: float | None = None,
     ) -> Iterator[Load]:
-        """Run the load; `rate` is requests a second, 0 as many as are answered."""
+        """Run the load; `rate` is in requests per second, 0 for as many as are answered."""
         file = self.folder / "body"
         file.write_text(body, encoding="utf-8")
         lasts = (self.pace.warm_up if warm_up is None else warm_up, seconds or self.pace.seconds)

@@ -20,17 +20,17 @@ class Measure:
     """The column whose ratio to nginx's is shown."""
 
     def columns(self) -> list[str]:
-        """Give every column that a row has, in order."""
+        """Return every column that any row has, in order."""
         return list(dict.fromkeys(column for row in self.rows.values() for column in row))
 
 
 def per(seconds: float, count: float) -> float:
-    """Give microseconds apiece."""
+    """Return microseconds per item."""
     return seconds * 1e6 / count if count else float("nan")
 
 
 def with_ratio(measure: Measure) -> Measure:
-    """Add the ratio of one column to nginx's, where nginx was measured."""
+    """Add the ratio of one column to nginx's, if nginx was measured."""
     column = measure.ratio_of
     reference = measure.rows.get(REFERENCE, {}).get(column or "")
     if column is None or not reference:
@@ -60,7 +60,7 @@ def medians(rounds: Sequence[Measure]) -> Measure:
 
 
 def shown(value: float) -> str:
-    """Write a figure with three digits, more only for whole thousands."""
+    """Write a figure with three significant digits, from 100 on as a whole number."""
     if value != value:  # noqa: PLR0124 - a NaN
         return "-"
     if abs(value) >= 10 ** (_DIGITS - 1):
@@ -69,7 +69,7 @@ def shown(value: float) -> str:
 
 
 def render(measure: Measure) -> str:
-    """Print a section."""
+    """Return a section as text."""
     columns = measure.columns()
     lines = [["", *columns]]
     lines += [[name, *(shown(row[c]) if c in row else "" for c in columns)] for name, row in measure.rows.items()]

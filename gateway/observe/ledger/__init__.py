@@ -1,1 +1,1 @@
-"""One row a request, in SQLite or PostgreSQL; no prompt and no answer is in it."""
+"""One row per request, in SQLite or PostgreSQL; it contains neither prompt nor answer."""

@@ -1,6 +1,6 @@
-"""Which database a place means: the store that writes there, and the reader that looks into it.
+"""Which database a place means: the store that writes to it, and the reader that queries it.
 
-SQLite is imported when it is used: it takes a megabyte, and many a gateway keeps no ledger.
+SQLite is imported when it is used: it takes a megabyte, and many gateways keep no ledger.
 """
 
 from contextlib import AbstractContextManager
@@ -11,15 +11,15 @@ from gateway.observe.ledger.store import Reader, Store
 
 
 def check(place: Place) -> None:
-    """Raise ValueError, with what to do, when what it takes to reach a place is not installed. Opens nothing."""
+    """Raise ValueError, saying what to do, if a place's driver is missing or rejects its URL. Opens nothing."""
     if place.kind == "postgresql":
         check_driver(place.url)
     else:
-        store_at(place)  # imports SQLite now: later there may be no descriptor left to do so
+        store_at(place)  # imports SQLite now: later there may be no file descriptor left for it
 
 
 def store_at(place: Place) -> Store:
-    """Make the store of a place; nothing is opened yet."""
+    """Return the store of a place; nothing is opened yet."""
     if place.kind == "postgresql":
         return PostgresStore(place.url)
     from gateway.observe.ledger.sqlite import SqliteStore  # noqa: PLC0415 - see above
@@ -28,7 +28,7 @@ def store_at(place: Place) -> Store:
 
 
 def reader_at(place: Place, seconds: float) -> AbstractContextManager[Reader]:
-    """Open a reader for at most so many seconds; entering raises UnavailableError. Blocking."""
+    """Return a reader with a limit of so many seconds; entering it may raise UnavailableError. Blocking."""
     if place.kind == "postgresql":
         return read_postgres(place.url, seconds)
     from gateway.observe.ledger.sqlite import read_sqlite  # noqa: PLC0415 - see above

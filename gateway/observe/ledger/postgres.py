@@ -1,8 +1,8 @@
 """The ledger in PostgreSQL, through psycopg 3, which is imported when it is used: it comes with the extra `postgres`.
 
 A batch is one statement with one JSON parameter: the server takes it apart, and the driver has next to nothing to do
-while it holds the interpreter. Whether a COMMIT that went unanswered was made is not known; the batch is sent again,
-and what is there already stays as it is.
+while it holds the interpreter lock. Whether a COMMIT that got no answer took effect is unknown; the batch is sent
+again, and rows that are already there stay as they are.
 """
 
 import re
@@ -43,7 +43,7 @@ _PRUNE: Final = (
 
 
 def check_driver(url: SecretStr) -> None:
-    """Raise ValueError, with what to do, when psycopg is missing or reads no address in `url`."""
+    """Raise ValueError, saying what to do, if psycopg is missing or cannot read `url`."""
     try:
         from psycopg import ProgrammingError  # noqa: PLC0415 - an extra
         from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - as above
@@ -80,7 +80,7 @@ class PostgresStore:
         """Disconnect."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(Exception):  # whatever the driver has left to say of a connection that is given up
+            with suppress(Exception):  # the connection is given up, whatever the driver raises
                 connection.close()
 
     @contextmanager
@@ -108,7 +108,7 @@ class PostgresStore:
             with connection.transaction():
                 connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
                 migrate(connection, "postgresql", self._migrations)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:  # of what is there: no new row is to blame
+        except (psycopg.DataError, psycopg.IntegrityError) as error:  # about what is there: no new row is to blame
             connection.close()
             raise UnavailableError(_reason(error)) from error
         except BaseException:
@@ -139,7 +139,7 @@ class PostgresReader:
 
 @contextmanager
 def read_postgres(url: SecretStr, seconds: float) -> Iterator[Reader]:
-    """Connect for reading, for queries of at most so many seconds each."""
+    """Connect for reading; each query may take at most so many seconds."""
     import psycopg  # noqa: PLC0415 - an extra
 
     try:
@@ -154,7 +154,7 @@ def read_postgres(url: SecretStr, seconds: float) -> Iterator[Reader]:
 
 
 def _connect(url: SecretStr) -> "psycopg.Connection":
-    """Connect; a pooler between us and the server would not know of prepared statements."""
+    """Connect, without prepared statements: a pooler between us and the server would not know them."""
     import psycopg  # noqa: PLC0415 - an extra
     from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - an extra
 
@@ -168,5 +168,5 @@ def _json(row: Mapping[str, Value]) -> Mapping[str, Value | msgspec.Raw]:
 
 
 def _reason(error: Exception) -> str:
-    """Say why, in the first line of the driver's words: the others may quote rows."""
+    """Return the first line of the driver's message: the others may quote rows."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Old rows go: a few thousand at a time, so that no new one waits long, and each hour once there are no more."""
+"""Deletes old rows: a few thousand at a time, so that new rows do not wait long, and hourly once none are left."""
 
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +13,7 @@ _MINUTE: Final = 60.0
 
 
 class Retention:
-    """Deletes old rows, for one thread. It changes by when it is due, and by whether the last try failed.
+    """Deletes old rows, for one thread. Mutable: when it is due, and whether the last try failed.
 
     `clock` is monotonic, `wall` in seconds since the epoch.
     """
@@ -26,13 +26,13 @@ class Retention:
         self._failing = False
 
     def hurry(self) -> None:
-        """Be due at once: the ledger or its retention is another."""
+        """Be due at once: the ledger or its retention has changed."""
         self._due = 0.0
 
     def prune(self, store: Store, ledger: str, days: float) -> None:
-        """Delete some of the rows that are older than so many days (0: none is), if it is due.
+        """Delete some of the rows that are older than so many days (0: delete none), if it is due.
 
-        A failure is tried again in a minute; the log is told of the first in a row, and calls the ledger `ledger`.
+        After a failure, it is due again in a minute; only the first in a row is logged, with `ledger` as the name.
         """
         if not days or self._clock() < self._due:
             return

@@ -1,13 +1,13 @@
 """Rows: what the ledger keeps of Outcomes.
 
-`run` is a number of the process, `seq` counts its rows: together they name a row, so that one that was sent twice
-because its confirmation was lost stays one.
+`run` is a number of the process, `seq` counts its rows: together they identify a row, so that a row sent twice because
+its confirmation was lost is stored once.
 
-Most requests are alike but for their id, their times and their tokens. So rows are kept, and written, many at a time:
-what they share is there once, beside what is each one's own.
+Most requests differ only in their id, their times and their tokens. So rows are kept, and written, many at a time: the
+values that they share are held once, beside those that each has of its own.
 
-What clients and upstreams name or count is taken within bounds: text that a database refuses, or a number that fits no
-column, would hold up the rows behind it.
+Names and counts from clients and upstreams are kept within bounds: text that a database refuses, or a number that fits
+no column, would hold up the rows behind it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from gateway.observe.cost import Cost
 
 Value = str | int | float | bool | None
 Own = tuple[int, float, *tuple[Value, ...]]
-"""Of a row: `seq`, `time`, and whatever else is its own."""
+"""A row's own values: `seq`, `time`, and whatever else it does not share."""
 
 COLUMNS: Final[tuple[tuple[str, str], ...]] = (
     ("run", "bigint"),
@@ -55,22 +55,22 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
     ("avoided_nusd", "bigint"),
     ("client", "text"),
 )
-"""Each column's name, and what it holds (`schema.TYPES`)."""
+"""Each column's name, and its type (`schema.TYPES`)."""
 
 NAMES: Final = tuple(name for name, _ in COLUMNS)
 _UNTOLD: Final = Usage()
 MICROSECONDS: Final = 1_000_000
 PER_MICROSECOND: Final = 1024
-"""Values of `id` in a microsecond: enough for a batch."""
+"""Values of `id` per microsecond: enough for a batch."""
 _LONGEST: Final = 256
 _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Rows(NamedTuple):
-    """Rows: the values that they share, by the column's name, and of each the values of the columns named `own`.
+    """Rows: the values that they share, by column name, and each row's values for the columns in `own`.
 
-    A column that is in neither has no value. `first` is the `id` of the first row, for a database that has one: the
-    others' follow.
+    A column in neither has no value. `first` is the `id` of the first row, for a database that has one; the others'
+    follow.
     """
 
     first: int
@@ -80,18 +80,18 @@ class Rows(NamedTuple):
 
     @property
     def whole(self) -> Iterator[dict[str, Value]]:
-        """Give each row's values by the column's name."""
+        """Each row's values, by column name."""
         return (dict(self.shared) | dict(zip(self.own, values, strict=True)) for values in self.values)
 
     def halves(self) -> "tuple[Rows, Rows]":
-        """Part them in the middle."""
+        """Split them in the middle."""
         middle = len(self.values) // 2
         rest = self._replace(first=self.first + middle, values=self.values[middle:])
         return self._replace(values=self.values[:middle]), rest
 
 
 def id_of(seconds: float) -> int:
-    """Give the least `id` of a microsecond."""
+    """Return the lowest `id` for a time's microsecond."""
     return int(seconds * MICROSECONDS) * PER_MICROSECOND
 
 
@@ -100,7 +100,7 @@ def rows(
 ) -> list[Rows]:
     """Make the rows of a batch, counted from `seq`, with their `id` from `first` on.
 
-    `refused` is told of those that cannot be made: how many, and why. Without it that is raised.
+    `refused` is called for rows that cannot be made, with their number and the error. Without it, the error is raised.
     """
     made = []
     for number, make in _pieces(run, seq, batch):
@@ -115,7 +115,7 @@ def rows(
 
 
 def _pieces(run: int, seq: int, batch: Batch) -> Iterator[tuple[int, Callable[[int], Rows]]]:
-    """Give how many rows each piece of a batch has, and what makes them, from the first one's `id`."""
+    """Yield how many rows each piece of a batch has, and the function that makes them from the first one's `id`."""
     for alike in batch.alike:
         yield len(alike.places), partial(_plain, run, seq, batch.at, alike)
     for mixed in batch.mixed:
@@ -134,7 +134,7 @@ def _plain(run: int, seq: int, at: Sequence[float], alike: Alike, first: int) ->
 
 
 def _mixed(run: int, seq: int, at: Sequence[float], mixed: Mixed, first: int) -> Rows:
-    """Make rows of requests that may have been answered by anybody, by whatever name they asked for him."""
+    """Make rows of requests that may differ in the deployment that answered, and in the model that they asked for."""
     shared, columns = _shared(run, mixed.first), _columns(seq, at, mixed)
     names: dict[str, Sequence[Value]] = {
         "model": [_model(outcome) for outcome in mixed.outcomes],
@@ -158,12 +158,12 @@ def _rows(first: int, shared: Mapping[str, Value], columns: Mapping[str, Sequenc
 
 
 def _columns(seq: int, at: Sequence[float], plain: Columns) -> dict[str, Sequence[Value]]:
-    """Give, by name, the columns of what is each one's own."""
+    """Return, by name, the columns whose values are each row's own."""
     places = plain.places
     return {
         "seq": [seq + place for place in places],
         "time": [at[place] for place in places],
-        "request_id": plain.ids,  # sane, whoever gave them (`api.context`)
+        "request_id": plain.ids,  # sane, whoever chose them (`api.context`)
         "ttft_ms": [None if time is None else (time * 1000 + 0.5) // 1 / 1000 for time in plain.contents],
         "duration_ms": [(time * 1000 + 0.5) // 1 / 1000 for time in plain.durations],
         "prompt_tokens": plain.prompt,
@@ -194,7 +194,7 @@ def _own(seq: int, ended: float, outcome: Outcome, cost: Cost | None) -> dict[st
 
 
 def _thousandths(value: float) -> float:
-    """Round, faster than `round` does, which is right about what lies within a rounding error of the middle."""
+    """Round faster than `round` does, which is also exact within a rounding error of the midpoint."""
     return (value * 1000 + 0.5) // 1 / 1000
 
 
@@ -224,7 +224,7 @@ def _shared(run: int, outcome: Outcome) -> dict[str, Value]:
 
 
 def _failed(attempts: tuple[Attempt, ...]) -> str | None:
-    """Write the attempts that failed as JSON, if there are any; their details stay in the log."""
+    """Return the failed attempts as JSON, or None if there are none; their details stay in the log."""
     told = [
         {
             "model": attempt.model,
@@ -245,9 +245,9 @@ def _model(outcome: Outcome) -> str:
 
 
 def _text(text: str) -> str:
-    """Cut a client's text, and escape the characters in it that are not printable.
+    """Shorten a client's text, and escape the characters in it that are not printable.
 
-    PostgreSQL takes no NUL, no database half a surrogate, and a terminal obeys what it is told.
+    PostgreSQL accepts no NUL, no database accepts a lone surrogate, and terminals obey control characters.
     """
     cut = text[:_LONGEST]
     if cut.isprintable():

@@ -1,9 +1,9 @@
-"""The tables, and how an older one becomes today's.
+"""The tables, and how older ones are migrated.
 
-`gateway_ledger` holds one number: the version of the schema. `MIGRATIONS[0]` makes version 1, each further entry one
-more version, in one of the dialects or in both; an entry that was released does not change. A ledger is brought forward
-when it is opened, in one transaction, whatever the version it has. One that is newer than this gateway knows is refused
-and stays untouched.
+`gateway_ledger` holds one number: the version of the schema. `MIGRATIONS[0]` makes version 1, each further entry the
+next version, in one of the dialects or in both; an entry that was released does not change. A ledger is migrated when
+it is opened, in one transaction, from whatever version it has. One that is newer than this gateway knows is refused and
+stays untouched.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ _FEWER_INDEXES: Final = (
     "DROP INDEX IF EXISTS gateway_requests_model",
     "DROP INDEX IF EXISTS gateway_requests_deployment",
 )
-"""A question is of the last hours, which `time` finds; the others cost each row a fifth of what it takes to write."""
+"""A question is about the last hours, which `time` finds; the other indexes cost a fifth of the time to write a row."""
 
 _MICROSECOND: Final = f"CAST(time * {MICROSECONDS} AS INTEGER)"
 _ID: Final = (
@@ -68,23 +68,23 @@ _ADDED: Final = (
     "SELECT sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND tbl_name = 'gateway_requests' COLLATE NOCASE"
     " AND sql IS NOT NULL AND name <> 'gateway_requests_time' ORDER BY rowid"
 )
-"""What others added: all but our own index. In SQLite one costs a row as much as the row itself."""
+"""What others added: all but our own index. In SQLite an index costs each row as much as the row itself."""
 
 
 class Connection(Protocol):
-    """What both drivers have."""
+    """What both drivers have in common."""
 
     def execute(self, query: Any, /) -> Any:  # noqa: ANN401 - each driver has its own types
-        """Run a statement; what comes back is a cursor."""
+        """Run a statement and return a cursor."""
         ...
 
 
 def _lay_by_time(connection: Connection) -> None:
-    """Lay SQLite's table out anew: `id` is of the time, so that it does without an index. What others added stays.
+    """Rebuild SQLite's table with an `id` made of the time, so that it needs no index. What others added stays.
 
     The steps are SQLite's (https://www.sqlite.org/lang_altertable.html#otheralter): a new table takes the old one's
-    name. Indexes and triggers go with the old one, and are made again. Views that name the table stay as they are; a
-    rename would look into them and not find it.
+    name. Indexes and triggers go with the old table, and are made again. Views that name the table stay as they are; a
+    rename without `legacy_alter_table` would fail because they name a table that does not exist.
     """
     ((written,),) = connection.execute(_WRITTEN).fetchall()
     added = connection.execute(_ADDED).fetchall()
@@ -116,14 +116,14 @@ MIGRATIONS: Final[Migrations] = (
 
 _BY_TIME: Final = "CREATE TABLE gateway_requests (\n  id INTEGER PRIMARY KEY,\n" + ",\n".join(_TYPED) + "\n)"
 _BEGINNINGS: Final[Mapping[Dialect, tuple[int, Sequence[str]]]] = {"sqlite": (3, (_BY_TIME,)), "postgresql": (0, ())}
-"""The version that a new ledger begins with, and what makes it: to lay a table anew takes SQLite half a megabyte."""
+"""The version that a new ledger starts with, and what makes it: rebuilding a table takes SQLite half a megabyte."""
 
 
 def migrate(connection: Connection, dialect: Dialect, migrations: Migrations) -> None:
-    """Bring a ledger to the newest version, inside the transaction that is open.
+    """Migrate a ledger to the newest version, inside the open transaction.
 
     Raises:
-        UnavailableError: it is of a newer version.
+        UnavailableError: it has a newer version.
 
     """
     connection.execute("CREATE TABLE IF NOT EXISTS gateway_ledger (version INTEGER NOT NULL)")
@@ -142,7 +142,7 @@ def migrate(connection: Connection, dialect: Dialect, migrations: Migrations) ->
 
 
 def _begin(connection: Connection, dialect: Dialect, newest: int) -> int:
-    """Make a new ledger, and give its version."""
+    """Make a new ledger, and return its version."""
     version, steps = _BEGINNINGS[dialect]
     if version > newest:
         version, steps = 0, ()

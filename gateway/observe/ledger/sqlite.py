@@ -1,21 +1,21 @@
 """The ledger in a SQLite file.
 
-WAL keeps readers and the writer out of each other's way. With `synchronous=NORMAL` a commit is not brought to the disk
-at once: a killed process loses nothing of it, a machine that loses power may lose the last commits.
+WAL keeps readers and the writer from blocking each other. With `synchronous=NORMAL` a commit is not flushed to disk at
+once: a killed process loses nothing, a machine that loses power may lose the last commits.
 
-The file belongs to the operator: it may be removed or replaced while it is open. SQLite would go on writing into what
-has no name any more, so that the file under the path is compared before each batch and after it; a batch that went
-into a file that is gone is written again into the next one.
+The file belongs to the operator: it may be removed or replaced while it is open. SQLite would go on writing into a file
+without a name, so the file under the path is compared before each batch and after it; a batch that went into a file
+that is gone is written again into the next one.
 
-A statement lets other threads run, and waits for its turn afterwards, up to 5 ms when the event loop is busy. So rows
-are written many to a statement; 999 is the least number of parameters that a SQLite allows. More than half of what a
-row takes is to hand its values over, one by one: what rows share is handed over once for all of a statement.
+A statement releases the interpreter lock, and waits up to 5 ms to get it back when the event loop is busy. So each
+statement writes many rows; 999 is the least number of parameters that any SQLite allows. More than half of a row's cost
+is binding its values, one by one: values that rows share are bound once per statement.
 
-What is written is the file's end, so that a quarter of the pages that SQLite would keep in memory do as well.
+Only the end of the file is written, so a quarter of the page cache that SQLite keeps by default is enough.
 
-Rows lie in the order in which they are written, and their `id` is of the time (`rows.id_of`): neither a question about
-the last hours nor the deletion of old rows needs an index, which would cost a row as much as the row itself. Two
-processes may write to a file: a row whose `id` another's row has takes one that is free.
+Rows are stored in the order in which they are written, and their `id` is made of the time (`rows.id_of`): neither a
+question about the last hours nor the deletion of old rows needs an index, which would cost each row as much as the row
+itself. Two processes may write to one file: a row whose `id` is taken by a row of the other process gets a free one.
 """
 
 import errno
@@ -48,7 +48,7 @@ _PARAMETERS: Final = 999
 _PRUNE: Final = "DELETE FROM gateway_requests WHERE id IN (SELECT id FROM gateway_requests WHERE id < ? LIMIT ?)"
 _BAD_ROW: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError)
 _Keyed = tuple[int, int, float, *tuple[Value, ...]]
-"""Of a row: `id`, and its own."""
+"""A row's `id`, and its own values."""
 
 
 class SqliteStore:
@@ -99,7 +99,7 @@ class SqliteStore:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._is_gone():
-            with suppress(sqlite3.Error):  # a file that was moved is to hold all of its rows
+            with suppress(sqlite3.Error):  # a file that was moved should hold all of its rows
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self.close()
         if self._connection is None:
@@ -150,7 +150,7 @@ class SqliteReader:
 @contextmanager
 def read_sqlite(path: str, seconds: float) -> Iterator[Reader]:
     """Open a file for reading, for at most so many seconds."""
-    if Path(path).is_dir():  # of which SQLite says "disk I/O error"
+    if Path(path).is_dir():  # SQLite would say "disk I/O error"
         raise UnavailableError(os.strerror(errno.EISDIR).lower())
     connection = None
     ends = time.monotonic() + seconds
@@ -171,7 +171,7 @@ def read_sqlite(path: str, seconds: float) -> Iterator[Reader]:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what is done inside; what fails is rolled back by closing the connection."""
+    """Commit what is done inside; after a failure, closing the connection rolls it back."""
     connection.execute("BEGIN IMMEDIATE")
     yield
     connection.execute("COMMIT")
@@ -184,7 +184,7 @@ def _insert(connection: sqlite3.Connection, rows: Rows) -> None:
     start, end = 0, len(keyed)
     while start < end:
         if start + size > end:
-            size = size // 2  # so that there are few statements, which are prepared once
+            size = size // 2  # so that there are few different statements, each prepared once
             continue
         chosen = keyed[start : start + size]
         try:
@@ -202,7 +202,7 @@ def _insert_anew(
     row: _Keyed,
     run: Value,
 ) -> None:
-    """Insert a row where there is room, unless it is there already."""
+    """Insert a row under a free `id`, unless it is there already."""
     number, seq, *rest = row
     while not connection.execute(f"{statement} ON CONFLICT (id) DO NOTHING", (*shared, number, seq, *rest)).rowcount:
         there = connection.execute("SELECT run, seq FROM gateway_requests WHERE id = ?", (number,)).fetchone()
@@ -213,7 +213,7 @@ def _insert_anew(
 
 @lru_cache(maxsize=128)
 def _statement(shared: tuple[str, ...], own: tuple[str, ...], rows: int) -> str:
-    """Write the statement that inserts so many rows: parameters are what they share, then each row's own."""
+    """Return the statement that inserts so many rows: its parameters are the shared values, then each row's own."""
     given = "".join(f"?{place}, " for place in range(1, len(shared) + 1))
     each = f"({given}{', '.join('?' * (1 + len(own)))})"
     return (
@@ -228,7 +228,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
-    """Say why; what SQLite calls interrupted has run into our limit."""
+    """Return why it failed; what SQLite calls interrupted has exceeded our time limit."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         return "a part of its path is not a folder"
     if isinstance(error, OSError):

@@ -1,10 +1,10 @@
-"""What the ledger says of the last hours: totals, by model, by deployment and by client. One SQL for both databases.
+"""What the ledger says about the last hours: totals, by model, deployment and client. Both databases get the same SQL.
 
-A request is an error as `Outcome.is_error` has it: what the log tells at `warning`.
+A request is an error if `Outcome.is_error` says so: such requests are logged at `warning`.
 
 The p-th percentile is the least value that at least p percent of the values do not exceed (nearest rank), of values
-that are rounded to three digits: so a million of them come down to some thousand, which are sorted in an instant. Few
-rows leave the database: for each, a thread that is not the event loop's may have to wait for its turn.
+rounded to three digits: so a million of them come down to some thousand, which are sorted in an instant. Few rows leave
+the database: for each, a thread other than the event loop's may have to wait for the interpreter lock.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ _TIMES: Final = ("ttft_ms", "duration_ms")
 
 
 class Question(Struct, frozen=True):
-    """What is asked: of the last `hours`; of one model (its id), one deployment, one client (their names), if given."""
+    """What is asked: the last `hours`, and one model (its id), one deployment and one client (their names), if given."""
 
     hours: float = 24.0
     model: str | None = None
@@ -65,7 +65,7 @@ class _Grouping(Struct, frozen=True):
         return f"{self.needs} IS NOT NULL" if self.needs else "TRUE"
 
     def key(self, row: Sequence[object]) -> _Key | None:
-        """Name the group of a row that begins with `_KEYS`; one without what is needed has none."""
+        """Return the group of a row that begins with `_KEYS`; a row without the column it needs is in no group."""
         found = dict(zip(_KEYS, row, strict=False))
         if self.needs is not None and found[self.needs] is None:
             return None
@@ -116,7 +116,7 @@ def stats(reader: Reader, question: Question, now: float) -> Answer:
 
 
 def _written(seconds: float) -> str:
-    """Write a time as `2026-11-23T03:00:00Z`."""
+    """Return a time as `2026-11-23T03:00:00Z`."""
     return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(seconds))
 
 
@@ -130,7 +130,7 @@ def _conditions(question: Question) -> Iterator[str]:
 
 
 def _counted(rows: Sequence[Sequence[object]]) -> _Groups:
-    """Add up the counts of rows by each grouping; PostgreSQL gives sums as decimals, and a sum of nothing is none."""
+    """Add up the counts of rows by each grouping; PostgreSQL returns sums as decimals, and a sum of nothing as NULL."""
     sums: dict[tuple[str, _Key], list[int]] = {("total", ()): [0] * len(_COUNTS)}
     for row in rows:
         values = [int(cast("int", value or 0)) for value in row[len(_KEYS) :]]
@@ -158,7 +158,7 @@ def _rank(groups: _Groups, time: str, rows: Sequence[Sequence[object]]) -> None:
 
 
 def _listed(groups: _Groups, wanted: str) -> list[Answer]:
-    """Give a grouping's groups, the busiest first."""
+    """Return a grouping's groups, the busiest first."""
     names = _GROUPINGS[wanted].names
     found = [{**dict(zip(names, key, strict=True)), **group} for (kind, key), group in groups.items() if kind == wanted]
     return sorted(found, key=lambda group: -cast("int", group["requests"]))
@@ -170,7 +170,7 @@ def _counts(where: str) -> str:
 
 
 def _ranks(where: str, time: str) -> str:
-    """Ask for the percentiles of a time in every grouping at once: `n` is how often a value `v` occurred."""
+    """Return the query for the percentiles of a time in every grouping: `n` is how often a value `v` occurred."""
     keys = ", ".join(_KEYS)
     counted = (
         f"SELECT {keys}, {_three_digits(time)} AS v, count(*) AS n FROM gateway_requests"  # noqa: S608 - as above
@@ -181,7 +181,7 @@ def _ranks(where: str, time: str) -> str:
 
 
 def _ranked(kind: str, grouping: _Grouping) -> str:
-    """Pick a grouping's percentiles: `upto` is how many values there are up to `v`, `among` how many in all."""
+    """Return the query for a grouping's percentiles: `upto` counts the values up to `v`, `among` all of them."""
     most = max(len(each.columns) for each in _GROUPINGS.values())
     columns = (*grouping.columns, *["CAST(NULL AS TEXT)"] * (most - len(grouping.columns)))
     keys = ", ".join(f"k{place}" for place in range(most))
@@ -196,7 +196,7 @@ def _ranked(kind: str, grouping: _Grouping) -> str:
 
 
 def _three_digits(time: str) -> str:
-    """Round milliseconds to three digits; below 10 to a hundredth. A half goes up in SQLite, to even in PostgreSQL."""
+    """Return SQL that rounds to three digits; below 10 ms to hundredths. SQLite rounds half up, PostgreSQL to even."""
     return (
         f"CASE WHEN {time} < 10 THEN round({time} * 100) / 100 WHEN {time} < 100 THEN round({time} * 10) / 10"
         f" WHEN {time} < 1000 THEN round({time}) WHEN {time} < 10000 THEN round({time} / 10) * 10"

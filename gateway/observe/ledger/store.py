@@ -1,4 +1,4 @@
-"""What the ledger asks of a database, and the two ways in which one says no."""
+"""What the ledger asks of a database, and the two ways in which a database refuses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -7,18 +7,18 @@ from gateway.observe.ledger.rows import Rows, Value
 
 
 class UnavailableError(Exception):
-    """The database takes nothing now; what it was given is tried again. The message says why, without a secret."""
+    """The database accepts nothing now; what it was given is retried. The message says why, without secrets."""
 
 
 class RefusedError(Exception):
-    """The database will not take one of these rows, however often it is tried."""
+    """The database will not accept one of these rows, however often that is retried."""
 
 
 class Store(Protocol):
-    """A ledger's database, for one thread. It connects by itself, and anew after each error."""
+    """A ledger's database, for one thread. It connects by itself, and again after each error."""
 
     def write(self, rows: Sequence[Rows]) -> None:
-        """Add rows, all or none; a row that is there already stays as it is. Without rows, only look after it.
+        """Add rows, all or none; a row that is there already stays as it is. Without rows, only make sure it is open.
 
         Raises:
             UnavailableError: try again later.
@@ -28,7 +28,7 @@ class Store(Protocol):
         ...
 
     def prune(self, before: float, most: int) -> int:
-        """Delete rows from before a time (seconds since the epoch), `most` at a time; tell how many.
+        """Delete at most `most` rows from before a time (seconds since the epoch); return how many.
 
         Raises:
             UnavailableError: try again later.
@@ -42,7 +42,7 @@ class Store(Protocol):
 
 
 class Reader(Protocol):
-    """A look at the ledger as it is at one moment; `since` is the SQL that chooses rows from the time `:since` on."""
+    """The ledger as it is at one moment; `since` is the SQL condition that selects rows from the time `:since` on."""
 
     since: str
 

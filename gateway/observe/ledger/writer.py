@@ -1,15 +1,16 @@
-"""The ledger's way to its database: a bounded queue, and one thread that writes it down in batches.
+"""The ledger's way to its database: a bounded queue, and one thread that writes its contents in batches.
 
-The observer appends to a deque and is done: it makes no row, takes no lock and wakes nobody. The thread comes by
-itself, at most half a second later, makes rows of what has gathered and writes them in one transaction. Requests wait
-for the observer for a quarter of a second (`observe.feed`), so that a row is late by less than one.
+The observer appends to a deque and is done: it makes no rows, and wakes the thread only when a full batch is waiting.
+Otherwise the thread wakes by itself, at most half a second later, makes rows of what has gathered and writes them in
+one transaction. Requests wait for up to a quarter of a second before the observer gets them (`observe.feed`), so a row
+is less than a second late.
 
-A database that is locked, full, removed or away refuses its batch. The batch is kept and tried again after a pause,
-however long that lasts; meanwhile the queue fills, and when it is full new rows are dropped and counted. The log is
-told once when this begins, and once when it is over.
+A database that is locked, full, removed or unreachable refuses its batch. The batch is kept and retried after a pause,
+for however long that takes; meanwhile the queue fills, and once it is full new rows are dropped and counted. This is
+logged once when it begins, and once when it is over.
 
-A move to another database goes through the queue, so that earlier rows go to the earlier one. One that refuses its
-batch is left at once, and what it did not take goes to the newest.
+A move to another database goes through the queue, so that earlier rows go to the earlier one. A database that refuses
+its batch is left at once, and what it has not taken goes to the newest.
 """
 
 import secrets
@@ -54,12 +55,12 @@ class _Taken(NamedTuple):
 
 
 class Ledger:
-    """The observer that keeps a row of each request, from one daemon thread, where `move` says.
+    """The observer that keeps a row of each request, written by one daemon thread where `move` says.
 
     `capacity` bounds the rows that wait. `gather` (seconds) is how long rows are collected for one transaction, if they
-    do not fill a batch by then: what waits is memory that nobody else uses meanwhile. `pause` lies between two attempts
-    at a database that refuses. `clock` is monotonic, `wall` in seconds since the epoch. `settle` brings requests that
-    wait for the observer; call it, on the event loop, before `waiting` and `flush`.
+    do not fill a batch sooner: what waits is memory that cannot be reused meanwhile. `pause` (seconds) is the time
+    between two attempts at a database that refuses. `clock` is monotonic, `wall` in seconds since the epoch. `settle`
+    delivers the requests that wait for the observer; call it, on the event loop, before `waiting` and `flush`.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Ledger:
         self._wall = wall
         self._make_store = make_store
         self.settle = settle
-        # The event loop's: what is wanted, how many rows may wait (0: none is taken), were taken, and did not fit.
+        # The event loop's: what is wanted, and how many rows may wait (0: none is taken), were taken, and did not fit.
         self._wanted = LedgerSettings()
         self._limit = 0
         self._taken = 0
@@ -91,13 +92,13 @@ class Ledger:
         # Shared: the queue, what ends the writer's pauses, and when to give up once it closes.
         self._queue: deque[_Taken | _Message] = deque()
         self._hurry = threading.Event()
-        self._gathers = False  # whether the writer waits for more, and not for the database
+        self._gathers = False  # whether the writer waits for more rows, not for the database
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
-        # The writer's own.
+        # The writer thread's.
         self._settings = LedgerSettings()
         self._store: Store | None = None
-        self._left: set[Place | None] = set()  # those that refused their batch, until the newest move is reached
+        self._left: set[Place | None] = set()  # places that refused their batch, until the newest move is reached
         self._rows: list[Rows] = []
         self._written = 0
         self._refused = 0
@@ -107,7 +108,7 @@ class Ledger:
         self._retention = Retention(log, clock, wall)
 
     def take(self, batch: Batch) -> None:
-        """Keep finished requests, with what the batch says that they cost; nothing is kept while there is no ledger."""
+        """Keep finished requests, with their costs from the batch; nothing is kept while there is no ledger."""
         if not self._limit:
             return
         count = len(batch.at)
@@ -135,7 +136,7 @@ class Ledger:
         return self._taken - self._written - self._refused
 
     def as_dict(self) -> Mapping[str, object]:
-        """Tell how it stands, ready for JSON; no secret is in it. For the event loop's thread."""
+        """Return its state, ready for JSON, without secrets. For the event loop's thread."""
         self.settle()
         return {
             "url": str(self.place) if self.place else None,
@@ -147,7 +148,7 @@ class Ledger:
         }
 
     def move(self, settings: LedgerSettings) -> None:
-        """Keep rows there from now on, or none; for the event loop's thread. Earlier rows go where they were to go."""
+        """Keep rows there from now on, or none; for the event loop's thread. Earlier rows go where they were due."""
         if settings == self._wanted:
             return
         self._wanted = settings
@@ -159,14 +160,14 @@ class Ledger:
         self._hurry.set()
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until the rows so far are written; tell whether they are. Blocking."""
+        """Wait up to `timeout` seconds until the rows so far are written; return whether they are. Blocking."""
         message = _Flush()
         self._queue.append(message)
         self._hurry.set()
         return message.done.wait(timeout)
 
     def close(self, timeout: float) -> None:
-        """Write what can be written within `timeout` seconds, and stop; the log is told what was lost. Blocking."""
+        """Write what can be written within `timeout` seconds, and stop; log what was lost. Blocking."""
         self._limit = 0
         self._deadline = self._clock() + timeout
         self._hurry.set()
@@ -187,12 +188,12 @@ class Ledger:
             self._gathers = False
             self._hurry.clear()
         if able:
-            self._round()  # what came before the close, after the last round
+            self._round()  # what came between the last round and the close
         if self._store is not None:
             self._store.close()
 
     def _round(self) -> bool:
-        """Write what has gathered; False: closing, and it cannot be written."""
+        """Write what has gathered; False: it is closing, and the rows cannot be written."""
         more = True
         while more:
             message = self._take()
@@ -208,7 +209,7 @@ class Ledger:
         return True
 
     def _take(self) -> _Message | None:
-        """Make the next rows, up to a message or a full batch."""
+        """Make the next rows, up to a full batch or a message, which is returned."""
         queue, count = self._queue, 0
         while queue and count < _BATCH:
             entry = queue.popleft()
@@ -224,7 +225,7 @@ class Ledger:
         self._cause = f"no row can be made of them: {type(error).__name__}"
 
     def _deliver(self) -> bool:
-        """Write the batch, however often that takes; with none, look after the database. False: closed before."""
+        """Write the batch, retrying until it succeeds; with none, check the database. False: closed before that."""
         while self._store is not None and (self._rows or self._deadline is None):
             last = self._deadline is not None and self._clock() >= self._deadline
             try:
@@ -252,14 +253,14 @@ class Ledger:
         return True
 
     def _write(self, store: Store) -> None:
-        """Write the batch; the rows that the database refuses are found by halving, and dropped."""
+        """Write the batch; find the rows that the database refuses by halving, and drop them."""
         refused = self._write_but(store, self._rows)
         self._written += _count(self._rows) - refused
         self._refused += refused
         self._rows = []
 
     def _write_but(self, store: Store, these: list[Rows]) -> int:
-        """Write rows but those that the database refuses; give how many."""
+        """Write rows except those that the database refuses; return how many it refuses."""
         try:
             store.write(these)
         except RefusedError as error:
@@ -291,7 +292,7 @@ class Ledger:
         self._reason = self._cause = reason
 
     def _follow(self, settings: LedgerSettings) -> None:
-        """Turn to where a move says; to the newest where that refused its batch and was left before it was reached."""
+        """Switch to where a move says; if that place refused a batch and was left, to the newest."""
         newest = self._wanted
         if settings == newest:
             self._left.clear()
