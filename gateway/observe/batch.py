@@ -2,7 +2,7 @@
 
 Most requests are plain: one attempt was made, and it answered. Those that asked in the same way, and that the same
 deployment answered with the same status, are counted together: each field in which they differ is a column, so that a
-counter needs one addition instead of one per request, and a row of the ledger no look at an Outcome.
+counter needs one addition instead of one per request, and the ledger can make rows without looking at each Outcome.
 
 With many deployments, few of several hundred requests are alike. Those are put into columns too, with the deployment
 that answered as one more: each has to be counted where it belongs, but costs next to nothing besides.

@@ -112,7 +112,7 @@ class Board:
         return self._full
 
     def rest(self) -> None:
-        """Forget what was sent: nobody watches."""
+        """Forget what was sent, because nobody is watching."""
         self._snapshot, self._full = None, None
         self._rows.clear()
         self._endpoints.clear()

@@ -45,7 +45,7 @@ class _Tariff(Struct, frozen=True):
 
     @property
     def counts(self) -> bool:
-        """Whether its answers have a known price, or can avoid one."""
+        """Whether its price is known, and its answers can cost or avoid anything."""
         return self.prices is not None and (self.prices != FREE or bool(self.elsewhere))
 
 

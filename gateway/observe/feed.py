@@ -1,8 +1,8 @@
 """How finished requests reach the observers that count them.
 
 A request waits here for a quarter of a second at most, until `MOST` are waiting, or until one ends in the next second:
-a batch is of one second. Before a count is read, the requests that wait are delivered (`settle`), so that nobody can
-tell that they waited.
+a batch never spans two seconds. Before a count is read, the requests that wait are delivered (`settle`), so that nobody
+can notice that they waited.
 """
 
 import asyncio

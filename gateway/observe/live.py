@@ -32,7 +32,7 @@ Counts = Counter[Identity]
 
 
 class ByDeployment:
-    """Attempts by deployment: `answers`, `failures`, and in `cut` those that ended early, but not by its failure.
+    """Attempts by deployment: `answers`, `failures`, and `cut` (ended early through no fault of the deployment).
 
     Of the answers, `stood_in` went to requests that were drawn for another deployment, `late` to requests drawn under
     an earlier configuration.
@@ -95,8 +95,8 @@ class Live:
     Mutable: `number`, how many requests have ended; `seconds`, oldest first, the last one still counting; `requests`,
     each with its number, its end in seconds since the epoch, and its Outcome; `generation`, the configuration whose
     answers are counted by deployment, 0 before the first; `since`, when that counting began (for the first
-    configuration, when the process did: there was nothing before); `first`, the first second that is kept; `steps`, how
-    often the clock was set back, each time discarding `seconds`.
+    configuration, when the process did: there was nothing before); `began`, the second when the process did, and
+    `first`, the first second that is kept; `steps`, how often the clock was set back, each time discarding `seconds`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, settle: Callable[[], None] = lambda: None) -> None:

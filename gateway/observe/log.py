@@ -101,7 +101,7 @@ def _explanation(error: BaseException) -> dict[str, object]:
 
 
 def _quotes(error: BaseException) -> bool:
-    """Return whether the error, or one among its causes and members, is a parse error."""
+    """Return whether the error, or any of its causes and members, is a parse error."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:

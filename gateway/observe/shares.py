@@ -77,9 +77,9 @@ class Recent(ByDeployment):
 class Share(Struct, frozen=True):
     """A deployment's shares and what may explain them.
 
-    `answers`, `failures` and `cut` (what ended early, but not by its failure) are of the last minutes; of the answers,
-    `stood_in` went to requests drawn for another deployment, `late` to requests drawn under an earlier configuration.
-    `health` and `breaker` are states; `back` is how many seconds ago its breaker closed, if it ever did.
+    `answers`, `failures` and `cut` (ended early through no fault of the deployment) are of the last minutes; of the
+    answers, `stood_in` went to requests drawn for another deployment, `late` to requests drawn under an earlier
+    configuration. `health` and `breaker` are states; `back` is how many seconds ago its breaker closed, if it ever did.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Share(Struct, frozen=True):
 
 
 def explain(shares: Sequence[Share]) -> Mapping[str, tuple[float | None, str | None]]:
-    """Return, by name of each of a model's deployments, its delivered share and why that is not the planned one."""
+    """Return, by deployment of one model, its delivered share and why that is not the planned one."""
     total = sum(share.answers for share in shares)
     failed, cut = sum(share.failures for share in shares), sum(share.cut for share in shares)
     held_back = [share.name for share in shares if share.is_out or share.is_starting]

@@ -205,7 +205,7 @@ class Traces:
         with self._lock:
             waiting = len(self._queue) + self._in_hand if given_up else 0
             dropped = self._refused + self._failed + waiting - self._reported
-            self._reported += max(0, dropped)  # what was given up is reported before it fails
+            self._reported += max(0, dropped)  # what is given up is reported before it fails
         if dropped > 0:
             self._told(dropped)
 

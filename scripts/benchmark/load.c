@@ -1,12 +1,12 @@
-/* Asks one address for the same thing over and over, and tells how long that took.
+/* Sends one address the same request over and over, and reports how long the answers took.
 
    load PORT CONNECTIONS WARM_UP SECONDS REQUESTS_PER_SECOND BODY_FILE
 
-   Each connection is kept alive and asks again when it has its answer; with a rate, at its next turn, and its latency
-   counts from that turn, so that a stall is seen by every request it holds up. The connections begin one after the
-   other during the first half of the warm-up. After WARM_UP seconds the line `begin` is printed, and at the end what
-   was seen since, as JSON. Events of a stream are counted by their empty lines; a stream that does not end with [DONE],
-   a status that is not 200, and a connection that breaks are errors. Times are microseconds. */
+   Each connection is kept alive and asks again when it has its answer; with a rate, it asks at its next turn, and
+   latency counts from that turn, so that a stall shows in every request that it holds up. The connections start one
+   after the other during the first half of the warm-up. After WARM_UP seconds the line `begin` is printed, and at the
+   end the results since then, as JSON. Events of a stream are counted by their empty lines; a stream that does not end
+   with [DONE], a status that is not 200, and a connection that breaks are errors. Times are in microseconds. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -50,8 +50,8 @@ static char *request;
 static size_t request_bytes;
 static histogram latency, first_event, gap;
 static uint64_t answers, events, errors, bytes_read;
-static uint64_t read_at; /* when the bytes came that are looked at */
-static bool warm;        /* what is seen before that is not told */
+static uint64_t read_at; /* when the bytes being looked at came */
+static bool warm;        /* what is seen before that is not reported */
 
 static uint64_t now(void) {
   struct timespec t;
@@ -145,7 +145,7 @@ static void content(connection *c, const char *data, size_t bytes) {
   if (found) {
     if (!c->last_event)
       record(&first_event, read_at - c->due);
-    else if (read_at > c->last_event) /* else it is of the same read */
+    else if (read_at > c->last_event) /* else both came in the same read */
       record(&gap, read_at - c->last_event);
     c->last_event = read_at;
     events += found;
@@ -155,7 +155,7 @@ static void content(connection *c, const char *data, size_t bytes) {
   memcpy(c->tail + sizeof c->tail - kept, data + bytes - kept, kept);
 }
 
-/* Reads the head out of what came; gives the bytes it took, and 0 if it is no good. */
+/* Reads the head from what came; returns the bytes it took, or 0 if the head is not acceptable. */
 static size_t read_head(connection *c, const char *data, size_t bytes) {
   size_t had = c->head_bytes, room = HEAD - had, taken = bytes < room ? bytes : room;
   memcpy(c->head + had, data, taken);
@@ -175,7 +175,7 @@ static size_t read_head(connection *c, const char *data, size_t bytes) {
   return taken;
 }
 
-/* Reads one piece of a body: a chunk's size, data, or an end of line; gives the bytes it took. */
+/* Reads one piece of a body: a chunk's size, data, or an end of line; returns the bytes it took. */
 static size_t read_piece(connection *c, const char *data, size_t bytes) {
   if (c->place == DATA) {
     size_t taken = bytes < c->left ? bytes : c->left;
@@ -250,8 +250,8 @@ static void show(const char *name, const histogram *h) {
          (uintmax_t)percentile(h, 0.5), (uintmax_t)percentile(h, 0.99), (uintmax_t)h->greatest);
 }
 
-/* Asks where a turn has come; gives the microseconds to the next turn. Those who have begun, and ask again as soon as
-   they have their answer, are not looked at: their memory would be fetched at each event of anyone. */
+/* Asks on the connections whose turn has come; returns the microseconds to the next turn. Those that have started, and
+   ask again as soon as they have their answer, are skipped: their memory would be fetched at every event. */
 static uint64_t ask_due(connection *all, uint64_t end) {
   static int begun;
   uint64_t time = now(), next = end;

@@ -132,7 +132,7 @@ class Measured:
 
 
 async def measured(folder: Path, kind: Kind, seconds: float) -> list[dict[str, float]]:
-    """Measure every choice, in turns, for so many seconds each; medians are not spoiled by a busy moment."""
+    """Measure every choice, taking turns, for so many seconds each; a busy moment does not spoil the medians."""
     gateways = {name: Measured(folder / name, chosen) for name, chosen in _CHOICES.items()}
     for gateway in gateways.values():
         await gateway.start()

@@ -1,10 +1,10 @@
-/* An upstream of chat completions that costs next to nothing, so that what stands before it is measured.
+/* An upstream of chat completions that costs next to nothing, so that what is in front of it is measured.
 
    upstream PORT BODY_BYTES TOKENS INTERVAL_US
 
    Port 0 takes a free one; the port is printed. A POST with "stream":true in its first 8 KB is answered with TOKENS
-   events, one each INTERVAL_US; any other with a JSON answer of BODY_BYTES. Any GET is answered 200. Request bodies
-   have a Content-Length; a connection asks for one thing at a time. */
+   events, one every INTERVAL_US; any other with a JSON answer of BODY_BYTES. Any GET is answered with 200. Request
+   bodies must have a Content-Length; a connection carries one request at a time. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,7 +24,7 @@ enum { KEPT = 8192, EVENTS = 512, EVENT_BYTES = 512 };
 
 typedef struct connection {
   int fd;
-  size_t kept;          /* bytes of the request in `request`; the rest of a large body is counted only */
+  size_t kept;          /* bytes of the request in `request`; the rest of a large body is only counted */
   size_t expected;      /* bytes of the request, 0 until its head is whole */
   size_t arrived;
   int tokens_left;      /* of the stream under way */
@@ -64,7 +64,7 @@ static void watch(connection *c, int operation, uint32_t events) {
   if (epoll_ctl(poller, operation, c->fd, &event)) fail("epoll_ctl");
 }
 
-/* All streams have one interval, so that they stay in order by joining at the end. */
+/* All streams have the same interval, so that appending at the end keeps them in order. */
 static void enqueue(connection *c, uint64_t due) {
   c->due = last_due && last_due->due > due ? last_due->due : due;
   c->before = last_due;
@@ -131,7 +131,7 @@ static bool next_token(connection *c, uint64_t time) {
   snprintf(delta, sizeof delta, "{\"content\":\" tok%05d\"}", tokens - c->tokens_left);
   end = event(end, delta, "null");
   if (--c->tokens_left > 0) {
-    uint64_t soonest = time + interval / 2; /* one that was held up makes up for it, but not in a burst */
+    uint64_t soonest = time + interval / 2; /* a stream that was held up catches up, but not in a burst */
     enqueue(c, c->due + interval > soonest ? c->due + interval : soonest);
   } else {
     c->streaming = false;
@@ -190,7 +190,7 @@ static void send_due(void) {
   uint64_t time = now();
   while (first_due && first_due->due <= time) {
     connection *c = first_due;
-    if (!next_token(c, time)) shutdown(c->fd, SHUT_RDWR); /* its end is read, and it is dropped there */
+    if (!next_token(c, time)) shutdown(c->fd, SHUT_RDWR); /* the end of file is then read, and it is dropped there */
   }
 }
 

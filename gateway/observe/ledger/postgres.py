@@ -108,7 +108,7 @@ class PostgresStore:
             with connection.transaction():
                 connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
                 migrate(connection, "postgresql", self._migrations)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:  # about what is there: no new row is to blame
+        except (psycopg.DataError, psycopg.IntegrityError) as error:  # existing data is at fault, not a new row
             connection.close()
             raise UnavailableError(_reason(error)) from error
         except BaseException:

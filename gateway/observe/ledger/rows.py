@@ -91,7 +91,7 @@ class Rows(NamedTuple):
 
 
 def id_of(seconds: float) -> int:
-    """Return the lowest `id` for a time's microsecond."""
+    """Return the lowest `id` of the microsecond that a time falls into."""
     return int(seconds * MICROSECONDS) * PER_MICROSECOND
 
 
@@ -194,7 +194,7 @@ def _own(seq: int, ended: float, outcome: Outcome, cost: Cost | None) -> dict[st
 
 
 def _thousandths(value: float) -> float:
-    """Round faster than `round` does, which is also exact within a rounding error of the midpoint."""
+    """Round faster than `round` does, but inexactly within a rounding error of the midpoint."""
     return (value * 1000 + 0.5) // 1 / 1000
 
 

@@ -40,7 +40,7 @@ _TIMES: Final = ("ttft_ms", "duration_ms")
 
 
 class Question(Struct, frozen=True):
-    """What is asked: the last `hours`, and one model (its id), one deployment and one client (their names), if given."""
+    """What is asked: the last `hours`, and one model (its id), deployment and client (their names), where given."""
 
     hours: float = 24.0
     model: str | None = None

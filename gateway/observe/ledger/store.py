@@ -18,7 +18,7 @@ class Store(Protocol):
     """A ledger's database, for one thread. It connects by itself, and again after each error."""
 
     def write(self, rows: Sequence[Rows]) -> None:
-        """Add rows, all or none; a row that is there already stays as it is. Without rows, only make sure it is open.
+        """Add rows, all or none; a row that is there already stays as it is. Without rows, only open the database.
 
         Raises:
             UnavailableError: try again later.

@@ -89,7 +89,7 @@ class Ledger:
         self._taken = 0
         self._overflowed = 0
         self._run = secrets.randbits(53)
-        # Shared: the queue, what ends the writer's pauses, and when to give up once it closes.
+        # Shared: the queue, the event that ends the writer's pauses, and when to give up while closing.
         self._queue: deque[_Taken | _Message] = deque()
         self._hurry = threading.Event()
         self._gathers = False  # whether the writer waits for more rows, not for the database
@@ -148,7 +148,7 @@ class Ledger:
         }
 
     def move(self, settings: LedgerSettings) -> None:
-        """Keep rows there from now on, or none; for the event loop's thread. Earlier rows go where they were due."""
+        """Keep rows there from now on, or none; for the event loop's thread. Earlier rows go to the earlier place."""
         if settings == self._wanted:
             return
         self._wanted = settings
@@ -193,7 +193,7 @@ class Ledger:
             self._store.close()
 
     def _round(self) -> bool:
-        """Write what has gathered; False: it is closing, and the rows cannot be written."""
+        """Write what has gathered; False: the ledger is closing, and the rows cannot be written."""
         more = True
         while more:
             message = self._take()

@@ -1,1 +1,1 @@
-"""What `/metrics` exposes: counted from Outcomes, or read at the scrape."""
+"""What `/metrics` exposes: counted from Outcomes, or read during a scrape."""

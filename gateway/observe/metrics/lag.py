@@ -1,4 +1,4 @@
-"""How late the event loop is: a timer is set, and its delay is counted.
+"""How late the event loop is, by the delay of a timer that is set again and again.
 
 Whatever blocks the loop, a long computation, a garbage collection or a starved machine, delays every stream as much.
 """

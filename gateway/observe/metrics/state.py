@@ -1,4 +1,4 @@
-"""What is not counted but read at the scrape: weights, states, attempts under way, the result of the last reload.
+"""What is not counted but read during a scrape: weights, states, attempts under way, the result of the last reload.
 
 Nothing is remembered here: a removed deployment no longer has a weight or a breaker.
 """
