@@ -3,7 +3,8 @@
 From time to time the collector looks for cycles among all objects that it tracks, and nothing else runs meanwhile:
 10,000 models cost a quarter of a second each time. So the objects that are alive when a configuration has been built
 are hidden from it (`gc.freeze`): reference counts still free them, and only cycles among them would stay. Those are
-looked for when the gateway is idle.
+looked for when the gateway is idle. A gateway that is never idle looks for them once there may be as many objects in
+them as lived when it looked last.
 
 While a configuration is built in a thread, nothing is collected: the new objects are alive, and would be traversed
 again and again. The thread also yields to the event loop after a hundredth of Python's default switch interval: the
@@ -25,6 +26,15 @@ _YOUNG: Final = 20_000
 _one: Final = threading.Lock()
 
 
+class _Hidden:
+    """How many objects were hidden after garbage was last looked for among them."""
+
+    most = 0
+
+
+_hidden: Final = _Hidden()
+
+
 @contextmanager
 def building() -> Iterator[None]:
     """Suspend collection and shorten the switch interval; one builder per process at a time. Blocking."""
@@ -43,10 +53,14 @@ def building() -> Iterator[None]:
 def settle(*, idle: bool) -> None:
     """Hide all objects that are alive now from the collector; only for a process that is the gateway's own.
 
-    When `idle`, collect garbage first, among the hidden objects too.
+    When `idle`, or when twice as many are hidden as after the last time, collect garbage first, among the hidden
+    objects too.
     """
-    if idle:
+    thorough = idle or gc.get_freeze_count() > 2 * _hidden.most
+    if thorough:
         gc.unfreeze()
         gc.collect()
     gc.freeze()
+    if thorough or not _hidden.most:
+        _hidden.most = gc.get_freeze_count()
     gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])

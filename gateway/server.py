@@ -293,6 +293,7 @@ class Gateway:
             if mended:
                 self.log.info("config.unchanged", generation=snapshot.generation, hash=snapshot.digest)
             self._warn(each for each in built.notices if (each.file, each.path, each.message) not in known)
+            self._go_on_tidying()
             return
         self.feed.settle()  # requests that have ended count for the old configuration
         self.executor.forget(ready.succession.others)
@@ -331,6 +332,7 @@ class Gateway:
             generation=self.manager.generation,
             faults=[fault.as_dict() for fault in error.faults],
         )
+        self._go_on_tidying()
 
     def _notice(self, event: str, fields: Mapping[str, object]) -> None:
         self.log.warning(event, **fields)
@@ -339,6 +341,11 @@ class Gateway:
         if self._tidying is not None:
             self._tidying.cancel()
         self._tidying = asyncio.create_task(self._tidied(old.parts() if old else []), name="tidy")
+
+    def _go_on_tidying(self) -> None:
+        """Tidy after a build that changed nothing, too: it hid objects from the collector like any other."""
+        if self._tidying is None or self._tidying.done():
+            self._restart_tidying(None)
 
     async def _tidied(self, old: list[object]) -> None:
         """Free the objects of the old plan in slices, and collect garbage once no request has come for a while.

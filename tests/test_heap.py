@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 
+from gateway import heap
 from gateway.heap import building, settle
 
 
@@ -88,3 +89,16 @@ def test_takes_what_lives_out_of_the_collectors_sight() -> None:
     assert Ring.alive == 1
     settle(idle=True)
     assert Ring.alive == 0
+
+
+def test_looks_for_garbage_without_quiet_where_much_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where requests never paused, each save used to keep what those under way had hold of, for good."""
+    kept = [Ring()]
+    settle(idle=True)
+    kept.clear()
+    settle(idle=False)
+    assert Ring.alive == 1
+    monkeypatch.setattr(heap._hidden, "most", heap._hidden.most // 3)
+    settle(idle=False)
+    assert Ring.alive == 0
+    assert heap._hidden.most == gc.get_freeze_count()

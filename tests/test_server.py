@@ -484,6 +484,22 @@ async def test_memory_is_tidied_with_each_build_and_thoroughly_once_nobody_asks(
     assert tidied[2:] == [(True, True)]
 
 
+@pytest.mark.parametrize("saved", ["routing_strategy: nonsense\n", ""])
+async def test_memory_is_tidied_after_a_build_that_changes_nothing(
+    hasty: web.Application, aiohttp_client: AiohttpClient, config: Config, saved: str
+) -> None:
+    """What it hid from the collector used to stay hidden until the next change."""
+    gateway = hasty[GATEWAY]
+    tidied: list[bool] = []
+    gateway.tidy = lambda *, idle: tidied.append(idle)
+    await aiohttp_client(hasty)
+    await until(lambda: tidied.count(True) == 1)
+    text = (config.path / "routing.yaml").read_text(encoding="utf-8")
+    config.save("routing.yaml", saved or f"{text}\n# nothing else\n")
+    await until(lambda: tidied.count(True) == 2)
+    assert tidied == [False, True] * 2
+
+
 async def test_memory_is_tidied_while_somebody_watches_the_page(
     hasty: web.Application, aiohttp_client: AiohttpClient, config: Config, boxes: dict[str, str]
 ) -> None:

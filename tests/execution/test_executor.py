@@ -8,12 +8,25 @@ from typing import NoReturn
 import pytest
 
 from gateway.execution import upstream
+from gateway.execution.answer import Answer
 from gateway.execution.completions import CompletionStream
 from gateway.execution.outcome import Outcome
 from gateway.execution.record import Record
+from gateway.routing.itinerary import Itinerary
 from tests.execution.support import CONTENT, ask, chain, error_of, running
 from tests.fakes.connection import Cut
-from tests.fakes.upstream import Close, Hang, Pause, ScriptedUpstream, Send, Step, chunk, json_answer, sse_head
+from tests.fakes.upstream import (
+    Close,
+    Hang,
+    Pause,
+    ScriptedUpstream,
+    Send,
+    Step,
+    chunk,
+    json_answer,
+    refused_url,
+    sse_head,
+)
 from tests.running import Config, until
 
 
@@ -72,6 +85,29 @@ async def test_an_error_of_ours_in_mid_answer_cuts_it(config: Config, monkeypatc
         outcome = await gate.outcome()
         assert (outcome.status, outcome.failure) == (200, "internal_error")
         await a.closed_by_peer()
+
+
+LOST: list[Step] = [Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"), Close()]
+
+
+@pytest.mark.parametrize("steps", [None, [Close()], [Send(b"no HTTP"), Close()], LOST, [Send(json_answer({}, 500))]])
+async def test_requests_that_fail_over_go_without_the_collector(config: Config, steps: list[Step] | None) -> None:
+    """With each save, what was not gone used to be hidden from the collector, and held the configuration for good."""
+    kinds = (Record, Itinerary, Answer)
+    async with (
+        ScriptedUpstream(steps or ()) as a,
+        ScriptedUpstream([Send(json_answer({}))]) as b,
+        running(config, {"m": chain(a.url if steps else refused_url(), b.url)}, transport="direct") as gate,
+    ):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert (await gate.post("m")).head.get("x-gateway-deployment") == "b"
+            young = functools.partial(gc.get_objects, generation=0)
+            await until(lambda: not any(isinstance(each, kinds) for each in young()))
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("steps", [[Send(sse_head() + chunk(CONTENT)), Hang()], [Close()], [Send(b"no HTTP"), Close()]])
