@@ -6,7 +6,8 @@ are hidden from it (`gc.freeze`): reference counts still free them, and only cyc
 looked for when the gateway is idle. A gateway that is never idle looks for them once there may be as many objects in
 them as lived when it looked last.
 
-While a configuration is built in a thread, nothing is collected: the new objects are alive, and would be traversed
+Before a configuration is built, garbage is collected among what is young: what failing requests have left would be
+hidden else. While it is built in a thread, nothing is collected: the new objects are alive, and would be traversed
 again and again. The thread also yields to the event loop after a hundredth of Python's default switch interval: the
 loop releases the GIL at each system call, of which a request makes about ten, and has to wait to get it back.
 
@@ -23,6 +24,8 @@ from typing import Final
 
 _SWITCH: Final = 0.00005
 _YOUNG: Final = 20_000
+_MIDDLE: Final = 1
+"""A generation of the collector's; what has survived two collections, such as long streams, is beyond it."""
 _one: Final = threading.Lock()
 
 
@@ -40,6 +43,8 @@ def building() -> Iterator[None]:
     """Suspend collection and shorten the switch interval; one builder per process at a time. Blocking."""
     with _one:
         turn, collects = sys.getswitchinterval(), gc.isenabled()
+        if collects:
+            gc.collect(_MIDDLE)
         gc.disable()
         sys.setswitchinterval(min(turn, _SWITCH))
         try:

@@ -25,6 +25,8 @@ Part = Literal[
     "settings",
 ]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
+_CLOCKS: Final = tuple(field.name for field in msgspec.structs.fields(Clocks))
+"""The clocks' names. To ask for the fields leaves a reference cycle behind each time."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -112,11 +114,11 @@ def _model(old: ModelOutline, new: ModelOutline, defaults: tuple[Clocks, Clocks]
     changed = [name for name in names if old.metadata.get(name) != new.metadata.get(name)]
     if changed:
         yield said(f"{', '.join(changed)} changed")
-    for part in msgspec.structs.fields(Clocks):
-        clock = attrgetter(part.name)
+    for name in _CLOCKS:
+        clock = attrgetter(name)
         change = clock(old.clocks), clock(new.clocks)
         if len(set(change)) > 1 and change != tuple(map(clock, defaults)):
-            yield said(f"timeouts.{part.name} {_text(change[0])} -> {_text(change[1])}")
+            yield said(f"timeouts.{name} {_text(change[0])} -> {_text(change[1])}")
     if old.fallbacks != new.fallbacks:
         yield said(f"fallbacks {_listed(old.fallbacks)} -> {_listed(new.fallbacks)}")
     if old.rescue != new.rescue:
