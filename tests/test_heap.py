@@ -9,6 +9,8 @@ import pytest
 
 from gateway import heap
 from gateway.heap import building, settle
+from gateway.routing.succession import Succession
+from tests.routing.planning import make
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +104,23 @@ def test_looks_for_garbage_without_quiet_where_much_is_hidden(monkeypatch: pytes
     settle(idle=False)
     assert Ring.alive == 0
     assert heap._hidden.most == gc.get_freeze_count()
+
+
+def test_building_and_comparing_leaves_nothing_for_the_collector() -> None:
+    """A cycle was left for each model that was compared, and hidden from the collector for good."""
+    models = "models:\n" + "".join(f"  - {{id: m{number}, base_url: 'http://a:1'}}\n" for number in range(100))
+
+    def build() -> None:
+        changes = Succession.of(make(models, "timeout: 2\n"), make(models, "timeout: 3\n")).changes
+        assert changes is not None
+        assert changes.as_dict() == {"settings": ["timeout: 2 -> 3"]}
+
+    build()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        build()
+        assert len(gc.get_objects()) - before < 50
+    finally:
+        gc.enable()
