@@ -9,6 +9,9 @@ A database that is locked, full, removed or unreachable refuses its batch. The b
 for however long that takes; meanwhile the queue fills, and once it is full new rows are dropped and counted. This is
 logged once when it begins, and once when it is over.
 
+A database that neither takes a batch nor refuses it, such as one whose disk hangs, is logged in the same way. The
+thread waits for it, so it is the event loop that notices.
+
 A move to another database goes through the queue, so that earlier rows go to the earlier one. A database that refuses
 its batch is left at once, and what it has not taken goes to the newest.
 """
@@ -34,6 +37,8 @@ from gateway.routing.snapshot import LedgerSettings
 _BATCH: Final = 1_000
 _LAST_TRY: Final = 1.0
 _BEHIND: Final = "the writer fell behind"
+_PATIENCE: Final = 15.0
+"""Seconds without a word from a database: more than it may take for a statement, or a lock."""
 
 
 class _Move(Struct, frozen=True):
@@ -106,11 +111,14 @@ class Ledger:
         self._reason: str | None = None  # why the database refuses, while it does
         self._cause = _BEHIND  # why rows are dropped
         self._retention = Retention(log, clock, wall)
+        # The writer thread's, and looked at by the event loop: since when it has been waiting for the database.
+        self._asked: float | None = None
 
     def take(self, batch: Batch) -> None:
         """Keep finished requests, with their costs from the batch; nothing is kept while there is no ledger."""
         if not self._limit:
             return
+        self._look()
         count = len(batch.at)
         if self.waiting + count <= self._limit:
             self._queue.append(_Taken(batch, self._taken + 1))
@@ -138,6 +146,7 @@ class Ledger:
     def as_dict(self) -> Mapping[str, object]:
         """Return its state, ready for JSON, without secrets. For the event loop's thread."""
         self.settle()
+        self._look()
         return {
             "url": str(self.place) if self.place else None,
             "retention_days": self._wanted.retention_days,
@@ -146,6 +155,12 @@ class Ledger:
             "waiting": self.waiting,
             "dropped": self.dropped,
         }
+
+    def _look(self) -> None:
+        """Say that the database is silent, if it has been for long."""
+        asked = self._asked
+        if asked is not None and self._reason is None and self._clock() - asked >= _PATIENCE:
+            self._fail(f"no answer for {_PATIENCE:g} s")
 
     def move(self, settings: LedgerSettings) -> None:
         """Keep rows there from now on, or none; for the event loop's thread. Earlier rows go to the earlier place."""
@@ -228,6 +243,7 @@ class Ledger:
         """Write the batch, retrying until it succeeds; with none, check the database. False: closed before that."""
         while self._store is not None and (self._rows or self._deadline is None):
             last = self._deadline is not None and self._clock() >= self._deadline
+            self._asked = self._clock()
             try:
                 self._write(self._store)
             except UnavailableError as error:
@@ -237,6 +253,8 @@ class Ledger:
             else:
                 self._succeed()
                 return True
+            finally:
+                self._asked = None
             if self._wanted.place != self._settings.place:
                 self._left.add(self._settings.place)
                 self._turn_to(self._wanted)

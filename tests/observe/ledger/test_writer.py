@@ -612,3 +612,26 @@ def test_a_clock_that_was_wrong_for_a_while_leaves_later_rows_in_their_place(
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT request_id FROM gateway_requests").fetchall() == [("r-1",)]
     connection.close()
+
+
+def test_a_database_that_says_nothing_is_told_of(make: Callable[..., Ledger], stores: Stores, records: LogSink) -> None:
+    """It was told of when rows were dropped at the earliest."""
+    now = [100.0]
+    ledger = make(clock=lambda: now[0], gather=0.01)
+    stores["here"].free.clear()
+    ledger.move(HERE)
+    stores["here"].wait_for_a_try()
+    keep(ledger, 1)
+    now[0] += 14.9
+    keep(ledger, 2)
+    assert (ledger.as_dict()["problem"], logged(records)) == (None, [])
+    now[0] += 0.1
+    keep(ledger, 3)
+    assert ledger.as_dict()["problem"] == "no answer for 15 s"
+    assert [(record["event"], record["reason"]) for record in logged(records)] == [
+        ("ledger.unavailable", "no answer for 15 s")
+    ]
+    stores["here"].free.set()
+    assert ledger.flush(PATIENCE)
+    assert (ledger.as_dict()["problem"], stores["here"].requests) == (None, ids(1, 2, 3))
+    assert [record["event"] for record in logged(records)] == ["ledger.recovered"]
