@@ -111,7 +111,7 @@ class Capacity:
         if connection in self.spare and request.path not in _TOLD:
             if self._served >= (self.bounds.limit or 0):
                 self._refuse()
-                message = "the gateway has as many connections as it may, try again shortly"
+                message = "the gateway has reached its connection limit, try again shortly"
                 raise RequestError(503, message, code="too_many_connections")
             self._no_longer_spare(connection)
         return await handler(request)

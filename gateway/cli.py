@@ -188,11 +188,11 @@ class _Flags:
     def clients(self) -> None:
         told = "seconds that an idle connection of a client is kept: longer than a proxy in front keeps its own"
         self.add("--keep-alive", "GATEWAY_KEEP_ALIVE", reads=seconds, told=told, default="75")
-        told = "the origins whose pages may ask from a browser, parted by commas, or *; by default none"
+        told = "origins whose pages may send requests from a browser, separated by commas, or *; by default none"
         self.add("--cors-origins", "GATEWAY_CORS_ORIGINS", reads=cors_origins, told=told)
 
     def transport(self) -> None:
-        told = "how requests pass: direct, or session, the slower way that leaves all of it to aiohttp"
+        told = "how requests are passed on: direct, or session (slower, by aiohttp alone)"
         self.add("--transport", "GATEWAY_TRANSPORT", reads=transport, told=told, default="direct")
 
 
@@ -217,7 +217,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     checking = command("check", _check, "read the configuration as `serve` would, print its faults and what it means")
     flags = _Flags(checking, environ)
     flags.config()
-    checking.add_argument("--diff", action="store_true", help="print what a running gateway would change by it instead")
+    checking.add_argument("--diff", action="store_true", help="print what it would change in a running gateway instead")
     told = "where that gateway is, by default where `serve` would be reached in the same environment"
     flags.add("--url", "GATEWAY_URL", reads=url, told=told)
     checking.add_argument("--json", action="store_true", help="print JSON")
@@ -263,7 +263,7 @@ async def _announce(door: Door) -> None:
         lines.append(f"warning: {few}")
     where = ", ".join(door.urls)
     if snapshot is None:
-        lines.append(f"gateway: on {where} without a configuration: it answers 503 until the faults are mended")
+        lines.append(f"gateway: on {where} without a configuration: it answers 503 until the faults are fixed")
     else:
         page = f"{reachable(door.urls[0])}/"
         lines.append(f"gateway: serving on {where}, page: {page}, log: {snapshot.settings.log_output}")

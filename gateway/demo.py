@@ -67,7 +67,7 @@ CHAOS: Final = (
     Chaos("half", "cut?end=clean", "200, and half a JSON text", "elsewhere", stream=False),
     Chaos("page", "wrong_type", "200, and a page for people", "elsewhere"),
     Chaos("once", "status?status=429&retry_after=1&times=1", "429, once: come back after a second", "whole"),
-    Chaos("malformed", "malformed", "an event that is no JSON, in mid-stream", "whole"),
+    Chaos("malformed", "malformed", "an event that is not JSON, in mid-stream", "whole"),
     Chaos("early-finish", "early_finish", "a finish reason in each event", "whole"),
     Chaos("no-done", "no_done", "no [DONE]", "whole"),
     Chaos("held-open", "held_open?seconds=10", "no [DONE], and ten seconds until the end", "whole"),

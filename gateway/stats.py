@@ -109,7 +109,7 @@ def _notes(answer: Numbers) -> Iterator[str]:
     """Yield notes on what the numbers leave out."""
     unknown, ledger = answer["total"]["cost_unknown"], answer["ledger"]
     notes = {
-        f"{unknown} requests have no known cost: their deployment has no pricing, or told no tokens": unknown,
+        f"{unknown} requests have no known cost: their deployment has no pricing, or reported no tokens": unknown,
         f"{ledger['waiting']} rows wait to be written": ledger["waiting"],
         f"{ledger['dropped']} rows were dropped since the gateway started": ledger["dropped"],
     }
@@ -123,7 +123,7 @@ def _object(body: bytes, url: str) -> Numbers:
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or not answer.keys() >= _FIELDS:
-        raise UnreachableError(f"{url} is no gateway: it answers something else")
+        raise UnreachableError(f"{url} is not a gateway: it answers something else")
     return answer
 
 

@@ -105,7 +105,7 @@ async def test_above_the_limit_a_request_is_refused_and_nothing_else_is_disturbe
                 assert answer.head.values("connection") == ["close"]
                 assert answer.head.get("x-request-id")
                 assert answer.json()["error"] == {
-                    "message": "the gateway has as many connections as it may, try again shortly",
+                    "message": "the gateway has reached its connection limit, try again shortly",
                     "type": "service_unavailable_error",
                     "param": None,
                     "code": "too_many_connections",

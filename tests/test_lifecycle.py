@@ -187,7 +187,7 @@ async def test_a_bad_configuration_at_the_start_is_told_and_mended_live(
         models, routing = config.path / "models.yaml", config.path / "routing.yaml"
         assert f"{models}:3:3: models[0].base_ulr: unknown key 'base_ulr', did you mean 'base_url'?" in faults
         assert any(line.startswith(f"{routing}:5:13: timeout: found 'soon', expected ") for line in faults)
-        assert f"gateway: on {url} without a configuration: it answers 503 until the faults are mended" in faults
+        assert f"gateway: on {url} without a configuration: it answers 503 until the faults are fixed" in faults
         async with RawClient(url) as client:
 
             async def ready() -> tuple[int, object]:

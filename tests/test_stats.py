@@ -100,7 +100,7 @@ def test_what_is_missing_is_told() -> None:
     assert lines[5].split()[-2:] == ["0", "<0.000001"]
     assert lines[5].split()[:9] == ["(no", "such", "model)", "12", "3", "0", "%", "1", "-"]
     assert lines[-3:] == [
-        "4 requests have no known cost: their deployment has no pricing, or told no tokens",
+        "4 requests have no known cost: their deployment has no pricing, or reported no tokens",
         "5 rows wait to be written",
         "6 rows were dropped since the gateway started",
     ]
@@ -131,11 +131,11 @@ async def test_a_gateway_that_is_not_there_is_told() -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (json_answer({"status": "ok"}), "{url} is no gateway: it answers something else"),
-        (json_answer([]), "{url} is no gateway: it answers something else"),
-        (json_answer({}).replace(b"{}", b"{]"), "{url} is no gateway: it answers something else"),
-        (json_answer({"total": 12, "items": []}), "{url} is no gateway: it answers something else"),
-        (DEEP, "{url} is no gateway: it answers something else"),
+        (json_answer({"status": "ok"}), "{url} is not a gateway: it answers something else"),
+        (json_answer([]), "{url} is not a gateway: it answers something else"),
+        (json_answer({}).replace(b"{}", b"{]"), "{url} is not a gateway: it answers something else"),
+        (json_answer({"total": 12, "items": []}), "{url} is not a gateway: it answers something else"),
+        (DEEP, "{url} is not a gateway: it answers something else"),
         (DEEP.replace(b"200 OK", b"500 No"), "{url} answers 500, expected a gateway there"),
         (CUT_OFF, "{url} answers 502, expected a gateway there"),
         (status(404, "Not Found", b"<html>"), "{url} answers 404, expected a gateway there"),

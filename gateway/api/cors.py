@@ -66,7 +66,7 @@ def check_page(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
         return
     name = host.partition(":")[0]
     if "." in name and not name.endswith(".localhost") and not _ADDRESS.fullmatch(name):
-        message = "pages of this origin may not ask here, unless --cors-origins names it"
+        message = "pages of this origin may not send requests, unless --cors-origins names it"
         raise RequestError(403, message, code="origin_not_allowed")
 
 

@@ -405,7 +405,7 @@ async def read_body(content: StreamReader, limits: Limits, length: int) -> bytes
     except TimeoutError as error:
         raise RequestError(408, "the request's body stopped arriving", code="request_timeout") from error
     except web.RequestPayloadError as error:
-        raise RequestError(400, "the request's body is not well framed", code="invalid_body") from error
+        raise RequestError(400, "the request's body is malformed or incomplete", code="invalid_body") from error
     if len(body) > limits.body:
         raise _too_large(limits.body)
     return body

@@ -27,7 +27,7 @@ _MOST_HOURS: Final = 24.0 * 366 * 10
 _PARAMETERS: Final = ("hours", "model", "deployment", "client")
 _HOURS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?")
 _LONGEST: Final = 256
-_OFF: Final = "there is no ledger: give routing.yaml `ledger: {url: sqlite:///ledger.db}` (docs/ledger.md), and save it"
+_OFF: Final = "there is no ledger: add `ledger: {url: sqlite:///ledger.db}` to routing.yaml (docs/ledger.md)"
 
 
 class Stats:

@@ -26,7 +26,7 @@ _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAB = "found a tab, expected spaces: YAML is indented with spaces"
-_BEHIND = "found text behind '|' or '>', expected it in the lines below, indented: or quote the value"
+_BEHIND = "found text after '|' or '>', expected it in the lines below, indented: or quote the value"
 _NESTED = f"found more than {DEEPEST} levels of nesting"
 _ADVICE = (
     ("tab character", False, _TAB),
@@ -49,7 +49,7 @@ _ADVICE = (
         "found wrong indentation, or text behind a value, expected a key that is indented like its siblings",
     ),
     ("<block end>", False, "found wrong indentation, expected a key or '- ' that is indented like its siblings"),
-    ("<document start>", False, "found text behind the end of a value, or wrong indentation"),
+    ("<document start>", False, "found text after the end of a value, or wrong indentation"),
     ("maximum nesting depth", False, _NESTED),  # libyaml's own limit, which its look-ahead may reach first
     ("alphabetic or numeric", False, "found '*' or '&' without a name: quote the value"),
     ("line break", False, _BEHIND),
@@ -123,7 +123,7 @@ def decode(content: bytes) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         before = content[: error.start].decode()
-        raise UnreadableError(_mark_after(before), "found bytes that are no UTF-8, expected UTF-8 text") from None
+        raise UnreadableError(_mark_after(before), "found bytes that are not UTF-8, expected UTF-8 text") from None
 
 
 def compose(text: str) -> Composed:
@@ -155,7 +155,7 @@ def _unreadable(error: yaml.YAMLError, text: str) -> UnreadableError:
         if part in problem:
             at = _inside((context if at_context else None) or mark, text)
             return UnreadableError(at, _TAB if _is_tab(text, at) else advice)
-    return UnreadableError(_inside(mark, text), "found something that is no YAML")
+    return UnreadableError(_inside(mark, text), "found something that is not YAML")
 
 
 def _inside(mark: yaml.Mark | None, text: str) -> Mark:

@@ -51,18 +51,18 @@ class _Walk:
 
     def _text(self, text: str, path: Path) -> object:
         if _named(path, _KEYS) and _SHELLS.fullmatch(text):
-            told = "found what reads like a variable and is sent as it is: write ${NAME} for the value of one"
+            told = "found what looks like a variable and is sent as it stands: write ${NAME} for its value"
             self.notices.append(self._tree.fault(path, told))
         try:
             expanded = expand(text, self._variables)
         except MalformedReferenceError:
-            return self._broken(path, "found a '${' that is no ${NAME} or ${NAME:-default}: write $$ for a dollar")
+            return self._broken(path, "found a '${' that begins no ${NAME} or ${NAME:-default}: write $$ for a dollar")
         except UnsetVariablesError as error:
             return self._unset(text, path, error.variables)
         if not isinstance(expanded, Interpolated):
             return expanded
         if LONE_SURROGATE.search(expanded):
-            return self._broken(path, f"found a value of {expanded.source} that is no UTF-8 text")
+            return self._broken(path, f"found a value of {expanded.source} that is not UTF-8 text")
         return Unset(expanded.variables[0], text) if not expanded and _named(path, _ADDRESSES) else expanded
 
     def _unset(self, text: str, path: Path, variables: tuple[str, ...]) -> object:

@@ -120,7 +120,7 @@ def _read_env(content: bytes | None, files: ConfigFiles) -> _Env:
         values, bad = read_env(decode(content))
     except UnreadableError as error:
         return _Env({}, (Fault(file, *error.mark, "", error.message),))
-    message = "found a line that is no NAME=value, it is passed over"
+    message = "found a line that is not NAME=value, it is ignored"
     return _Env(values, notices=tuple(Fault(file, line, 1, "", message) for line in bad))
 
 

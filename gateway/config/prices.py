@@ -43,7 +43,9 @@ def odd_prices(tree: Tree) -> Iterator[Fault]:
     """
     for path, pricing in _pricings(tree):
         if pricing and COUNTED.isdisjoint(pricing):
-            yield tree.fault(path, f"no cost comes of these prices, expected one of {', '.join(sorted(COUNTED))}")
+            yield tree.fault(
+                path, f"no cost can be computed from these prices, expected one of {', '.join(sorted(COUNTED))}"
+            )
         for name, value in pricing.items():
             dollars = _number(value) if name in COUNTED - {"request"} and not is_nothing(value) else 0.0
             if _DEAR < dollars <= HIGHEST:

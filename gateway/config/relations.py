@@ -37,7 +37,7 @@ def odd_checks(tree: Tree) -> Iterator[Fault]:
     """Yield a notice where a routing.yaml says how endpoints are probed but not how often, or probes them too often."""
     checks = _given(tree, _CHECKS)
     if isinstance(checks, dict) and checks and "interval" not in checks:
-        yield tree.fault(_CHECKS, "nothing is probed without an interval: write one, or 0 where that is meant")
+        yield tree.fault(_CHECKS, "nothing is probed without an interval: set one, or 0 if that is meant")
     path = (*_CHECKS, "interval") if isinstance(checks, dict) else _CHECKS
     value = _given(tree, path)
     seconds = _number(value)

@@ -140,7 +140,7 @@ class Executor:
         except TimeoutError:
             if not total.expired():
                 raise
-        failure = Failure(Cause.TOTAL_TIMEOUT, f"no whole answer in {seconds:g} s")
+        failure = Failure(Cause.TOTAL_TIMEOUT, f"no complete answer in {seconds:g} s")
         record.failures += (failure,)
         if not client.begun:
             return self._unanswered(record)

@@ -21,7 +21,7 @@ class Fields:
         self.pairs: Final = tuple(pairs)
         self.text: Final = "".join([f"{name}: {value}\r\n" for name, value in self.pairs])
         if self.text.count("\r") != len(self.pairs) or self.text.count("\n") != len(self.pairs):
-            raise ValueError("a header field holds the end of a line")
+            raise ValueError("a header field contains a line break")
 
 
 NONE: Final = Fields(())

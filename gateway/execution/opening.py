@@ -101,7 +101,7 @@ class Opening(Exchange):
     def _silence(self) -> Failure:
         clocks = self.this.clocks
         if self.came_some:
-            return Failure(Cause.STALLED, f"nothing more of the body for {clocks.idle:g} s")
+            return Failure(Cause.STALLED, f"no more of the body for {clocks.idle:g} s")
         return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {self._patience:g} s")
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:

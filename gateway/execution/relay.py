@@ -108,11 +108,11 @@ async def relay(  # noqa: PLR0917 - once a request: names would cost
         await _pass_on(answer, first, client, _Course(passing, idle, clock), is_fed=is_fed)
         last = passing.end()
     except DiffersError:
-        raise AttemptFailedError(Failure(Cause.REPLAY_DIFFERS, "the same request had another answer")) from None
+        raise AttemptFailedError(Failure(Cause.REPLAY_DIFFERS, "the repeated request got a different answer")) from None
     if passing.failed:
         raise AttemptFailedError(Failure(Cause.ERROR_ANSWER, "an error event in mid-stream"))
     if passing.truncated:
-        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "it ended before it was whole"))
+        raise AttemptFailedError(Failure(Cause.CUT_ANSWER, "it ended before it was complete"))
     if last:
         await client.send(last)
 

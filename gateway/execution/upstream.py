@@ -225,7 +225,7 @@ class Upstream:
         """Translate what aiohttp raised; a timeout while a name was being looked up is a failure of DNS."""
         failure = failure_of(error, reused=reused)
         if failure.cause is Cause.CONNECT_TIMEOUT and URL(url).raw_host in self._resolver.sought:
-            return Failure(Cause.DNS, "name lookup takes too long")
+            return Failure(Cause.DNS, "name lookup timed out")
         return failure
 
     def _begun(self, *, fresh: bool) -> _Pool:
@@ -364,9 +364,9 @@ def failure_of(error: Exception, *, reused: bool) -> Failure:
         case OSError() if (cause := _LOSSES.get(error.errno or 0)) is not None:
             return Failure(cause, errno_of(error))
         case UnicodeError():
-            return Failure(Cause.DNS, "the host is no host name")
+            return Failure(Cause.DNS, "the host is not a valid host name")
         case aiohttp.ServerDisconnectedError() if not isinstance(error.message, str):
-            return Failure(Cause.DISCONNECTED, "closed inside the answer's head")
+            return Failure(Cause.DISCONNECTED, "closed in the middle of the answer's head")
         case _:
             return Failure(Cause.DISCONNECTED, errno_of(error) or "closed without an answer", stale=reused)
 

@@ -129,9 +129,9 @@ def _standing(share: Share, held_back: Sequence[str]) -> str | None:
         return "slow start"
     if share.eligible > share.planned:
         named = ", ".join(held_back[:_NAMED]) + (" ..." if len(held_back) > _NAMED else "")
-        return f"covers for {named}" if named else "weighed anew"
+        return f"covers for {named}" if named else "reweighted"
     if share.eligible < share.planned:
-        return "weighed anew"
+        return "reweighted"
     return None
 
 

@@ -130,7 +130,7 @@ def _secrets(environ: Mapping[str, str]) -> frozenset[str]:
 def _unread_headers(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Report headers that cannot be read, without quoting them: they may hold a key."""
     variable = next((name for name in _HEADERS if environ.get(name)), _HEADERS[-1])
-    reason = f"{variable}: found what is no header, expected name=value,name=value"
+    reason = f"{variable}: found an invalid header, expected name=value,name=value"
     return {"reason": reason, "advice": "the collector is not told what could not be read"}
 
 

@@ -137,7 +137,7 @@ def _words(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException:  # noqa: BLE001 - __str__ is foreign code too
-        return "its message cannot be had"
+        return "its message cannot be read"
 
 
 def _hidden(value: object, path: Path) -> Iterator[tuple[str, str]]:
@@ -166,7 +166,7 @@ def _imported(name: str, host: _Host) -> type:
         importlib.invalidate_caches()  # the module may be newer than the cached listing of its folder
         found = getattr(importlib.import_module(module_name), class_name)
     if not isinstance(found, type) or not callable(getattr(found, "assign", None)):
-        raise host.error(f"{name} is no class with a method assign(self, local, remote)")
+        raise host.error(f"{name} is not a class with a method assign(self, local, remote)")
     return found
 
 

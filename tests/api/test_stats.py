@@ -144,7 +144,7 @@ async def test_a_bad_parameter_is_refused(serve: Serve, query: str, param: str, 
 async def test_without_a_ledger_it_says_how_to_have_one(serve: Serve) -> None:
     error = (await tell(await serve(None), status=503))["error"]
     assert (error["type"], error["code"]) == ("service_unavailable_error", "no_ledger")
-    assert "give routing.yaml `ledger: {url: sqlite:///ledger.db}`" in error["message"]
+    assert "add `ledger: {url: sqlite:///ledger.db}` to routing.yaml" in error["message"]
 
 
 async def test_a_ledger_that_cannot_be_read_is_told(serve: Serve, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ async def test_the_command_tells_what_the_gateway_says(serve: Serve, command: Co
     url = str((await serve(None)).make_url(""))
     code, out, err = await run(command, "stats", "--url", url)
     assert (code, out) == (1, "")
-    assert err.startswith("gateway: there is no ledger: give routing.yaml")
+    assert err.startswith("gateway: there is no ledger: add `ledger")
     code, _, err = await run(command, "stats", "--url", url, "--hours", "many")
     assert (code, err) == (1, "gateway: hours: found 'many', expected a number above 0 and at most 87840\n")
 

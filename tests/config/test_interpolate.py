@@ -148,14 +148,14 @@ def test_a_malformed_reference_is_a_fault() -> None:
     assert faults(routing=split("name: ${NAM-canary}")) == [
         (
             "config/routing.yaml:4:11: local_deployment[0].name: "
-            "found a '${' that is no ${NAME} or ${NAME:-default}: write $$ for a dollar"
+            "found a '${' that begins no ${NAME} or ${NAME:-default}: write $$ for a dollar"
         )
     ]
 
 
 def test_a_value_that_is_no_utf_8_is_a_fault() -> None:
     assert faults(routing=split("name: ${NAME}"), environ={"NAME": "x\udcff"}) == [
-        "config/routing.yaml:4:11: local_deployment[0].name: found a value of ${NAME} that is no UTF-8 text"
+        "config/routing.yaml:4:11: local_deployment[0].name: found a value of ${NAME} that is not UTF-8 text"
     ]
 
 
@@ -190,7 +190,7 @@ def test_lines_of_the_dot_env_that_assign_nothing_are_notices() -> None:
     loaded = load(env="A=1\nfoo bar\n")
     assert not loaded.faults
     assert [str(notice) for notice in loaded.notices] == [
-        ".env:2:1: found a line that is no NAME=value, it is passed over"
+        ".env:2:1: found a line that is not NAME=value, it is ignored"
     ]
 
 
@@ -205,7 +205,7 @@ def test_a_file_of_variables_is_missed_where_it_is_named(named: Path | None, tol
 
 
 def test_a_dot_env_that_is_no_utf_8_is_a_fault() -> None:
-    assert faults(env=b"A=1\nB=\xff\n") == [".env:2:3: found bytes that are no UTF-8, expected UTF-8 text"]
+    assert faults(env=b"A=1\nB=\xff\n") == [".env:2:3: found bytes that are not UTF-8, expected UTF-8 text"]
 
 
 def test_interpolated_parameters_stay_hidden() -> None:
@@ -223,7 +223,7 @@ def test_a_key_is_plain_text_again() -> None:
 
 
 def test_a_key_that_reads_like_a_shells_variable_gets_a_warning() -> None:
-    told = "found what reads like a variable and is sent as it is: write ${NAME} for the value of one"
+    told = "found what looks like a variable and is sent as it stands: write ${NAME} for its value"
     loaded = load(models("api_key: $KEY"), split("api_key: '$_OTHER1'"), environ={"KEY": "secret"})
     assert loaded.faults == ()
     assert [str(notice) for notice in loaded.notices] == [

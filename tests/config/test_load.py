@@ -55,7 +55,7 @@ def test_all_faults_of_both_files_come_at_once_in_the_order_of_the_files() -> No
     )
     assert (loaded.models, loaded.routing) == (None, None)
     assert [str(fault) for fault in loaded.faults] == [
-        ".env:1:1: found bytes that are no UTF-8, expected UTF-8 text",
+        ".env:1:1: found bytes that are not UTF-8, expected UTF-8 text",
         "config/models.yaml:3:5: models[0].base_ulr: unknown key 'base_ulr', did you mean 'base_url'?",
         (
             "config/models.yaml:4:13: models[0].weight: found yes, which YAML 1.1 reads as true or false and YAML 1.2 "

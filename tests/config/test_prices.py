@@ -72,7 +72,10 @@ def test_a_price_that_looks_like_that_of_a_million_tokens_gets_a_warning() -> No
 
 
 def test_a_pricing_that_no_cost_comes_of_gets_a_warning() -> None:
-    told = "no cost comes of these prices, expected one of completion, input_cache_read, internal_reasoning, prompt"
+    told = (
+        "no cost can be computed from these prices, expected one of completion, input_cache_read, internal_reasoning, "
+        "prompt"
+    )
     assert notices("pricing: {input: 0.5, output: 1}\nroute:\n  - {}\n  - {pricing: {image: 1}}") == [
         f"config/models.yaml:4:14: models[0].pricing: {told}, request",
         f"config/models.yaml:7:19: models[0].route[1].pricing: {told}, request",

@@ -103,7 +103,7 @@ def test_they_are_told_beside_the_faults_of_fields() -> None:
     ],
 )
 def test_checks_without_an_interval_get_a_warning(routing: str, places: list[str]) -> None:
-    told = "nothing is probed without an interval: write one, or 0 where that is meant"
+    told = "nothing is probed without an interval: set one, or 0 if that is meant"
     assert [str(notice) for notice in load(routing=routing).notices] == [
         f"config/routing.yaml:{place}: health_check: {told}" for place in places
     ]

@@ -55,22 +55,22 @@ def test_a_place_that_is_not_there_is_its_nearest_parent() -> None:
         ("- a\nb: c", "f:2:1: found "),
         ("a: - b", "f:1:4: found '- ' beside a key"),
         ("a:\n  b: 1\n c: 2", "f:3:2: found wrong indentation"),
-        ('"a" b', "f:1:5: found text behind the end of a value"),
+        ('"a" b', "f:1:5: found text after the end of a value"),
         ('a: "\\q"', "f:1:"),
         ("a: [*]", "f:1:6: found '*' or '&' without a name: quote the value"),
         ("a: *.log", "f:1:5: found '*' or '&' without a name: quote the value"),
-        ("a: >0.5", "f:1:5: found text behind '|' or '>', expected it in the lines below, indented"),
-        ("a: | text\n", "f:1:6: found text behind '|' or '>'"),
-        ("%YAML 3.0\n---\na: 1", "f:1:1: found something that is no YAML"),
+        ("a: >0.5", "f:1:5: found text after '|' or '>', expected it in the lines below, indented"),
+        ("a: | text\n", "f:1:6: found text after '|' or '>'"),
+        ("%YAML 3.0\n---\na: 1", "f:1:1: found something that is not YAML"),
         ("[" * 900, "f:1:34: found more than 32 levels of nesting"),
         ("- " * 1_000, "f:1:67: found more than 32 levels of nesting"),
         ("a: 1\nb: \x01", "f:2:4: found the control character U+0001"),
         ("a: b\n\x00", "f:2:1: found the control character U+0000"),
-        (b"a: \xff", "f:1:4: found bytes that are no UTF-8"),
-        (b"a: 1\nb: \xc3\xa9\xc3", "f:2:5: found bytes that are no UTF-8"),
-        (b"\xef\xbb\xbfa: \xff", "f:1:4: found bytes that are no UTF-8"),
-        (b"\xef\xbb\xbf\xc3\xa9ab\xff: 1\n", "f:1:4: found bytes that are no UTF-8"),
-        ("a: b".encode("utf-16"), "f:1:1: found bytes that are no UTF-8"),
+        (b"a: \xff", "f:1:4: found bytes that are not UTF-8"),
+        (b"a: 1\nb: \xc3\xa9\xc3", "f:2:5: found bytes that are not UTF-8"),
+        (b"\xef\xbb\xbfa: \xff", "f:1:4: found bytes that are not UTF-8"),
+        (b"\xef\xbb\xbf\xc3\xa9ab\xff: 1\n", "f:1:4: found bytes that are not UTF-8"),
+        ("a: b".encode("utf-16"), "f:1:1: found bytes that are not UTF-8"),
     ],
 )
 def test_what_is_no_yaml_is_one_fault_with_its_place(text: str | bytes, fault: str) -> None:
@@ -87,7 +87,7 @@ def test_what_the_parser_itself_finds_nested_too_deeply_is_told_as_that() -> Non
 
 def test_an_error_without_a_place_is_about_the_file() -> None:
     error = compose._unreadable(yaml.YAMLError("canary"), "a: 1")
-    assert (error.mark, error.message) == ((0, 0), "found something that is no YAML")
+    assert (error.mark, error.message) == ((0, 0), "found something that is not YAML")
 
 
 def test_a_place_behind_the_end_is_brought_back_into_the_file() -> None:

@@ -101,7 +101,7 @@ async def test_a_name_that_nobody_answers_for_is_no_box_that_does_not(config: Co
         leap(RUNS_OUT)
         assert (await asking).status == 502
         assert await gate.failures() == ["dns"]
-        assert gate.outcomes[0].attempts[0].detail == "name lookup takes too long"
+        assert gate.outcomes[0].attempts[0].detail == "name lookup timed out"
 
 
 async def test_without_a_thread_to_look_a_name_up_nobody_is_blamed(
@@ -126,7 +126,7 @@ async def test_without_a_thread_to_look_a_name_up_nobody_is_blamed(
     [
         pytest.param(refused_url(), "connect_refused", "ECONNREFUSED", id="refused"),
         ("http://nowhere.invalid", "dns", "name lookup failed"),
-        (f"http://{'a' * 64}.invalid", "dns", "the host is no host name"),
+        (f"http://{'a' * 64}.invalid", "dns", "the host is not a valid host name"),
     ],
 )
 async def test_an_unreachable_box_is_passed_over(
@@ -517,7 +517,7 @@ async def test_a_pooled_connection_that_is_closed_late_has_failed(
     ("steps", "detail", "requests"),
     [
         ([Close()], "closed without an answer", 4),
-        ([Send(HEAD), Close()], "closed inside the answer's head", 3),
+        ([Send(HEAD), Close()], "closed in the middle of the answer's head", 3),
     ],
 )
 async def test_a_connection_is_replaced_once_and_only_before_any_byte(

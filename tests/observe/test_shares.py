@@ -138,12 +138,12 @@ def test_only_so_many_siblings_are_named() -> None:
 
 
 def test_a_strategy_that_weighs_anew_is_said_to() -> None:
-    assert why(Share("a", 0.5, 0.7), Share("b", 0.5, 0.3)) == ["weighed anew", "weighed anew"]
+    assert why(Share("a", 0.5, 0.7), Share("b", 0.5, 0.3)) == ["reweighted", "reweighted"]
 
 
 def test_a_breaker_that_closed_long_ago_explains_nothing() -> None:
     assert why(Share("a", 1, 1, back=2.0)) == [None]
-    assert why(Share("a", 0.5, 0.4, back=60.0), Share("b", 0.5, 0.6)) == ["weighed anew", "weighed anew"]
+    assert why(Share("a", 0.5, 0.4, back=60.0), Share("b", 0.5, 0.6)) == ["reweighted", "reweighted"]
 
 
 def test_a_fallback_says_so_and_whether_it_was_needed() -> None:

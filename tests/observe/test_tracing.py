@@ -78,7 +78,7 @@ def test_headers_that_cannot_be_read_are_told_without_their_text(
     monkeypatch.setenv(variable, headers)
     tracing = Tracing.of({**ON, variable: headers})
     assert tracing.traces is not None
-    reason = f"{variable}: found what is no header, expected name=value,name=value"
+    reason = f"{variable}: found an invalid header, expected name=value,name=value"
     assert [each["reason"] for each in tracing.problems] == ([] if is_read else [reason])
     assert "key-99" not in caplog.text + str(tracing.problems)
 

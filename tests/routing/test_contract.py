@@ -65,8 +65,8 @@ def test_it_is_not_asked_when_nobody_that_is_listed_is_usable(monkeypatch: pytes
         ("x.y", "found 'x.y', expected one of fixed, round_robin or package.module:ClassName"),
         ("nowhere:X", "cannot import nowhere:X: ModuleNotFoundError: No module named 'nowhere'"),
         (f"{GUESTS}:X", f"cannot import {GUESTS}:X: AttributeError: module '{GUESTS}' has no attribute 'X'"),
-        (f"{GUESTS}:not_a_class", f"{GUESTS}:not_a_class is no class with a method assign(self, local, remote)"),
-        (f"{GUESTS}:NoAssign", f"{GUESTS}:NoAssign is no class with a method assign(self, local, remote)"),
+        (f"{GUESTS}:not_a_class", f"{GUESTS}:not_a_class is not a class with a method assign(self, local, remote)"),
+        (f"{GUESTS}:NoAssign", f"{GUESTS}:NoAssign is not a class with a method assign(self, local, remote)"),
         (f"{GUESTS}:RaisesWhenMade", f"{GUESTS}:RaisesWhenMade cannot be made: RuntimeError: no licence"),
         (f"{GUESTS}:Wants", f"found {GUESTS}:Wants.selection ['dice'], expected 'random' or 'smooth'"),
         (f"{GUESTS}:RaisesOnSelection", f"{GUESTS}:RaisesOnSelection cannot be made: RuntimeError: undecided"),
@@ -202,8 +202,8 @@ def test_its_own_messages_show_no_secret(token: str, expected: str) -> None:
         (leaves, " raised SystemExit: 3 are too many"),
         (raises(PanicException("unwrapped")), " raised PanicException: unwrapped"),
         (raises(CancelledError("its own")), " raised CancelledError: its own"),
-        (raises(MuteError(lambda: 1 / 0)), " raised MuteError: its message cannot be had"),
-        (raises(MuteError(dict)), " raised MuteError: its message cannot be had"),
+        (raises(MuteError(lambda: 1 / 0)), " raised MuteError: its message cannot be read"),
+        (raises(MuteError(dict)), " raised MuteError: its message cannot be read"),
     ],
 )
 def test_an_answer_that_breaks_the_contract_is_a_fault(

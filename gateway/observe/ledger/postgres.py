@@ -52,7 +52,7 @@ def check_driver(url: SecretStr) -> None:
     try:
         conninfo_to_dict(url.get_secret_value())
     except ProgrammingError:
-        raise ValueError("found a URL that libpq does not take, expected postgresql://user@host/database") from None
+        raise ValueError("found a URL that libpq does not accept, expected postgresql://user@host/database") from None
 
 
 class PostgresStore:
@@ -132,7 +132,7 @@ class PostgresReader:
         try:
             return self._connection.execute(_PARAMETER.sub(r"%(\1)s", query).encode(), parameters).fetchall()
         except psycopg.errors.QueryCanceled as error:
-            raise UnavailableError("it takes too long") from error
+            raise UnavailableError("the query took too long") from error
         except psycopg.Error as error:
             raise UnavailableError(_reason(error)) from error
 

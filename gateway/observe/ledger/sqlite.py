@@ -233,4 +233,4 @@ def _reason(error: Exception) -> str:
         return "a part of its path is not a folder"
     if isinstance(error, OSError):
         return os.strerror(error.errno).lower() if error.errno else str(error)
-    return "it takes too long" if str(error) == "interrupted" else str(error)
+    return "the query took too long" if str(error) == "interrupted" else str(error)

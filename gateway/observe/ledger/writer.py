@@ -237,7 +237,7 @@ class Ledger:
 
     def _leave_out(self, number: int, error: Exception) -> None:
         self._refused += number
-        self._cause = f"no row can be made of them: {type(error).__name__}"
+        self._cause = f"they could not be made into rows: {type(error).__name__}"
 
     def _deliver(self) -> bool:
         """Write the batch, retrying until it succeeds; with none, check the database. False: closed before that."""
@@ -305,7 +305,7 @@ class Ledger:
 
     def _fail(self, reason: str) -> None:
         if self._reason is None:
-            advice = f"rows wait until there are {self._capacity}, then they are dropped and counted"
+            advice = f"up to {self._capacity} rows wait, further ones are dropped and counted"
             self._log.warning("ledger.unavailable", ledger=str(self._settings.place), reason=reason, advice=advice)
         self._reason = self._cause = reason
 

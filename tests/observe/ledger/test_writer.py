@@ -252,7 +252,7 @@ def test_a_database_that_is_away_holds_up_nobody_and_is_told_of_once(
     assert ledger.flush(PATIENCE)
     assert store.requests[-1] == "r-12"
     place = "sqlite:///here.db"
-    advice = "rows wait until there are 10, then they are dropped and counted"
+    advice = "up to 10 rows wait, further ones are dropped and counted"
     unavailable = {"reason": "database is locked", "advice": advice}
     assert logged(records) == [
         {"level": "warning", "event": "ledger.unavailable", "ledger": place, **unavailable},
@@ -336,7 +336,7 @@ def test_what_no_row_can_be_made_of_takes_no_other_along(
     assert ledger.flush(PATIENCE)
     assert stores["here"].requests == ids(1, 2, 3)
     assert (ledger.dropped, ledger.waiting) == (1, 0)
-    told = {"ledger": "sqlite:///here.db", "count": 1, "reason": "no row can be made of them: TypeError"}
+    told = {"ledger": "sqlite:///here.db", "count": 1, "reason": "they could not be made into rows: TypeError"}
     assert logged(records) == [{"level": "warning", "event": "ledger.dropped", **told}]
 
 
@@ -526,7 +526,7 @@ def test_rows_that_cannot_be_deleted_are_told_of_once_and_tried_again_in_a_minut
     make: Callable[..., Ledger], stores: Stores, records: LogSink
 ) -> None:
     clock, store = Time(), stores["here"]
-    slow = UnavailableError("it takes too long")
+    slow = UnavailableError("the query took too long")
     store.old = [slow, slow, 0, slow]
     ledger = make(clock=clock)
     ledger.move(replace(HERE, retention_days=3.0))
