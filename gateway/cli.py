@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from gateway import __version__
+from gateway.api.body import Limits
 from gateway.api.cors import origins
-from gateway.api.openai import Limits
 from gateway.asking import UnreachableError, default_url, is_url
 from gateway.capacity import open_files, shortfall
 from gateway.check import as_json, as_text, in_force, wants_colour

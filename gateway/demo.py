@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from aiohttp import web
 
-from gateway.api.openai import Limits
+from gateway.api.body import Limits
 from gateway.lifecycle import CannotListenError, CannotServeError, Door, Listen, serve
 from gateway.listener import reachable
 from gateway.observe.target import STREAMS

@@ -25,9 +25,10 @@ from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDictProxy
 
 from gateway.adapters.openai_compatible import OPERATIONS, Operation
+from gateway.api.body import JSON
 from gateway.api.context import is_host, request_id_of
 from gateway.api.errors import RequestError, refusal
-from gateway.api.openai import JSON, Asked, kept
+from gateway.api.openai import Asked, kept
 from gateway.capacity import Capacity
 from gateway.connection import Connection, failure
 from gateway.execution.client import ClientLeftError, WireClient

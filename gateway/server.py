@@ -17,11 +17,12 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.api.admin import Admin
+from gateway.api.body import Limits
 from gateway.api.context import Handler, Stamp, errors
 from gateway.api.cors import Cors
 from gateway.api.events import Events
 from gateway.api.metrics import Scrape
-from gateway.api.openai import Limits, OpenAI
+from gateway.api.openai import OpenAI
 from gateway.api.page import Page
 from gateway.api.plan import plan_routes
 from gateway.api.stats import Stats

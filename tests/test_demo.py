@@ -20,7 +20,7 @@ from msgspec.structs import fields
 from pytest_aiohttp.plugin import AiohttpServer
 
 import gateway
-from gateway.api.openai import Limits
+from gateway.api.body import Limits
 from gateway.cli import main
 from gateway.config.load import parse
 from gateway.config.sources import ConfigFiles, read

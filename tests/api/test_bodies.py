@@ -8,7 +8,8 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.adapters.openai_compatible import Operation
-from gateway.api.openai import Asked, Limits, peek_body
+from gateway.api.body import Limits, peek_body
+from gateway.api.openai import Asked
 from tests.execution.support import CHAT, ask, chain, error_of, running
 from tests.fakes.answers import sse_answer
 from tests.fakes.client import RawClient, get, post

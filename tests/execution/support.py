@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from gateway.adapters.openai_compatible import Address, authorization
-from gateway.api.openai import Limits
+from gateway.api.body import Limits
 from gateway.execution.outcome import Outcome
 from gateway.execution.upstream import Transport
 from gateway.lifecycle import Door, Listen

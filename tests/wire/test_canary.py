@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.openai import Limits
+from gateway.api.body import Limits
 from gateway.cli import main
 from gateway.config.sources import read
 from gateway.execution.answer import AttemptFailedError

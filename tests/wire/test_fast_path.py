@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from gateway import connection
-from gateway.api.openai import Limits
+from gateway.api.body import Limits
 from gateway.execution.upstream import TRANSPORTS, Transport
 from tests.execution.support import CHAT, CONTENT, DONE, FINISH, Running, ask, chain, error_of, running
 from tests.fakes.client import Answer, RawClient, get, post

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from gateway.api.openai import Limits
+from gateway.api.body import Limits
 from gateway.execution.answer import AttemptFailedError
 from gateway.execution.fields import Fields
 from gateway.execution.heads import LastHead

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gateway
-from gateway.api.openai import Limits
+from gateway.api.body import Limits
 from gateway.execution.upstream import USER_AGENT
 from tests.execution.support import Running, error_of, running
 from tests.fakes.client import RawClient, get, post
