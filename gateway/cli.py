@@ -20,21 +20,15 @@ from gateway.api.body import Limits
 from gateway.api.cors import origins
 from gateway.asking import UnreachableError, default_url, is_url
 from gateway.capacity import open_files, shortfall
-from gateway.check import as_json, as_text, in_force, wants_colour
-from gateway.config.faults import ConfigError, Fault
-from gateway.config.load import parse
+from gateway.check import check
 from gateway.config.schema import schema
 from gateway.config.shown import shortened
-from gateway.config.sources import ConfigFiles, read
+from gateway.config.sources import ConfigFiles
 from gateway.execution.upstream import TRANSPORTS, Transport
 from gateway.lifecycle import CannotServeError, Door, Listen, run, serve
 from gateway.listener import reachable
-from gateway.observe.sink import LogSink
 from gateway.observe.target import STREAMS, has_room
-from gateway.routing.diff import diff
-from gateway.routing.plan import Plan
-from gateway.routing.snapshot import Deployment
-from gateway.server import Options, build
+from gateway.server import Options
 from gateway.stats import fetch, table
 
 T = TypeVar("T")
@@ -295,88 +289,6 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.schema:
         print(json.dumps(schema(arguments.schema), indent=2))
         return 0
-    environ = dict(os.environ)
-    files = ConfigFiles.of(arguments.config_dir, environ, arguments.env_file)
-    notices: tuple[Fault, ...] = ()
-    try:
-        sources = read(files)
-        notices = parse(sources, files, environ).notices
-        built = build(sources, files, environ, _check_output)
-    except ConfigError as error:
-        _print_faults(error.faults, notices, as_data=arguments.json)
-        return 1
-    if arguments.diff:
-        print(_compared(built, arguments.url or default_url(environ), as_data=arguments.json))
-    else:
-        print(json.dumps(_plan(built), indent=2) if arguments.json else _table(built))
-    return 0
-
-
-def _compared(built: Plan, address: str, *, as_data: bool) -> str:
-    found = in_force(address)
-    changes = diff(found.plan, built.outline)
-    if as_data:
-        return json.dumps(as_json(address, found, changes, built), indent=2)
-    return as_text(address, found, changes, built, colour=wants_colour(sys.stdout, os.environ))
-
-
-def _check_output(target: str) -> None:
-    """Raise OSError if `target` cannot be written. Create no file: `check` may run as another user than `serve`."""
-    if target not in STREAMS and not os.path.lexists(target):
-        folder = next(parent for parent in Path(target).absolute().parents if os.path.lexists(parent))
-        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-            return
-    LogSink.check(target)
-
-
-def _print_faults(faults: Sequence[Fault], notices: Sequence[Fault], *, as_data: bool) -> None:
-    if as_data:
-        told = {"faults": [fault.as_dict() for fault in faults], "warnings": [notice.as_dict() for notice in notices]}
-        print(json.dumps(told, indent=2))
-        return
-    plural = "" if len(faults) == 1 else "s"
-    lines = [*(f"warning: {notice}" for notice in notices), *map(str, faults), f"{len(faults)} fault{plural}"]
-    print("\n".join(lines), file=sys.stderr)
-
-
-def _plan(built: Plan) -> dict[str, object]:
-    return {
-        "faults": [],
-        "warnings": [notice.as_dict() for notice in built.notices],
-        "strategy": built.settings.strategy,
-        "models": [
-            {
-                "id": model.id,
-                "deployments": [
-                    {**_row(deployment), "share": round(float(share), 6)}
-                    for deployment, share in built.configured[model.id].items()
-                ],
-                "inactive": [i.variable for i in built.inactive if i.model == model.id],
-            }
-            for model in built.models
-        ],
-    }
-
-
-def _row(deployment: Deployment) -> dict[str, str]:
-    endpoint = deployment.endpoint.identity
-    return {"name": deployment.name, "group": deployment.group, "endpoint": endpoint, "kind": deployment.kind}
-
-
-def _table(built: Plan) -> str:
-    lines = [f"warning: {notice}" for notice in built.notices]
-    for model in built.models:
-        lines += ["", model.id]
-        rows = [
-            (f"{float(share):.2%}" if share else "fallback", *_row(deployment).values())
-            for deployment, share in built.configured[model.id].items()
-        ]
-        rows += [
-            ("inactive", "-", i.group, f"waits for {i.variable}", "-") for i in built.inactive if i.model == model.id
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for share, *cells in rows:
-            shown = (cell.ljust(width) for cell, width in zip(cells, widths[1:], strict=True))
-            lines.append("  ".join(["", share.rjust(widths[0]), *shown]).rstrip())
-    lines += ["", f"{built.settings.strategy}: ok"]
-    return "\n".join(lines).lstrip("\n")
+    files = ConfigFiles.of(arguments.config_dir, dict(os.environ), arguments.env_file)
+    against = (arguments.url or default_url(os.environ)) if arguments.diff else None
+    return check(files, os.environ, against=against, as_data=arguments.json)

@@ -263,7 +263,7 @@ async def test_colour_is_for_terminals(
     async with served(config) as url:
         config.models(llama={"box-a": A}, other={"box": A})
         config.routing()
-        monkeypatch.setattr("gateway.cli.wants_colour", lambda *_: True)
+        monkeypatch.setattr("gateway.check.wants_colour", lambda *_: True)
         await asyncio.to_thread(main, ["check", "--diff", "--url", url, "--config-dir", str(config.path)])
         lines = capsys.readouterr().out.splitlines()
     assert "\x1b[33m    ~ box-a  group local -> unlisted, weight 0.3 -> 1\x1b[0m" in lines
