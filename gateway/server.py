@@ -453,6 +453,7 @@ def _routes(gateway: Gateway) -> list[web.AbstractRouteDef]:
             reloads=gateway.state,
             in_flight=gateway.executor.in_flight,
             log_dropped=lambda: gateway.sink.dropped,
+            ledger_waiting=lambda: gateway.ledger.waiting,
             ledger_dropped=lambda: gateway.ledger.dropped,
             connections=lambda: gateway.upstream.connections,
             costs=lambda: gateway.costs.totals,

@@ -155,6 +155,7 @@ RELOADS: Final = Family(
     ("result",),
 )
 LOG_DROPPED: Final = Family("gateway_log_records_dropped_total", "counter", "Log records that were never written.")
+LEDGER_WAITING: Final = Family("gateway_ledger_rows_waiting", "gauge", "Ledger rows that are not written yet.")
 LEDGER_DROPPED: Final = Family("gateway_ledger_rows_dropped_total", "counter", "Ledger rows that were never written.")
 CONNECTIONS: Final = Family("gateway_upstream_connections", "gauge", "Connections to endpoints.")
 LAG: Final = Family(

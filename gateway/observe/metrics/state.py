@@ -26,6 +26,7 @@ from gateway.observe.metrics.families import (
     GENERATION,
     IN_FLIGHT,
     LEDGER_DROPPED,
+    LEDGER_WAITING,
     LOG_DROPPED,
     ONE,
     RELOAD_GOOD,
@@ -53,6 +54,7 @@ class State(Struct, frozen=True, kw_only=True):
     in_flight: Mapping[Identity, int]
     log_dropped: Callable[[], int]
     connections: Callable[[], int]
+    ledger_waiting: Callable[[], int]
     ledger_dropped: Callable[[], int]
     costs: Callable[[], Mapping[Key, Cost]]
 
@@ -105,6 +107,7 @@ class State(Struct, frozen=True, kw_only=True):
             (ACCEPTED_AT, reloads.accepted),
             (RELOAD_GOOD, int(reloads.rejected is None)),
             (LOG_DROPPED, self.log_dropped()),
+            (LEDGER_WAITING, self.ledger_waiting()),
             (LEDGER_DROPPED, self.ledger_dropped()),
             (CONNECTIONS, self.connections()),
         )

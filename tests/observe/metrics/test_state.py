@@ -23,6 +23,7 @@ def state(costs: Callable[[], Mapping[Key, Cost]] = dict, connections: Callable[
         reloads=ReloadState(),
         in_flight={("m", "a"): 2, ("m", "b"): 1},
         log_dropped=lambda: 5,
+        ledger_waiting=lambda: 8,
         ledger_dropped=lambda: 7,
         costs=costs,
         connections=connections,
