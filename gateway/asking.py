@@ -22,7 +22,7 @@ def default_url(environ: Mapping[str, str]) -> str:
         UnreachableError: the environment makes no valid address.
 
     """
-    host = environ.get("GATEWAY_HOST", "")
+    host = environ.get("GATEWAY_HOST", "").partition(",")[0].strip()
     host = _REACHED_AT.get(host, host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     port = environ.get("GATEWAY_PORT") or environ.get("PORT") or ""

@@ -170,7 +170,13 @@ class _Flags:
         self.add("--env-file", "GATEWAY_ENV_FILE", reads=Path, told=told)
 
     def listen(self) -> None:
-        self.add("--host", "GATEWAY_HOST", reads=str, told="the address to listen on", default="127.0.0.1")
+        self.add(
+            "--host",
+            "GATEWAY_HOST",
+            reads=str,
+            told="the address to listen on, or several, separated by commas",
+            default="127.0.0.1",
+        )
         told = "the port to listen on, 0 for a free one"
         self.add("--port", "GATEWAY_PORT", "PORT", reads=port, told=told, default="8080")
         self.add("--max-body", "GATEWAY_MAX_BODY", reads=size, told="the largest request body", default="32MiB")

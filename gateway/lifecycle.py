@@ -217,7 +217,7 @@ def _taking(listen: Listen) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError) as error:
-        where = f"{_bracketed(listen.host)}:{listen.port}"
+        where = ", ".join(f"{_bracketed(host.strip())}:{listen.port}" for host in listen.host.split(","))
         raise CannotListenError(f"cannot listen on {where}: {_reason(error)}") from error
 
 

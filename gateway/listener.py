@@ -51,15 +51,21 @@ class Listener:
         self._failed_at = 0.0
         self._retry: asyncio.TimerHandle | None = None
 
-    async def bind(self, host: str, port: int) -> None:
-        """Bind the address, without listening; of a host name's addresses, those that this machine has.
+    async def bind(self, hosts: str, port: int) -> None:
+        """Bind addresses, without listening: one host or several, separated by commas.
 
         Raises:
-            OSError: it is taken, not ours, or not an address.
+            OSError: one is taken, not ours, or not an address.
 
         """
+        for host in hosts.split(","):
+            await self._bind(host.strip(), port)
+
+    async def _bind(self, host: str, port: int) -> None:
+        """Bind one host; of a name's addresses, those that this machine has."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        before = len(self.sockets)
         missing: OSError | None = None
         for family, kind, protocol, _, address in dict.fromkeys(found):
             try:
@@ -68,7 +74,7 @@ class Listener:
                 if error.errno not in _NOT_HERE:
                     raise
                 missing = error
-        if missing and not self.sockets:
+        if missing and len(self.sockets) == before:
             raise missing
 
     def start(self) -> None:

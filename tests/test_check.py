@@ -300,6 +300,7 @@ def test_who_wants_colour(*, terminal: bool, environ: dict[str, str], wanted: bo
         ({"GATEWAY_HOST": "::1"}, "http://[::1]:8080"),
         ({"GATEWAY_HOST": "::"}, "http://[::1]:8080"),
         ({"GATEWAY_HOST": "[::]"}, "http://[::1]:8080"),
+        ({"GATEWAY_HOST": "0.0.0.0, ::"}, "http://127.0.0.1:8080"),
     ],
 )
 def test_the_default_address_is_where_serve_would_be(environ: dict[str, str], url: str) -> None:

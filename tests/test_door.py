@@ -115,6 +115,20 @@ async def test_an_address_that_is_not_ours_is_refused(config: Config, host: str,
         await open_door(Options(config.path, environ={}), Listen(host))
 
 
+async def test_a_door_may_be_opened_on_several_addresses(config: Config) -> None:
+    opened = await open_door(Options(config.path, environ={}), Listen("127.0.0.1, ::1", 0))
+    assert [url.rpartition(":")[0] for url in opened.urls] == ["http://127.0.0.1", "http://[::1]"]
+    for url in opened.urls:
+        async with RawClient(url) as client:
+            await client.send(get("/health"))
+            assert (await client.read_answer()).status == 200
+    await opened.close(0)
+    with pytest.raises(
+        CannotServeError, match=r"^cannot listen on 127\.0\.0\.1:8080, 192\.0\.2\.1:8080: cannot assign"
+    ):
+        await open_door(Options(config.path, environ={}), Listen("127.0.0.1,192.0.2.1", 8080))
+
+
 async def test_a_door_may_be_opened_on_ipv6(config: Config, make_box: MakeBox) -> None:
     config.models(m={"box": await make_box(Box("box"))})
     config.routing()
