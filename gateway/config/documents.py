@@ -66,7 +66,7 @@ def _settled(field: FieldInfo | None, value: object) -> object:
 
 
 class Timeouts(Document):
-    """How long an attempt may take, in seconds; 0 means no limit. The defaults are routing.yaml's, then these."""
+    """How long an attempt may take, in seconds; 0: no limit, not for connect. Defaults: routing.yaml's, then these."""
 
     connect: Timeout | None = Field(None, description="Until there is a connection. Default: 2.")
     first_token: Interval | None = Field(
@@ -74,8 +74,8 @@ class Timeouts(Document):
     )
     answer: Interval | None = Field(
         None,
-        description="The same where the answer is not streamed, which is silent until it is whole. "
-        "Default: first_token where that is set, else 600.",
+        description="The same for an answer that is not streamed, which is silent until it is complete. "
+        "Default: first_token if that is set, else 600.",
     )
     idle: Interval | None = Field(None, description="From one content of a stream to the next. Default: 120.")
     total: Interval | None = Field(None, description="The whole request, all its attempts together. Default: 0.")
@@ -110,35 +110,35 @@ class ModelEntry(Document):
     """One model: its public names, its deployments, and what /v1/models reports about it."""
 
     id: Text = Field(description="The public id that clients ask for.")
-    name: Text | None = Field(None, description="The display name, given out by /v1/models.")
+    name: Text | None = Field(None, description="The display name, shown by /v1/models.")
     aliases: Texts = Field((), description="Further public names; each is unique over all models.")
-    provider: Kind = Field("openai", description="The kind of the route entries that name none.")
+    provider: Kind = Field("openai", description="The kind of route entries that name none.")
     base_url: BaseUrl | None = Field(
-        None, description="What route entries inherit; without a route, where the model's one deployment is."
+        None, description="What route entries inherit. Without a route: the address of the model's one deployment."
     )
     api_key: Key = Field(None, description="What route entries on the same origin inherit. Write it as ${VARIABLE}.")
     provider_model_id: Text | None = Field(None, description="What the endpoints call the model; default: the id.")
     route: tuple[RouteEntry, ...] | None = Field(None, min_length=1, description="The model's deployments.")
     timeouts: Timeouts = Field(
-        default_factory=Timeouts, description="The model's own clocks; those it leaves out are routing.yaml's."
+        default_factory=Timeouts, description="The model's own timeouts; those left out are routing.yaml's."
     )
     fallbacks: Texts = Field(
-        (), description="Models (ids or aliases) to turn to, in order, when all of its deployments have failed."
+        (), description="Models (ids or aliases) to try, in order, when all deployments of this one have failed."
     )
     rescue: Literal["off", "replay", "on"] = Field(
         "on",
-        description="What becomes of its streams that break: nothing, the same again, or going on where that works.",
+        description="How a broken stream is rescued: not at all, by a replay, or by continuing its text if possible.",
     )
-    context_length: Count | None = Field(None, description="The tokens that fit, prompt and answer together.")
-    max_output_length: Count | None = Field(None, description="The tokens that an answer can have.")
+    context_length: Count | None = Field(None, description="The most tokens of prompt and answer together.")
+    max_output_length: Count | None = Field(None, description="The most tokens of an answer.")
     quantization: Text | None = Field(None, description="Such as bf16, fp8, int4.")
     input_modalities: Texts | None = Field(None, description="Such as text, image, audio.")
     output_modalities: Texts | None = Field(None, description="Such as text.")
-    supports_tools: Flag | None = Field(None, description="Whether it calls tools.")
-    supports_structured_output: Flag | None = Field(None, description="Whether it keeps to a JSON schema.")
+    supports_tools: Flag | None = Field(None, description="Whether it can call tools.")
+    supports_structured_output: Flag | None = Field(None, description="Whether it can answer in a given JSON schema.")
     supported_params: Texts | None = Field(None, description="The request parameters that it understands.")
     pricing: Pricing | None = Field(
-        None, description="Prices by name, such as prompt and completion: US dollars a token where it is not local."
+        None, description="Prices by name, such as prompt and completion, in US dollars a token; a local one is free."
     )
     description: Prose | None = Field(None, description="A sentence about the model.")
     owned_by: Text | None = Field(None, description="Who made or serves it.")
@@ -199,34 +199,36 @@ class Logging(Document):
     """Where the log goes."""
 
     output: Text = Field("stdout", description="stdout, stderr, or a file, relative to the working directory.")
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is told.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The lowest level that is written.")
 
 
 class LedgerEntry(Document):
     """Where a row about each request is kept, and for how long."""
 
     url: LedgerPlace = Field(
-        None, description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE. Default: there is no ledger."
+        None, description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE. Default: no ledger."
     )
-    retention_days: Days = Field(30.0, description="Days until a row is deleted. 0: none is.")
+    retention_days: Days = Field(30.0, description="Days until a row is deleted. 0: never.")
 
 
 class ClientEntry(Document):
     """A client that may ask for models."""
 
-    name: Text = Field(description="Its name in the log.")
+    name: Text = Field(description="Its name in the log and the ledger.")
     api_key: ClientKey = Field(description="The key that it sends as Authorization: Bearer. Write it as ${VARIABLE}.")
 
 
 class Retries(Document):
     """Limits on the attempts of a request, and on the second tries of a model's requests."""
 
-    attempts: Attempts = Field(6, description="Attempts a request may make in all.")
+    attempts: Attempts = Field(6, description="The most attempts of a request.")
     ratio: Share = Field(
         0.2,
-        description="Second tries, as a share of a model's requests; 10 in 10 s in any case. 0: none.",
+        description="Second tries as a share of a model's requests; 10 within 10 s are always allowed. 0: none.",
     )
-    retry_after_max: Interval = Field(3.0, description="The longest Retry-After that is waited for, in seconds.")
+    retry_after_max: Interval = Field(
+        3.0, description="The longest Retry-After that the gateway waits for, in seconds."
+    )
 
 
 class BreakerEntry(Document):
@@ -234,7 +236,7 @@ class BreakerEntry(Document):
 
     failures: Failures = Field(5, description="Failures in a row that open it.")
     hold: Timeout = Field(15.0, description="Seconds until a request may try again.")
-    longest_hold: Timeout = Field(60.0, description="What the hold doubles to at most, while trials fail.")
+    longest_hold: Timeout = Field(60.0, description="The longest hold in seconds: it doubles while trials fail.")
 
 
 class RoutingDocument(Document):
@@ -246,20 +248,20 @@ class RoutingDocument(Document):
         description="The strategy's own parameters. fixed: local_fraction (0 to 1), selection (random or smooth).",
     )
     timeout: Timeout = Field(
-        2.0, description="Seconds to open a connection, and for a whole health probe. Short for timeouts.connect."
+        2.0, description="Seconds to open a connection, and for a whole health probe. The same as timeouts.connect."
     )
-    timeouts: Timeouts = Field(default_factory=Timeouts, description="How long the parts of an attempt may take.")
-    retries: Retries = Field(default_factory=Retries, description="What bounds the attempts of a request.")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="How long each part of an attempt may take.")
+    retries: Retries = Field(default_factory=Retries, description="Limits on the attempts of a request.")
     breaker: BreakerEntry = Field(
-        default_factory=BreakerEntry, description="When a deployment is left out for its failures."
+        default_factory=BreakerEntry, description="When a deployment is taken out because of its failures."
     )
     health_check: HealthCheck = Field(
         default_factory=HealthCheck, description="Seconds between health probes (0: none), or a mapping."
     )
-    logging: Logging = Field(default_factory=Logging, description="Where the log goes, and how much of it.")
-    ledger: LedgerEntry = Field(default_factory=LedgerEntry, description="Where a row is kept of each request.")
+    logging: Logging = Field(default_factory=Logging, description="Where the log goes, and its level.")
+    ledger: LedgerEntry = Field(default_factory=LedgerEntry, description="Where a row is kept for each request.")
     clients: Annotated[tuple[ClientEntry, ...] | None, Some] = Field(
-        None, min_length=1, description="Who may ask for models. Default: whoever reaches the port."
+        None, min_length=1, description="The clients that may use the API. Default: anyone who reaches the port."
     )
-    local_deployment: tuple[SplitEntry, ...] = Field((), description="Who is local.")
-    remote_deployment: tuple[SplitEntry, ...] = Field((), description="Who is remote.")
+    local_deployment: tuple[SplitEntry, ...] = Field((), description="The local endpoints and their models.")
+    remote_deployment: tuple[SplitEntry, ...] = Field((), description="The remote endpoints and their models.")
