@@ -124,7 +124,7 @@ def _table(built: Plan) -> str:
         for share, *cells in rows:
             shown = (cell.ljust(width) for cell, width in zip(cells, widths[1:], strict=True))
             lines.append("  ".join(["", share.rjust(widths[0]), *shown]).rstrip())
-    lines += ["", f"{built.settings.strategy}: ok"]
+    lines += ["", f"configuration ok (strategy: {built.settings.strategy})"]
     return "\n".join(lines).lstrip("\n")
 
 

@@ -192,7 +192,7 @@ class _Flags:
         self.add("--cors-origins", "GATEWAY_CORS_ORIGINS", reads=cors_origins, told=told)
 
     def transport(self) -> None:
-        told = "how requests are passed on: direct, or session (slower, by aiohttp alone)"
+        told = "how requests are passed on: direct, or session (slower, by aiohttp's own handlers)"
         self.add("--transport", "GATEWAY_TRANSPORT", reads=transport, told=told, default="direct")
 
 
@@ -214,23 +214,25 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     serving.listen()
     serving.clients()
     serving.transport()
-    checking = command("check", _check, "read the configuration as `serve` would, print its faults and what it means")
+    checking = command(
+        "check", _check, "read the configuration as `serve` would, print faults or each deployment's share"
+    )
     flags = _Flags(checking, environ)
     flags.config()
-    checking.add_argument("--diff", action="store_true", help="print what it would change in a running gateway instead")
+    checking.add_argument("--diff", action="store_true", help="print what saving it would change in a running gateway")
     told = "where that gateway is, by default where `serve` would be reached in the same environment"
     flags.add("--url", "GATEWAY_URL", reads=url, told=told)
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.add_argument("--schema", choices=("models", "routing"), help="print the JSON Schema of a file instead")
-    asking = command("stats", _stats, "ask a running gateway what its ledger says of the last hours")
+    asking = command("stats", _stats, "print a summary of a running gateway's ledger")
     told = "where the gateway is, by default where `serve` would be reached in the same environment"
     _Flags(asking, environ).add("--url", "GATEWAY_URL", reads=url, told=told)
     asking.add_argument("--hours", default="24", help="how far to look back [default: 24]")
     asking.add_argument("--model", help="only requests for this model")
-    asking.add_argument("--deployment", help="only what this deployment answered")
-    asking.add_argument("--client", help="only what this client asked")
+    asking.add_argument("--deployment", help="only requests that this deployment answered")
+    asking.add_argument("--client", help="only this client's requests")
     asking.add_argument("--json", action="store_true", help="print JSON")
-    trying = command("demo", _demo, "serve three simulated boxes, and say what to try")
+    trying = command("demo", _demo, "serve three simulated boxes, and print commands to try")
     _Flags(trying, environ).listen()
     trying.add_argument("--dir", type=Path, help="where to write the demo's configuration, by default a new folder")
     trying.add_argument("--chaos", action="store_true", help="add a model for each fault that a box can have")

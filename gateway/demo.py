@@ -154,7 +154,7 @@ Change the split while it serves: set local_fraction to 1.0 in
 See what it does:
   curl -s {url}/routing
   curl -s {url}/stats
-  tail -f {log}
+  tail -F {log}
 
 Take a box down (its siblings take its share within two seconds):
   curl -s {box}/simulator -d '{{"healthy": false}}'

@@ -55,7 +55,7 @@ def _called(of: Numbers) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.2%}" if share else "0 %"
+    return f"{share:.2%}" if share else "0%"
 
 
 def _time(milliseconds: float | None) -> str:

@@ -234,7 +234,7 @@ def test_check_prints_warnings_and_the_plan(gateway: Gateway, config: Config) ->
         "    40.00%  example  remote  https://api.example.com  openai",
         "  inactive  -        remote  waits for CLOUD_URL      -",
         "",
-        "fixed: ok",
+        "configuration ok (strategy: fixed)",
     ]
 
 
@@ -341,7 +341,7 @@ def test_check_works_in_a_folder_that_was_removed(
     monkeypatch.chdir(gone)
     gone.rmdir()
     code, out, _ = gateway("check", "--config-dir", str(config.path))
-    assert (code, out.splitlines()[-1]) == (0, "fixed: ok")
+    assert (code, out.splitlines()[-1]) == (0, "configuration ok (strategy: fixed)")
 
 
 def test_check_of_nothing_is_one_fault(gateway: Gateway, tmp_path: Path) -> None:

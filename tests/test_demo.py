@@ -61,7 +61,7 @@ async def test_what_the_demo_prints_works() -> None:
         await gateway.said(r"Stop it with Ctrl-C", "stdout")
         told = commands(gateway.stdout)
         [chat, streamed, routing, stats, take_down] = [Curl.of(words) for words in told if words[0] == "curl"]
-        [log] = [Path(words[2]) for words in told if words[:2] == ["tail", "-f"]]
+        [log] = [Path(words[2]) for words in told if words[:2] == ["tail", "-F"]]
         [[edited]] = [words for words in told if len(words) == 1]
 
         await hurry(routing)

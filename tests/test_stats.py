@@ -98,7 +98,7 @@ def test_what_is_missing_is_told() -> None:
     lines = table(answer).splitlines()
     assert lines[0] == "24 h until 2026-11-23T03:00:00Z, model llama, deployment near"
     assert lines[5].split()[-2:] == ["0", "<0.000001"]
-    assert lines[5].split()[:9] == ["(no", "such", "model)", "12", "3", "0", "%", "1", "-"]
+    assert lines[5].split()[:8] == ["(no", "such", "model)", "12", "3", "0%", "1", "-"]
     assert lines[-3:] == [
         "4 requests have no known cost: their deployment has no pricing, or reported no tokens",
         "5 rows wait to be written",

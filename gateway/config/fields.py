@@ -80,7 +80,7 @@ def _unwrapped(value: object) -> object:
 
 def _printable(text: str) -> str:
     if not text.isprintable() or text != text.strip() or not text:
-        _refuse("printable text without spaces at its ends")
+        _refuse("printable text without leading or trailing spaces")
     return text
 
 

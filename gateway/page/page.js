@@ -102,7 +102,7 @@ function noticesView() {
       place(refused, faults.length > 0);
       if (!faults.length || told === at) return;
       told = at;
-      const stays = state.head.generation ? `Generation ${state.head.generation} goes on serving.` : "Nothing is served until it is fixed.";
+      const stays = state.head.generation ? `Generation ${state.head.generation} is still in force.` : "Nothing is served until it is fixed.";
       const rest = faults.length + more - SHOWN_FAULTS;
       refused.replaceChildren(
         h("p", {}, h("strong", {}, `The configuration read at ${time(seconds(at) ?? state.now)} is refused: ${plural(faults.length + more, "fault")}.`), ` ${stays}`),

@@ -46,7 +46,7 @@ function summary(entry) {
     const number = entries.length + (entry.changes[`${kind}_more`] ?? 0);
     return `${sign}\u2009${["active", "inactive"].includes(noun) ? `${number} ${noun}` : plural(number, noun)}`;
   });
-  return parts.join(", ") || (entry.generation === 1 ? "read at the start" : "no change of meaning");
+  return parts.join(", ") || (entry.generation === 1 ? "read at the start" : "no effective change");
 }
 
 function reloadItem({ entry }) {

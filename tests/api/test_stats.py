@@ -273,7 +273,7 @@ async def test_the_command_prints_a_table(serve: Serve, command: Command) -> Non
     assert first.startswith("2 h until 20")
     assert heading.split()[:3] == ["requests", "errors", "rate"]
     cells = {row.split("  ")[0]: row.split() for row in rows if row}
-    assert cells["all"][1:5] == ["6", "0", "0", "%"]
+    assert cells["all"][1:5] == ["6", "0", "0%", "0"]
     assert cells["all"][-4:] == ["5", "50", "0.202000", "0.303000"]
     assert cells["chat/near (local)"][2:4] == ["3", "0"]
     assert cells["chat/far (remote)"][-2:] == ["0.202000", "0"]

@@ -90,7 +90,7 @@ def test_an_empty_value_where_one_is_needed_is_a_fault() -> None:
     assert faults(MODELS.replace("llama", "${E}"), environ={"E": ""}) == [
         (
             "config/models.yaml:2:9: models[0].id: found the empty value of ${E}, "
-            "expected printable text without spaces at its ends"
+            "expected printable text without leading or trailing spaces"
         )
     ]
 

@@ -36,7 +36,8 @@ _COUNTS: Final[Mapping[str, str]] = {
     "avoided_usd": "sum(avoided_nusd)",
 }
 _MONEY: Final = ("cost_usd", "avoided_usd")
-_TIMES: Final = ("ttft_ms", "duration_ms")
+_TIMES: Final[Mapping[str, str]] = {"ttft_ms": "stream", "duration_ms": "TRUE"}
+"""The times, and which requests have one: the first content of an answer that is not streamed is all of it."""
 
 
 class Question(Struct, frozen=True):
@@ -174,7 +175,7 @@ def _ranks(where: str, time: str) -> str:
     keys = ", ".join(_KEYS)
     counted = (
         f"SELECT {keys}, {_three_digits(time)} AS v, count(*) AS n FROM gateway_requests"  # noqa: S608 - as above
-        f" WHERE {where} AND {time} IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6"
+        f" WHERE {where} AND {time} IS NOT NULL AND {_TIMES[time]} GROUP BY 1, 2, 3, 4, 5, 6"
     )
     ranked = " UNION ALL ".join(_ranked(kind, grouping) for kind, grouping in _GROUPINGS.items())
     return f"WITH counted AS ({counted}) {ranked}"

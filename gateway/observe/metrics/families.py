@@ -13,7 +13,7 @@ Kind = Literal["counter", "gauge", "histogram", "info"]
 NONE: Final = "none"
 UNKNOWN: Final = "unknown"
 
-LATENCIES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+LATENCIES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SPEEDS: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 250.0, 500.0, 1000.0)
 LAGS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -40,11 +40,11 @@ REQUESTS: Final = Family(
 FAILED: Final = Family(
     "gateway_requests_failed_total",
     "counter",
-    "Requests whose client got no whole answer, by status and reason.",
+    "Requests whose client got no complete answer, by status and reason.",
     (*ONE, "status", "failure"),
 )
 ATTEMPTS: Final = Family(
-    "gateway_attempts_total", "counter", "Attempts, by what came of them: ok, or a failure.", (*ONE, "result")
+    "gateway_attempts_total", "counter", "Attempts, by result: ok, or a failure.", (*ONE, "result")
 )
 FALLBACKS: Final = Family(
     "gateway_fallbacks_total",
@@ -55,7 +55,7 @@ FALLBACKS: Final = Family(
 RESCUES: Final = Family(
     "gateway_rescues_total",
     "counter",
-    "Attempts that took over a broken stream, by kind and by what came of them: rescued, or a failure.",
+    "Attempts that took over a broken stream, by kind and result: rescued, or a failure.",
     (*ONE, "kind", "result"),
 )
 MALFORMED: Final = Family(
@@ -78,7 +78,7 @@ DURATION: Final = Family(
 SPEED: Final = Family(
     "gateway_output_tokens_per_second",
     "histogram",
-    "Completion tokens a second: of a stream after its first content, of another answer over its duration.",
+    "Completion tokens per second: after the first content for streams, over the whole duration for other answers.",
     ONE,
     SPEEDS,
 )
@@ -86,7 +86,7 @@ PROMPT: Final = Family("gateway_prompt_tokens_total", "counter", "Prompt tokens,
 COMPLETION: Final = Family(
     "gateway_completion_tokens_total", "counter", "Completion tokens, as the upstream counted them.", ONE
 )
-CACHED: Final = Family("gateway_cached_tokens_total", "counter", "Prompt tokens that came out of a cache.", ONE)
+CACHED: Final = Family("gateway_cached_tokens_total", "counter", "Prompt tokens that were read from a cache.", ONE)
 REASONING: Final = Family("gateway_reasoning_tokens_total", "counter", "Completion tokens spent on reasoning.", ONE)
 LOST: Final = Family(
     "gateway_lost_tokens_total",
@@ -94,7 +94,7 @@ LOST: Final = Family(
     "Tokens of streams that broke, beyond what the client's answer took.",
     ("model", "kind"),
 )
-COST: Final = Family("gateway_cost_usd_total", "counter", "What answers cost, in US dollars.", ONE)
+COST: Final = Family("gateway_cost_usd_total", "counter", "Cost of answers, in US dollars.", ONE)
 AVOIDED: Final = Family(
     "gateway_cost_avoided_usd_total",
     "counter",
@@ -102,7 +102,7 @@ AVOIDED: Final = Family(
     ONE,
 )
 
-IN_FLIGHT: Final = Family("gateway_attempts_in_flight", "gauge", "Attempts under way.", ONE)
+IN_FLIGHT: Final = Family("gateway_attempts_in_flight", "gauge", "Attempts in progress.", ONE)
 CONFIGURED: Final = Family(
     "gateway_weight_configured_ratio", "gauge", "The share of its model's requests with everything healthy.", ONE
 )
@@ -120,7 +120,10 @@ BREAKER: Final = Family(
     (*ONE, "state"),
 )
 ENDPOINT_UP: Final = Family(
-    "gateway_endpoint_up", "gauge", "1 while an endpoint is not known to be down or loading.", ("endpoint",)
+    "gateway_endpoint_up",
+    "gauge",
+    "1 while an endpoint is up, 0 while it is down or loading; absent while unknown.",
+    ("endpoint",),
 )
 ENDPOINT_STATE: Final = Family(
     "gateway_endpoint_state",
@@ -131,7 +134,7 @@ ENDPOINT_STATE: Final = Family(
 PROBES: Final = Family(
     "gateway_probes_total",
     "counter",
-    "Health probes, by what came of them: ok, loading, or a failure.",
+    "Health probes, by result: ok, loading, or a failure.",
     ("endpoint", "result"),
 )
 GENERATION: Final = Family("gateway_config_generation", "gauge", "Counts the configurations accepted; 0: none yet.")
@@ -165,4 +168,4 @@ LAG: Final = Family(
     (),
     LAGS,
 )
-BUILD: Final = Family("gateway_build_info", "info", "The version that runs.", ("version",))
+BUILD: Final = Family("gateway_build_info", "info", "The running version.", ("version",))

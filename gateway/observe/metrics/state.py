@@ -81,7 +81,7 @@ class State(Struct, frozen=True, kw_only=True):
         yield DELIVERED, (self._delivered(route) for route in routes)
         yield BREAKER, (self._breaker(each) for each in snapshot.deployments)
         endpoints = tuple(snapshot.endpoints)
-        yield ENDPOINT_UP, (self._is_up(each) for each in endpoints)
+        yield ENDPOINT_UP, (self._is_up(each) for each in endpoints if self.manager.health(each).state != "unknown")
         yield ENDPOINT_STATE, (self._endpoint(each) for each in endpoints)
 
     def _delivered(self, route: Route) -> str:
