@@ -38,7 +38,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=15s CMD ["python3", "-c", "\
 import http.client, os; \
 port = os.environ.get('GATEWAY_PORT') or os.environ.get('PORT') or '8080'; \
-gateway = http.client.HTTPConnection(os.environ.get('GATEWAY_HOST') or '127.0.0.1', int(port), timeout=4); \
+gateway = http.client.HTTPConnection((os.environ.get('GATEWAY_HOST') or '127.0.0.1').split(',')[0], int(port), timeout=4); \
 gateway.request('GET', '/health/ready'); \
 raise SystemExit(gateway.getresponse().status != 200)"]
 ENTRYPOINT ["gateway"]

@@ -263,6 +263,8 @@ async def _announce(door: Door) -> None:
     lines = [*map(str, state.faults), *(f"warning: {notice}" for notice in state.notices)]
     if (few := shortfall(door.capacity.bounds.limit, open_files())) is not None:
         lines.append(f"warning: {few}")
+    if snapshot is not None and snapshot.settings.clients is None and not door.listener.is_private:
+        lines.append("warning: anyone who reaches this port can use the models: routing.yaml's `clients` limits that")
     where = ", ".join(door.urls)
     if snapshot is None:
         lines.append(f"gateway: on {where} without a configuration: it answers 503 until the faults are fixed")

@@ -8,6 +8,7 @@ all sockets pause until a connection ends or a while has passed. New connections
 
 import asyncio
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -50,6 +51,11 @@ class Listener:
         self._told = False
         self._failed_at = 0.0
         self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine reaches the addresses that are bound."""
+        return all(ipaddress.ip_address(each.getsockname()[0]).is_loopback for each in self.sockets)
 
     async def bind(self, hosts: str, port: int) -> None:
         """Bind addresses, without listening: one host or several, separated by commas.

@@ -572,7 +572,10 @@ async def test_serve_takes_everything_from_the_environment(config: Config) -> No
         url = await gateway.url()
         assert url.startswith("http://0.0.0.0:")
         page = f"{url.replace('0.0.0.0', '127.0.0.1')}/"
-        assert gateway.stderr == f"gateway: serving on {url}, page: {page}, log: {config.log}\n"
+        assert gateway.stderr.splitlines() == [
+            "warning: anyone who reaches this port can use the models: routing.yaml's `clients` limits that",
+            f"gateway: serving on {url}, page: {page}, log: {config.log}",
+        ]
         async with RawClient(url.replace("0.0.0.0", "127.0.0.1")) as client:
             origin = "https://page.example.com"
             await client.send(post("/v1/chat/completions", {"model": "x" * 1024}, [("origin", origin)]))
