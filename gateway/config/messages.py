@@ -18,7 +18,11 @@ _EXPECTED = {
     "float_type": "a number",
     "int_type": "a whole number",
     "bool_type": "true or false",
+    "float_parsing": "a number",
+    "int_parsing": "a whole number",
+    "bool_parsing": "true or false",
     "tuple_type": "a list",
+    "list_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "too_short": "a list of at least {min_length}",
@@ -47,6 +51,12 @@ def explain(document: type[BaseModel], error: ValidationError, tree: Tree) -> tu
     return tuple(fault for detail in details for fault in _explained(document, detail, tree))
 
 
+def expectation(detail: ErrorDetails) -> str | None:
+    """Return what stands after "expected", or None for a kind of error that has no words here."""
+    words = _EXPECTED.get(detail["type"])
+    return None if words is None else words.format(**detail.get("ctx", {}))
+
+
 def _explained(document: type[BaseModel], detail: ErrorDetails, tree: Tree) -> Iterator[Fault]:
     path, value = _reached(detail["loc"], tree)
     match detail["type"]:
@@ -63,7 +73,7 @@ def _explained(document: type[BaseModel], detail: ErrorDetails, tree: Tree) -> I
         case "too_short" if value:  # pydantic counts the valid items only, and each of the others has its own fault
             return
         case kind:
-            expected = _EXPECTED.get(kind, "another kind of value").format(**detail.get("ctx", {}))
+            expected = expectation(detail) or "another kind of value"
             yield tree.fault(path, f"found {shown(value, path)}, expected {expected}{_advice(kind, value)}")
 
 

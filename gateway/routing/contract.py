@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from gateway.config.environment import Interpolated
 from gateway.config.faults import nearest
 from gateway.config.fields import freeze
+from gateway.config.messages import expectation
 from gateway.config.shown import Path, is_secret, shortened, shown
 from gateway.routing.snapshot import Deployment, Selection
 from gateway.routing.strategies import BUILT_IN, Strategy, StrategyError, exact
@@ -183,7 +184,7 @@ def _arguments(name: str, kind: type, written: Mapping[str, object], host: _Host
         try:
             return (declared.model_validate(_plain(freeze(written))),)
         except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False, include_context=False)
+            details = error.errors(include_url=False, include_input=False)
     raise host.refusal(_problem(name, declared, detail, written) for detail in details)
 
 
@@ -201,7 +202,7 @@ def _problem(
     if kind in _OWN_MESSAGES:
         return path, told.removeprefix(_OWN_MESSAGES[kind])
     reached, value = _reached(written, at)
-    expected = told.removeprefix("Input should be ")
+    expected = expectation(detail) or told.removeprefix("Input should be ")
     told = told[:1].lower() + told[1:] if expected == told else f"expected {expected}"
     return reached, f"found {shown(value, reached)}, {told}"
 

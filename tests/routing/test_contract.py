@@ -123,12 +123,12 @@ def test_parameters_are_faults_at_their_places() -> None:
     told = faults(BOXES, named("Tiers", parameters))
     assert [fault.split(": ", 1)[1] for fault in told] == [
         "routing_parameter.tiers.fast.names: found a list, list should have at most 3 items after validation, not 4",
-        "routing_parameter.tiers.fast.share: found 0, expected greater than 0",
+        "routing_parameter.tiers.fast.share: found 0, expected a number above 0",
         f"routing_parameter.tiers.slow.share: missing, {GUESTS}:Tiers needs it",
-        "routing_parameter.tiers.slow.names: found 'a', expected a valid list",
-        "routing_parameter.tiers.other: found 1, expected a valid dictionary or instance of Tier",
-        "routing_parameter.limit: found 'many', expected a valid integer, unable to parse string as an integer",
-        "routing_parameter.limit: found 'many', expected a valid boolean, unable to interpret input",
+        "routing_parameter.tiers.slow.names: found 'a', expected a list",
+        "routing_parameter.tiers.other: found 1, expected a mapping",
+        "routing_parameter.limit: found 'many', expected a whole number",
+        "routing_parameter.limit: found 'many', expected true or false",
     ]
 
 
@@ -139,10 +139,10 @@ def test_parameters_are_faults_at_their_places() -> None:
             "{nams: [a], names: [a]}",
             f"routing_parameter.nams: unknown key 'nams' for {GUESTS}:Strict, did you mean 'names'?",
         ),
-        ("{names: [a, 7]}", "routing_parameter.names[1]: found 7, expected a valid string"),
+        ("{names: [a, 7]}", "routing_parameter.names[1]: found 7, expected text"),
         (
             "{names: [a], nested: {one: {two: ['${N}']}}}",
-            "routing_parameter.nested.one.two[0]: found the value of ${N}, expected a valid integer",
+            "routing_parameter.nested.one.two[0]: found the value of ${N}, expected a whole number",
         ),
         ("{}", f"routing_parameter.names: missing, {GUESTS}:Strict needs it"),
     ],
