@@ -3,8 +3,8 @@
 From time to time the collector looks for cycles among all objects that it tracks, and nothing else runs meanwhile:
 10,000 models cost a quarter of a second each time. So the objects that are alive when a configuration has been built
 are hidden from it (`gc.freeze`): reference counts still free them, and only cycles among them would stay. Those are
-looked for when the gateway is idle. A gateway that is never idle looks for them once there may be as many objects in
-them as lived when it looked last.
+looked for when the gateway is idle. A gateway that is never idle looks for them once there are more of them than of
+all else: that may hold the loop for a second where there are 10,000 models.
 
 Before a configuration is built, garbage is collected among what is young: what failing requests have left would be
 hidden else. While it is built in a thread, nothing is collected: the new objects are alive, and would be traversed
@@ -30,9 +30,10 @@ _one: Final = threading.Lock()
 
 
 class _Hidden:
-    """How many objects were hidden after garbage was last looked for among them."""
+    """How many objects were hidden after garbage was last looked for, and were tracked before a build."""
 
     most = 0
+    before = 0
 
 
 _hidden: Final = _Hidden()
@@ -46,6 +47,7 @@ def building() -> Iterator[None]:
         if collects:
             gc.collect(_MIDDLE)
         gc.disable()
+        _hidden.before = gc.get_count()[0]
         sys.setswitchinterval(min(turn, _SWITCH))
         try:
             yield
@@ -58,10 +60,11 @@ def building() -> Iterator[None]:
 def settle(*, idle: bool) -> None:
     """Hide all objects that are alive now from the collector; only for a process that is the gateway's own.
 
-    When `idle`, or when twice as many are hidden as after the last time, collect garbage first, among the hidden
-    objects too.
+    When `idle`, or when many more are hidden than after the last time, collect garbage first, among the hidden objects
+    too. What a build has made is allowed for, and so is the configuration before it.
     """
-    thorough = idle or gc.get_freeze_count() > 2 * _hidden.most
+    made = max(0, gc.get_count()[0] - _hidden.before)
+    thorough = idle or gc.get_freeze_count() > 2 * (_hidden.most + made)
     if thorough:
         gc.unfreeze()
         gc.collect()

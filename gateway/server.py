@@ -263,9 +263,22 @@ class Gateway:
         with building():
             try:
                 made = build(sources, self.files, self.options.environ, self.sink.check)
+                self._check_clients(made)
                 return self._prepared(made)
             finally:
                 self.tidy(idle=False)
+
+    def _check_clients(self, made: Plan) -> None:
+        """Refuse to let everybody in because routing.yaml is gone, which may be a mistake.
+
+        Raises:
+            ConfigError: it is gone, and the one in force says who may ask.
+
+        """
+        snapshot = self.manager.snapshot
+        if snapshot is not None and snapshot.settings.clients is not None and not made.settings.split:
+            told = "not found, and it said who may ask: to let everybody in, save one without `clients`"
+            raise ConfigError((Fault.whole(self.files.routing, told),))
 
     def _prepared(self, made: Plan) -> _Built:
         succession = self.manager.succession(made)
@@ -276,13 +289,12 @@ class Gateway:
             self.metrics.prepare(made.catalogue)
         place, deployments = made.settings.ledger.place, made.catalogue.deployments.values()
         keys = frozenset(each.key.get_secret_value() for each in deployments if each.key)
-        clients = made.settings.clients.secrets() if made.settings.clients else frozenset()
-        secrets = keys | clients | (place.secrets() if place else frozenset())
+        secrets = keys | (place.secrets() if place else frozenset())
         self.sink.prepare_secrets(secrets)
         return _Built(succession, secrets)
 
     def _adopt(self, ready: _Built) -> None:
-        built = ready.succession.new
+        built, before = ready.succession.new, self.manager.snapshot
         changes = self.manager.adopt(ready.succession)
         snapshot = self.manager.snapshot
         assert snapshot is not None  # noqa: S101 - it was adopted
@@ -313,6 +325,9 @@ class Gateway:
         if told is not None:
             self.log.info("config.reloaded", generation=snapshot.generation, hash=snapshot.digest, **told)
         self._warn((*built.notices, *self._unweighed()))
+        if before is not None and before.settings.clients is not None and settings.clients is None:
+            open_now = "removed: anyone who reaches the port can use the models now"
+            self._warn([Fault(str(self.files.routing), 0, 0, "clients", open_now)])
         self._restart_tidying(ready.succession.old)
 
     def _warn(self, notices: Iterable[Fault]) -> None:

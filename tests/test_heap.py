@@ -101,9 +101,24 @@ def test_looks_for_garbage_without_quiet_where_much_is_hidden(monkeypatch: pytes
     settle(idle=False)
     assert Ring.alive == 1
     monkeypatch.setattr(heap._hidden, "most", heap._hidden.most // 3)
+    monkeypatch.setattr(heap._hidden, "before", gc.get_count()[0])
     settle(idle=False)
     assert Ring.alive == 0
     assert heap._hidden.most == gc.get_freeze_count()
+
+
+def test_a_configuration_that_has_grown_is_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look for garbage among 10,000 models holds the loop for a second."""
+    kept = [Ring()]
+    settle(idle=True)
+    kept.clear()
+    monkeypatch.setattr(heap._hidden, "most", heap._hidden.most // 3)
+    with building():
+        grown = [[number] for number in range(heap._hidden.most)]
+        settle(idle=False)
+    assert Ring.alive == 1
+    assert grown
+    settle(idle=True)
 
 
 def test_building_and_comparing_leaves_nothing_for_the_collector() -> None:

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from gateway.config.environment import Interpolated
 from gateway.config.faults import Fault, nearest
 from gateway.config.scalars import resolve
-from gateway.config.shown import Path, shortened, shown
+from gateway.config.shown import Path, is_hidden, shortened, shown
 from gateway.config.strict_yaml import Broken, Tree
 
 _EXPECTED = {
@@ -104,7 +104,8 @@ def _unknown_key(document: type[BaseModel], path: Path) -> str:
     key, known = str(path[-1]), _fields_at(document, path[:-1])
     meant = next((name for name in _CALLED_SO.get(key, ()) if name in known), None)
     offered = f", did you mean {meant!r}?" if meant else nearest(key, known)
-    return f"unknown key {shortened(key)!r}" + (offered or f", expected one of {', '.join(known)}")
+    named = "unknown key" if is_hidden(path, key) and not offered else f"unknown key {shortened(key)!r}"
+    return named + (offered or f", expected one of {', '.join(known)}")
 
 
 def _fields_at(document: type[BaseModel], path: Path) -> tuple[str, ...]:

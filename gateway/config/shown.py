@@ -16,11 +16,23 @@ _SECRET_STARTS = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 _HARMLESS = frozenset({"first_token"})
+_CLIENTS = "clients"
+_CLIENT_FIELDS = frozenset({"name", "api_key"})
 
 
 def is_secret(path: Path) -> bool:
-    """Return whether a value is, or is below, something named like a secret."""
+    """Return whether a value is, or is below, something named like a secret.
+
+    So is all of `clients` but the names: a key may be written there without its field.
+    """
+    if path[:1] == (_CLIENTS,) and path[-1] != "name":
+        return True
     return any(isinstance(step, str) and _SECRET_NAME.search(step) and step not in _HARMLESS for step in path)
+
+
+def is_hidden(path: Path, step: str) -> bool:
+    """Return whether a step of a path may be a client's key that was written in the place of a field."""
+    return path[:1] == (_CLIENTS,) and step != _CLIENTS and step not in _CLIENT_FIELDS
 
 
 def shortened(text: str) -> str:
@@ -36,10 +48,12 @@ def shown(value: object, path: Path) -> str:
         return f"the {'' if value else 'empty '}value of {value.source}"
     if isinstance(value, list | dict):
         return ("a " if value else "an empty ") + ("list" if isinstance(value, list) else "mapping")
+    if value is None:
+        return "nothing"
     if is_secret(path):
         return "a hidden value"
-    if isinstance(value, bool | None):
-        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, str):
         return repr(shortened(value))
     return str(value) if isinstance(value, int | float) else "a value"
@@ -55,6 +69,9 @@ def _steps(path: Path) -> Iterable[str]:
         if isinstance(step, int):
             yield f"[{step}]"
             continue
+        if is_hidden(path, step):
+            yield "[a hidden key]"
+            return
         short = shortened(step)
         yield f".{short}" if _NAME.fullmatch(short) else f"[{short!r}]"
         if _SECRET_NAME.search(step):

@@ -34,10 +34,6 @@ class Clients:
         """
         return self._names.get(key)
 
-    def secrets(self) -> frozenset[str]:
-        """Return the keys, which no log may show."""
-        return frozenset(self._names)
-
     @classmethod
     def of(cls, entries: Iterable[ClientEntry] | None) -> "Clients | None":
         """Return the clients that have a key: its variable is set. None without a list: everybody may ask."""

@@ -161,7 +161,7 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     - 404: the deployment's model if the body says so, else its address or what it can do. So are 405, 407, 421 and 426,
       and any other 4xx but 401 and 402 with an HTML page, which comes from a proxy in front of the box.
     - 408, 425, 429: may succeed in a moment (RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4); a 429 that says that the
-      credit is spent is treated like 401.
+      credit is spent, and not when to ask again, is treated like 401.
     - 501: the deployment cannot do this. The same goes for a 500 that is about the request.
     - other 5xx: may succeed elsewhere (RFC 9110 15.6).
 
@@ -172,6 +172,8 @@ def status_failure(status: int, body: bytes = b"", retry_after: float | None = N
     cause = _cause_of(status, told, model)
     if cause is None:
         return None
+    if cause is Cause.KEY_REFUSED and status in _BY_STATUS and retry_after is not None:
+        cause = _BY_STATUS[status]  # a credit that is back in a moment is a rate
     advice = _ADVICE.get(cause)
     return Failure(cause, f"status {status}: {advice}" if advice else f"status {status}", status, retry_after)
 
@@ -189,8 +191,8 @@ _ADVICE: Final[Mapping[Cause, str]] = MappingProxyType(
 
 
 def _cause_of(status: int, told: bytes, model: str = "") -> Cause | None:
-    if status in _BY_STATUS and not says_key(status, told):
-        return _BY_STATUS[status]
+    if status in _BY_STATUS:
+        return Cause.KEY_REFUSED if says_key(status, told) else _BY_STATUS[status]
     incapable = says_incapable(status, told)
     match status:
         case _ if says_missing(status, told, model) and not incapable:

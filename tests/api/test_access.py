@@ -8,7 +8,7 @@ import pytest
 from tests.execution.support import CHAT, Running, chain, error_of, running
 from tests.fakes.client import RawClient, get, post
 from tests.fakes.upstream import ScriptedUpstream, Send, json_answer
-from tests.running import Config
+from tests.running import Config, until
 
 ALICE, CI = "canary-alice", "canary-ci"
 CLIENTS = [{"name": "alice", "api_key": ALICE}, {"name": "ci", "api_key": CI}]
@@ -108,6 +108,21 @@ async def test_what_a_save_says_holds_for_connections_that_are_there(config: Con
         assert (await ask(alice, *keyed(ALICE)), await ask(bob, *keyed("other"))) == (401, 200)
         await saved(gate)
         assert (await ask(alice, *keyed(ALICE)), await ask(alice)) == (200, 200)
+        told = [record["message"] for record in await gate.log() if record["event"] == "config.warning"]
+        assert told == ["removed: anyone who reaches the port can use the models now"]
+
+
+async def test_a_file_that_is_gone_lets_nobody_in(config: Config) -> None:
+    """It used to: the file may be gone by mistake."""
+    async with guarded(config) as gate:
+        (config.path / "routing.yaml").unlink()
+        await until(lambda: gate.gateway.state.rejected is not None)
+        assert (await gate.post("m")).status == 401
+        (fault,) = (await gate.say(get("/routing"))).json()["reload"]["faults"]
+        assert fault["message"].startswith("not found, and it said who may ask")
+        config.routing()
+        await gate.until_generation(2)
+        assert (await gate.post("m")).status == 502
 
 
 async def saved(gate: Running, **fields: object) -> None:

@@ -96,3 +96,38 @@ def test_variables_show_in_no_repr() -> None:
     values = {"KEY": CANARY}
     assert CANARY not in repr(_Variables(values, values, ()))
     assert CANARY not in repr(_read_env(f"KEY={CANARY}".encode(), ConfigFiles.of(Path("config"), {})))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"clients: {CANARY}",
+        "clients: canary-alice-0123456789",
+        "clients: [canary-alice-0123456789]",
+        "clients:\n  - canary-alice-0123456789\n",
+        "clients: {canary-alice-0123456789: alice}",
+        "clients: {alice: canary-alice-0123456789}",
+        "clients: [{canary-alice-0123456789: alice}]",
+        "clients: [{alice: canary-alice-0123456789}]",
+        "clients: [{canary: 1, canary: 2}]",
+        "clients: [{name: a, api_key: {canary: canary}}]",
+        "clients: [{name: a, api_key: [canary]}]",
+        "clients: [{name: a, api_key: canary}, {name: b, api_key: canary}]",
+        "clients: [[canary]]",
+        "clients: [{name: a, api_key: 'canary key'}]",
+        "clients: [{name: a, canary: ${X}}]",
+        "clients: [{name: a, api_key: canary, canary2: 22:22}]",
+        "clients: [{? [canary] : 1}]",
+    ],
+)
+def test_faults_of_clients_show_no_key(text: str) -> None:
+    """A key that was written without its field was told, in the log and in `/routing`."""
+    loaded = load(routing=text)
+    assert loaded.faults
+    assert "canary" not in "\n".join(map(str, loaded.faults))
+    assert "canary" not in repr(loaded)
+
+
+def test_a_misspelt_field_of_a_client_is_named() -> None:
+    told = [str(fault) for fault in load(routing="clients: [{name: a, apikey: x}]").faults]
+    assert [each for each in told if each.endswith("unknown key 'apikey', did you mean 'api_key'?")]

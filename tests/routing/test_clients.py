@@ -23,7 +23,6 @@ def test_a_client_is_known_by_its_key() -> None:
     assert found is not None
     assert (found.names, found.name_of("canary-a"), found.name_of("canary-b")) == (("alice", "ci"), "alice", "ci")
     assert [found.name_of(key) for key in ("", "canary", "canary-a ", "CANARY-A")] == [None] * 4
-    assert found.secrets() == {"canary-a", "canary-b"}
     assert "canary" not in repr(found)
 
 

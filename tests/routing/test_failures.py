@@ -152,6 +152,11 @@ def test_a_credit_that_is_spent_is_no_rate() -> None:
     assert cause_of(429, spent % (b"x", b'"insufficient_quota"')) is Cause.KEY_REFUSED
     assert cause_of(429, spent % (b"tokens", b'"rate_limit_exceeded"')) is Cause.RATE_LIMITED
     assert cause_of(429, error('it says "code": "insufficient_quota"', 429)) is Cause.RATE_LIMITED
+    flagged = spent.replace(b"exceeded", b"flagged") % (b"insufficient_quota", b"null")
+    assert cause_of(429, flagged) is Cause.KEY_REFUSED
+    back_in_a_moment = status_failure(429, flagged, 30.0)
+    assert back_in_a_moment is not None
+    assert back_in_a_moment.cause is Cause.RATE_LIMITED
 
 
 @pytest.mark.parametrize("words", ["Your account has been flagged", "No endpoints found"])

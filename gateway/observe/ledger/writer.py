@@ -220,7 +220,9 @@ class Ledger:
             elif isinstance(message, _Move):
                 self._follow(message.settings)
         if self._store is not None and self._deadline is None:
+            self._asked = self._clock()
             self._retention.prune(self._store, str(self._settings.place), self._settings.retention_days)
+            self._asked = None
         return True
 
     def _take(self) -> _Message | None:
