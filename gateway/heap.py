@@ -30,9 +30,10 @@ _one: Final = threading.Lock()
 
 
 class _Hidden:
-    """How many objects were hidden after garbage was last looked for, and were tracked before a build."""
+    """Counts of objects: hidden after garbage was last looked for, made since by one build at most, young before it."""
 
     most = 0
+    made = 0
     before = 0
 
 
@@ -63,12 +64,12 @@ def settle(*, idle: bool) -> None:
     When `idle`, or when many more are hidden than after the last time, collect garbage first, among the hidden objects
     too. What a build has made is allowed for, and so is the configuration before it.
     """
-    made = max(0, gc.get_count()[0] - _hidden.before)
-    thorough = idle or gc.get_freeze_count() > 2 * (_hidden.most + made)
+    _hidden.made = max(_hidden.made, gc.get_count()[0] - _hidden.before)
+    thorough = idle or gc.get_freeze_count() > 2 * (_hidden.most + _hidden.made)
     if thorough:
         gc.unfreeze()
         gc.collect()
     gc.freeze()
     if thorough or not _hidden.most:
-        _hidden.most = gc.get_freeze_count()
+        _hidden.most, _hidden.made = gc.get_freeze_count(), 0
     gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
