@@ -66,10 +66,13 @@ class Config:
 
     def records(self, event: str | None = None, log: Path | None = None) -> list[dict[str, Any]]:
         """Read the whole lines of the log, or those that are of one event."""
-        path = log or self.log
-        lines = path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
-        records: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        return [record for record in records if event in {None, record["event"]}]
+        return [record for record in whole_lines(log or self.log) if event in {None, record["event"]}]
+
+
+def whole_lines(log: Path) -> list[dict[str, Any]]:
+    """Read a log that is being written: of a line whose writing is under way, the beginning may be there already."""
+    lines = log.read_bytes().rpartition(b"\n")[0].splitlines() if log.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def entries(route: Mapping[str, object]) -> list[dict[str, object]]:

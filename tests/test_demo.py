@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
@@ -30,7 +30,7 @@ from gateway.server import Options
 from gateway.simulator import STATE, create_simulator
 from gateway.simulator.faults import AnyFault, Cut, Fault, named
 from tests.conftest import OpenDoor
-from tests.running import START_PATIENCE, Process, until
+from tests.running import START_PATIENCE, Process, until, whole_lines
 from tests.shell import Curl, commands
 
 DOCS = (Path(gateway.__file__).parents[1] / "docs" / "demo.md").read_text()
@@ -95,11 +95,9 @@ async def test_what_the_demo_prints_works() -> None:
         await until(sibling_takes_over)
         assert (await chat.run())["system_fingerprint"] == "local-b"
 
-        def logged() -> list[dict[str, Any]]:
-            return [json.loads(line) for line in log.read_bytes().splitlines()]
-
-        await until(lambda: len([record for record in logged() if record["event"] == "request"]) == 7)
-        assert {"gateway.started", "config.reloaded", "health.changed"} < {record["event"] for record in logged()}
+        await until(lambda: [record["event"] for record in whole_lines(log)].count("request") == 7)
+        events = {record["event"] for record in whole_lines(log)}
+        assert {"gateway.started", "config.reloaded", "health.changed"} < events
 
         gateway.send_signal(signal.SIGINT)
         assert await gateway.ended() == 0

@@ -1,18 +1,16 @@
 """The README is taken at its word: its commands are run and its files are served."""
 
 import asyncio
-import json
 import re
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import gateway
 from gateway.simulator import Box
 from tests.conftest import MakeBox
-from tests.running import Process, becomes, until
+from tests.running import Process, becomes, until, whole_lines
 from tests.shell import Curl, lines
 
 ROOT = Path(gateway.__file__).parents[1]
@@ -102,7 +100,7 @@ async def test_a_box_a_provider_and_a_further_box(tmp_path: Path, make_box: Make
 
         file = tmp_path / "my-config" / "routing.yaml"
         file.write_text(split)
-        await until(lambda: log(tmp_path))
+        await until(lambda: whole_lines(tmp_path / "output.log"))
         warnings = [warning["message"] for warning in (await routing.run())["reload"]["warnings"]]
         assert [text.startswith("PROVIDER_KEY is not set") for text in warnings] == [True]
         await are(1)
@@ -118,11 +116,5 @@ async def test_a_box_a_provider_and_a_further_box(tmp_path: Path, make_box: Make
         assert said.startswith("I am provider.")
         process.send_signal(signal.SIGTERM)
         assert await process.ended() == 0
-    [request] = [record for record in log(tmp_path) if record["event"] == "request"]
+    [request] = [record for record in whole_lines(tmp_path / "output.log") if record["event"] == "request"]
     assert [attempt["group"] for attempt in request["attempts"]] == ["remote"]
-
-
-def log(folder: Path) -> list[dict[str, Any]]:
-    """Read the log that README's routing.yaml names, which stands in the working directory."""
-    path = folder / "output.log"
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
