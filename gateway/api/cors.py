@@ -27,7 +27,7 @@ from gateway.api.context import Handler
 from gateway.api.errors import RequestError
 
 ANY: Final = "*"
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@*\x80-\U0010ffff]+")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@*]+")
 _DEFAULT_PORT: Final = re.compile(r"(https://.*):443|(http://.*):80")
 _API: Final = "/v1/"
 _ADDRESS: Final = re.compile(r"[0-9.]+")
@@ -46,7 +46,7 @@ def origins(text: str) -> frozenset[str]:
     """
     named = [part.strip().lower().removesuffix("/") for part in text.split(",")]
     for origin in named:
-        if origin != ANY and not _ORIGIN.fullmatch(origin):
+        if origin != ANY and not (origin.isascii() and _ORIGIN.fullmatch(origin)):
             raise ValueError(f"found {origin!r}, expected an origin such as https://chat.example.com, or *")
     return frozenset(found.expand(r"\1\2") if (found := _DEFAULT_PORT.fullmatch(each)) else each for each in named)
 

@@ -13,6 +13,7 @@ from typing import cast
 
 import yaml
 from msgspec import Struct
+from yaml.reader import Reader
 
 from gateway.config.scalars import LONE_SURROGATE
 
@@ -23,8 +24,7 @@ DEEPEST = 32
 
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LINE_BREAK = "\r\n|[\n\r\x85\u2028\u2029]"
 _TAB = "found a tab, expected spaces: YAML is indented with spaces"
 _BEHIND = "found text after '|' or '>', expected it in the lines below, indented: or quote the value"
 _NESTED = f"found more than {DEEPEST} levels of nesting"
@@ -133,7 +133,7 @@ def compose(text: str) -> Composed:
         UnreadableError: it is not YAML, holds control characters, or is nested too deeply.
 
     """
-    if (odd := _UNPRINTABLE.search(text)) is not None:
+    if (odd := Reader.NON_PRINTABLE.search(text)) is not None:
         message = f"found the control character U+{ord(odd[0]):04X}, expected printable text"
         raise UnreadableError(_mark_after(text[: odd.start()]), message)
     composer = _Composer(text)
@@ -144,7 +144,7 @@ def compose(text: str) -> Composed:
 
 
 def _mark_after(text: str) -> Mark:
-    lines = _LINE_BREAK.split(text)
+    lines = re.split(_LINE_BREAK, text)
     return len(lines), len(lines[-1]) + 1
 
 
@@ -168,7 +168,7 @@ def _inside(mark: yaml.Mark | None, text: str) -> Mark:
 
 def _is_tab(text: str, mark: Mark) -> bool:
     line, column = mark
-    return _LINE_BREAK.split(text)[line - 1][column - 1 : column] == "\t"
+    return re.split(_LINE_BREAK, text)[line - 1][column - 1 : column] == "\t"
 
 
 class _Composer:
@@ -237,7 +237,7 @@ class _Composer:
 
     @cached_property
     def _lines(self) -> list[str]:
-        return _LINE_BREAK.split(self._text)
+        return re.split(_LINE_BREAK, self._text)
 
 
 def _mark(event: yaml.Event) -> Mark:

@@ -6,7 +6,6 @@ The only way in: `sources.read` does the I/O; `parse` is pure, and raises for no
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path as FilePath
 from typing import Generic, Literal, TypeVar
@@ -19,7 +18,7 @@ from gateway.config.compose import UnreadableError, decode
 from gateway.config.documents import Document, ModelsDocument, RoutingDocument
 from gateway.config.environment import read_env
 from gateway.config.fallbacks import check_fallbacks
-from gateway.config.faults import Fault
+from gateway.config.faults import Fault, closest
 from gateway.config.interpolate import interpolate
 from gateway.config.messages import explain
 from gateway.config.names import Names
@@ -196,7 +195,7 @@ def _is_deprecated(data: object, name: str) -> bool:
 
 def _is_misspelt(key: str, known: Iterable[str]) -> bool:
     """Return whether a key is a known one but for a letter or two, such as `local_deployments`."""
-    return bool(get_close_matches(key.casefold(), known, n=1, cutoff=_ALIKE))
+    return bool(closest(key.casefold(), known, _ALIKE))
 
 
 def _deprecated(names: Names) -> str:
