@@ -42,8 +42,8 @@ _JSON: Final = frozenset({JSON, f"{JSON}; charset=utf-8", f"{JSON};charset=utf-8
 _REQUEST_ID: Final = "x-request-id"
 _LINE_END: Final = b"\r\n"
 _BLANK: Final = b"\r\n\r\n"
-_SMALL: Final = 1 << 16
-"""The longest body, in bytes, that bypasses the parser in parts: too small to need backpressure."""
+_SMALL: Final = 1 << 20
+"""The longest body, in bytes, that bypasses the parser in parts: small enough to be read without backpressure."""
 _UNKNOWN: Final = -1
 _TASK: Final = "fast path"
 """The name of the tasks: making up a name would take a tenth of the time of making a task."""

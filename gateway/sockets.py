@@ -1,11 +1,14 @@
-"""Socket options that detect that the machine at the other end is gone.
+"""Socket options that detect that the machine at the other end is gone, and what it has yet to acknowledge.
 
 A process that is thinking is silent, and so is one whose machine has lost power or network. But the first one's kernel
 acknowledges what it is sent. So an idle connection is probed (keep-alives, RFC 9293 3.8.4), and data that is not
 acknowledged is not retransmitted for ever (the user timeout, RFC 5482).
 """
 
+import fcntl
 import socket
+import sys
+import termios
 from typing import Final, Protocol
 
 GONE: Final = 20
@@ -13,12 +16,19 @@ GONE: Final = 20
 CLIENT_GONE: Final = 60
 _PROBES: Final = 2
 _MILLISECONDS: Final = 1000
+_INT: Final = 4
 
 
-class _Settable(Protocol):
+class Socket(Protocol):
     """A socket, or the part of it that a transport exposes."""
 
-    def setsockopt(self, level: int, name: int, value: int, /) -> None: ...
+    def setsockopt(self, level: int, name: int, value: int, /) -> None:
+        """Set an option."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 if it is closed."""
+        ...
 
 
 def keep_asking(made: socket.socket, seconds: int) -> None:
@@ -32,7 +42,7 @@ def keep_asking(made: socket.socket, seconds: int) -> None:
     _set(made, "TCP_KEEPCNT", _PROBES)
 
 
-def acknowledge_within(made: _Settable, seconds: int) -> None:
+def acknowledge_within(made: Socket, seconds: int) -> None:
     """Drop the connection when the other machine does not acknowledge data for this many seconds.
 
     0 means the system's default, about a quarter of an hour. A machine whose receive buffer is full acknowledges
@@ -42,7 +52,18 @@ def acknowledge_within(made: _Settable, seconds: int) -> None:
     _set(made, "TCP_USER_TIMEOUT", seconds * _MILLISECONDS)
 
 
-def _set(made: _Settable, name: str, value: int) -> None:
+def has_unacknowledged(made: Socket) -> bool:
+    """Return whether the other machine has yet to acknowledge bytes that were written (Linux's tcp(7): SIOCOUTQ).
+
+    Raises:
+        OSError: the socket is closed.
+
+    """
+    counted = fcntl.ioctl(made.fileno(), termios.TIOCOUTQ, bytes(_INT))
+    return int.from_bytes(counted, sys.byteorder) > 0
+
+
+def _set(made: Socket, name: str, value: int) -> None:
     """Set a TCP option, if the system has it."""
     option = getattr(socket, name, None)
     if option is not None:

@@ -8,7 +8,7 @@ that. Outside a string (in a block of numbers), the letter makes the shorter bod
 searched after all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -66,9 +66,14 @@ class Edited:
 Body = bytes | Edited
 
 
+def parts_of(body: Body) -> Iterable[bytes | memoryview]:
+    """Return the parts of a body, without copying."""
+    return body.parts() if isinstance(body, Edited) else (body,)
+
+
 def pieces(body: Body) -> Iterator[memoryview]:
     """Yield a body in pieces, as they are to be sent, without copying."""
-    for part in body.parts() if isinstance(body, Edited) else (body,):
+    for part in parts_of(body):
         view = memoryview(part)
         for start in range(0, len(view), _PIECE):
             yield view[start : start + _PIECE]

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp.connector import Connection
 from yarl import URL
 
+from gateway.adapters.edited import Body, parts_of
 from gateway.adapters.openai_compatible import OPERATIONS, Operation
 from gateway.execution.answer import Facts
 from gateway.execution.fields import Fields
@@ -23,9 +24,12 @@ from gateway.execution.flow import Flow
 from gateway.execution.protocol import AnswerProtocol, LastHeads, Said
 from gateway.routing.snapshot import Deployment, Identity
 
-LARGEST: Final = 1 << 16
+LARGEST: Final = 1 << 20
+"""The longest body, in bytes, that is handed to a connection at once, and waits there until its peer reads it."""
 KEEPALIVE: Final = 4.0
 """Seconds for which an idle connection is kept: the server with the shortest keep-alive (uvicorn) closes it after 5."""
+_JOINED: Final = 1 << 16
+"""The longest body that is copied to be written with its head."""
 _KNOWN: Final = 4096
 _SCHEMES: Final = frozenset({"http", "https"})
 
@@ -177,7 +181,7 @@ class PreparedRequest:
         self._begins = destination.lines + Fields(deployment.headers.items()).text
         self._last = destination.last
 
-    def post(self, link: Link, fields: Fields, request_id: str, body: bytes) -> asyncio.Future[Said]:
+    def post(self, link: Link, fields: Fields, request_id: str, body: Body) -> asyncio.Future[Said]:
         """Send a request with these header fields besides the deployment's; return a future of its answer's head.
 
         Raises:
@@ -187,7 +191,9 @@ class PreparedRequest:
         head = (
             f"{self._begins}{fields.text}x-request-id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode()
-        return link.protocol.ask(head + body, self._last)
+        if isinstance(body, bytes) and len(body) <= _JOINED:
+            return link.protocol.ask(head + body, self._last)
+        return link.protocol.ask(head, self._last, parts_of(body))
 
     def answer(self, link: Link, said: Said) -> DirectResponse:
         """Return the answer whose head has come."""

@@ -29,11 +29,11 @@ class Outbox:
     def __init__(self) -> None:
         """Start empty."""
         self.requests = 0
-        self.waiting: deque[tuple[asyncio.WriteTransport, bytes]] = deque()
+        self.waiting: deque[tuple[asyncio.WriteTransport, bytes | memoryview]] = deque()
         self.since = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def post(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+    def post(self, transport: asyncio.WriteTransport, data: bytes | memoryview) -> None:
         """Write this soon, or at once if there is no crowd; this needs a running loop.
 
         While something waits, a caller that posts very often may append to `waiting` itself, which has the same effect.

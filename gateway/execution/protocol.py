@@ -5,7 +5,7 @@ It relies on internals that aiohttp does not guarantee: `ResponseHandler`, its p
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -22,7 +22,7 @@ from gateway.execution.flow import Flow
 from gateway.execution.framing import ENDS
 from gateway.execution.heads import LastHead
 from gateway.execution.outbox import Outbox
-from gateway.sockets import GONE, acknowledge_within
+from gateway.sockets import GONE, acknowledge_within, has_unacknowledged
 
 _NEVER_PAUSED: Final = 1 << 30
 _FITTING: Final = 1 << 14
@@ -136,9 +136,10 @@ class AnswerProtocol(ResponseHandler):
                 self.data_received(data)
 
     def is_connected(self) -> bool:
-        """Return whether another request may be sent: it is connected, received nothing unasked, and had no error.
+        """Return whether another request may be sent: it is connected, idle, received nothing unasked, had no error.
 
         The pool asks this before it hands a connection out, because a box may send something on a pooled one unasked.
+        A box may also answer before it has read a large request; it may never read the rest.
         """
         transport = self.transport
         return not (
@@ -149,6 +150,7 @@ class AnswerProtocol(ResponseHandler):
             or self._upgraded
             or self._exception is not None
             or transport.is_closing()
+            or (not self._is_bounded and _is_half_read(transport))
         )
 
     def waits(self) -> None:
@@ -163,17 +165,23 @@ class AnswerProtocol(ResponseHandler):
         transport = self.transport
         return transport is not None and not self._tail and not transport.is_closing()
 
-    def ask(self, data: bytes, last: LastHeads) -> asyncio.Future[Said]:
-        """Send a request; return a future of what the head of its answer says."""
+    def ask(
+        self, data: bytes, last: LastHeads, rest: Iterable[bytes | memoryview] | None = None
+    ) -> asyncio.Future[Said]:
+        """Send a request; return a future of what the head of its answer says. The `rest` is too long to be copied."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise aiohttp.ClientConnectionResetError
         self._parser = None
         self._last = last
         awaited = self._awaited = self._loop.create_future()
-        if (len(data) <= _FITTING) is not self._is_bounded:
-            self._bound(transport, is_bounded=len(data) <= _FITTING)
+        fits = rest is None and len(data) <= _FITTING
+        if fits is not self._is_bounded:
+            self._bound(transport, is_bounded=fits)
         self._outbox.post(transport, data)
+        if rest is not None:
+            for part in rest:
+                self._outbox.post(transport, part)
         return awaited
 
     def _bound(self, transport: asyncio.Transport, *, is_bounded: bool) -> None:
@@ -311,7 +319,9 @@ class AnswerProtocol(ResponseHandler):
             super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Let an incomplete body break: aiohttp reports only some ends."""
+        """Let an incomplete body break: aiohttp reports only some ends. First read what came before an error."""
+        if isinstance(exc, OSError) and self._is_amid:
+            self._read_what_came()
         flow, self.flow = self.flow, None
         if flow is not None:
             flow.lost_by = exc
@@ -320,6 +330,15 @@ class AnswerProtocol(ResponseHandler):
         if flow is not None:
             flow.broke(aiohttp.ClientPayloadError("the connection ended inside the body"))
             flow.give()
+
+
+def _is_half_read(transport: asyncio.Transport) -> bool:
+    """Return whether the peer has yet to receive a part of what was written."""
+    made = transport.get_extra_info("socket")
+    try:
+        return transport.get_write_buffer_size() > 0 or (made is not None and has_unacknowledged(made))
+    except OSError:
+        return True
 
 
 class _FlowReader(StreamReader):

@@ -42,6 +42,8 @@ TRANSPORTS: Final[tuple[Transport, ...]] = ("direct", "session")
 USER_AGENT: Final = f"hybrid-inference-gateway/{__version__}"
 _SESSION_AGE: Final = 300.0
 _PROBED: Final = 4096
+_WHOLE: Final = 1 << 16
+"""The longest body, in bytes, that a session is given in one piece; it tells when each piece has been taken."""
 
 _FAULTS: Final = (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError)
 """What is raised if no head comes."""
@@ -156,7 +158,7 @@ class Upstream:
         link: Link | None = None
         try:
             prepared = None if fresh or pool.direct is None else pool.direct.prepared(deployment, call.operation)
-            if prepared is not None and isinstance(call.body, bytes) and len(call.body) <= LARGEST:
+            if prepared is not None and len(call.body) <= LARGEST:
                 link = prepared.origin.kept()
                 if link is None:
                     link = await prepared.origin.connected(connect_timeout)
@@ -286,7 +288,7 @@ async def _asked(
     body = call.body
     response: Response = await session.post(  # type: ignore[assignment] # the session's response_class
         deployment.urls[call.operation],
-        data=body if isinstance(body, bytes) and len(body) <= LARGEST else _Pieces(body),
+        data=body if isinstance(body, bytes) and len(body) <= _WHOLE else _Pieces(body),
         headers={
             **dict(call.fields.pairs),
             "x-request-id": call.request_id,

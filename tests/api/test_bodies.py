@@ -20,6 +20,7 @@ from tests.running import Config, until
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\n"
 NOWHERE = {"m": chain(refused_url())}
 MIB = 1 << 20
+JOINED = 1 << 16
 
 
 def body_of(size: int) -> bytes:
@@ -27,7 +28,7 @@ def body_of(size: int) -> bytes:
     return json.dumps({"model": "m", "x": ""})[:-2].encode().ljust(size - 2, b"x") + b'"}'
 
 
-@pytest.mark.parametrize("size", [5 * MIB, 32 * MIB])
+@pytest.mark.parametrize("size", [JOINED, JOINED + 1, MIB, MIB + 1, 5 * MIB, 32 * MIB])
 async def test_a_large_body_passes_whole(config: Config, size: int) -> None:
     body = body_of(size)
     async with ScriptedUpstream([Send(json_answer({}))]) as a, running(config, {"m": chain(a.url)}) as gate:
@@ -36,8 +37,9 @@ async def test_a_large_body_passes_whole(config: Config, size: int) -> None:
         assert a.requests[0].body == body
 
 
-async def test_a_large_body_is_sent_with_what_is_written_into_it(config: Config) -> None:
-    text = "x" * MIB
+@pytest.mark.parametrize("size", [100_000, MIB])
+async def test_a_large_body_is_sent_with_what_is_written_into_it(config: Config, size: int) -> None:
+    text = "x" * size
     body = json.dumps({"model": "m", "stream": True, "x": text}).encode()
     async with ScriptedUpstream([Send(sse_answer('{"choices":[{"delta":{"content":"hi"}}]}', "[DONE]"))]) as a:
         named = {"base_url": a.url, "provider_model_id": "their-m", "weight": 0}

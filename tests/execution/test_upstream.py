@@ -4,11 +4,13 @@ import select
 import socket
 import ssl
 import sys
+import threading
 
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
+from gateway.execution.direct import LARGEST
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import AnswerProtocol, LastHeads
@@ -16,6 +18,7 @@ from gateway.execution.upstream import Call, Upstream, failure_of
 from gateway.routing.failures import Cause
 from tests.execution.support import CONTENT, chain, deployment, error_of, no_descriptors, running
 from tests.execution.test_wire_client import Recorded
+from tests.fakes.connection import PATIENCE
 from tests.fakes.leaping import leap
 from tests.fakes.upstream import (
     Hang,
@@ -30,6 +33,7 @@ from tests.running import Config, until
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 CALL = Call("chat/completions", b'{"model": "m"}', Fields(()), "id")
+SIZES = [LARGEST // 2, LARGEST * 4]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -225,16 +229,18 @@ async def test_what_surely_fits_is_to_be_acknowledged_soon() -> None:
     transport.socket.close()
 
 
-async def test_an_answer_that_comes_before_the_body_is_sent_passes(config: Config) -> None:
+@pytest.mark.parametrize("size", SIZES)
+async def test_an_answer_that_comes_before_the_body_is_sent_passes(config: Config, size: int) -> None:
     async with (
         ScriptedUpstream([Reset()], on_accept=[Send(json_answer({"error": "too large"}, 413))]) as a,
         running(config, {"m": chain(a.url)}) as gate,
     ):
-        answer = await gate.post({"model": "m", "prompt": "x" * (4 << 20)})
+        answer = await gate.post({"model": "m", "prompt": "x" * size})
         assert (answer.status, answer.json()) == (413, {"error": "too large"})
 
 
-async def test_an_answer_is_read_though_the_rest_of_the_body_has_nowhere_to_go() -> None:
+@pytest.mark.parametrize("size", SIZES)
+async def test_an_answer_is_read_though_the_rest_of_the_body_has_nowhere_to_go(size: int) -> None:
     """As llama.cpp answers who has not its key, or comes while it loads; it was told as a lost connection."""
     refused = b"HTTP/1.1 401 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -245,8 +251,9 @@ async def test_an_answer_is_read_though_the_rest_of_the_body_has_nowhere_to_go()
             connection.sendall(refused)
 
     upstream = Upstream()
-    call = Call("chat/completions", b"x" * (4 << 20), Fields({}.items()), "id")
+    call = Call("chat/completions", b"x" * size, Fields({}.items()), "id")
     with socket.create_server(("127.0.0.1", 0)) as box:
+        box.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         for _ in range(5):
             refusing = asyncio.create_task(asyncio.to_thread(refuse))
             url = f"http://127.0.0.1:{box.getsockname()[1]}"
@@ -254,6 +261,37 @@ async def test_an_answer_is_read_though_the_rest_of_the_body_has_nowhere_to_go()
             assert answer.status == 401
             answer.close()
             await refusing
+    await upstream.close()
+
+
+async def test_a_connection_whose_request_was_answered_half_read_is_not_used_again() -> None:
+    """What the box does not read would be ahead of the next request."""
+    ended = threading.Event()
+
+    def answer_at_once() -> None:
+        connections = []
+        for number in range(2):
+            connection, _ = box.accept()
+            connections.append(connection)
+            connection.recv(100)
+            connection.sendall(HEAD + b"%d%d" % (number, number))
+        ended.wait(PATIENCE)
+        for connection in connections:
+            connection.close()
+
+    upstream = Upstream()
+    large = Call("chat/completions", b"x" * LARGEST, Fields(()), "id")
+    with socket.create_server(("127.0.0.1", 0)) as box:
+        box.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        answering = asyncio.create_task(asyncio.to_thread(answer_at_once))
+        url = f"http://127.0.0.1:{box.getsockname()[1]}"
+        try:
+            for call, expected in ((large, b"00"), (CALL, b"11")):
+                answer = await upstream.open(deployment(url), call, connect_timeout=5)
+                assert await answer.read(99) == expected
+        finally:
+            ended.set()
+            await answering
     await upstream.close()
 
 
