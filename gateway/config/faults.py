@@ -1,6 +1,7 @@
 """A fault: what is wrong in a configuration file, and where."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
@@ -88,6 +89,4 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the known word that is closest to `word`; empty if none is at least `cutoff` alike (0 to 1)."""
-    from difflib import get_close_matches  # noqa: PLC0415 - a quarter of a MB that a sound configuration does not need
-
     return next(iter(get_close_matches(word, known, n=1, cutoff=cutoff)), "")

@@ -42,6 +42,13 @@ def test_each_sort_of_token_costs_its_own_price() -> None:
     assert FREE.cost((10, 20, 4, 5)) == 0
 
 
+@pytest.mark.parametrize(("cached", "reasoning"), [(None, None), (0, 0), (4, None), (None, 5), (4, 5)])
+def test_several_requests_cost_what_each_does(cached: int | None, reasoning: int | None) -> None:
+    prices = Prices(prompt=7_000_000, completion=11_000_000, cached=2_000_000, reasoning=13_000_000, request=5_000_001)
+    each = [prices.cost((10, 20, 0, 0)), prices.cost((30, 40, cached or 0, reasoning or 0))]
+    assert prices.costs((10, 30), (20, 40), (None, cached), (None, reasoning)) == each
+
+
 @pytest.mark.parametrize(("femto", "nano"), [(499_999, 0), (500_000, 1), (1_499_999, 1), (1_500_000, 2)])
 def test_a_cost_is_rounded_once(femto: int, nano: int) -> None:
     assert Prices(request=femto).cost((0, 0, 0, 0)) == nano
