@@ -61,11 +61,16 @@ class Server:
             Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a port that nobody listens on.
+
+    Meanwhile the system gives it to nobody who asks for any port, but a server that sets SO_REUSEADDR can listen on it.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 @contextmanager

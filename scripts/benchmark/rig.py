@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 from scripts.benchmark.peers import Peer, Start, gateway
-from scripts.benchmark.process import Cores, DiedError, Server, free_port, running, wait_until_served
+from scripts.benchmark.process import Cores, DiedError, Server, reserved_port, running, wait_until_served
 
 HELPERS: Final = ("upstream", "load")
 _SOURCES: Final = Path(__file__).parent
@@ -120,7 +120,7 @@ class Rig:
     @contextmanager
     def gateway(self, models: object, routing: Mapping[str, object], body: str | None = None) -> Iterator[Server]:
         """Run the gateway with this configuration, and everything turned on."""
-        port, folder = free_port(), self._new_folder()
+        folder = self._new_folder()
         everything = {
             "health_check": 10,
             "logging": {"output": "output.log"},
@@ -128,15 +128,19 @@ class Rig:
             **routing,
             **self.routing,
         }
-        start = gateway(models, everything, self.flags, port, folder)
-        with self._started(start, port, folder, body or request()) as server:
-            yield server
+        with reserved_port() as port:
+            start = gateway(models, everything, self.flags, port, folder)
+            with self._started(start, port, folder, body or request()) as server:
+                yield server
 
     @contextmanager
     def peer(self, peer: Peer, upstream: int) -> Iterator[Server]:
         """Run one of the peers."""
-        port, folder = free_port(), self._new_folder()
-        with self._started(peer.start(port, upstream, folder), port, folder, request()) as server:
+        folder = self._new_folder()
+        with (
+            reserved_port() as port,
+            self._started(peer.start(port, upstream, folder), port, folder, request()) as server,
+        ):
             yield server
 
     @contextmanager

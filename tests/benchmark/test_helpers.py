@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmark.process import DiedError, Server, free_port, running, wait_until_served
+from scripts.benchmark.process import DiedError, Server, reserved_port, running, wait_until_served
 from scripts.benchmark.rig import build_helpers, request
 from tests.fakes.client import Answer, RawClient, get
 from tests.fakes.upstream import Hang, Reset, ScriptedUpstream, Send, Step, chunk, last_chunk, sse, sse_answer, sse_head
@@ -153,15 +153,17 @@ async def test_an_answer_that_does_not_end_is_not_counted(helpers: Path, tmp_pat
 
 
 def test_a_server_is_read_from_the_system(tmp_path: Path) -> None:
-    port = free_port()
     script = (
+        "import sys\n"
         "from http.server import BaseHTTPRequestHandler as Handler, HTTPServer\n"
         "print('more than a pipe holds' * 9999, flush=True)\n"
         "Handler.do_POST = lambda self: self.send_error(200)\n"
-        f"HTTPServer(('127.0.0.1', {port}), Handler).serve_forever()\n"
+        "HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()\n"
     )
-    command = [sys.executable, "-c", script]
-    with running(command, CORE, tmp_path) as process:
+    with (
+        reserved_port() as port,
+        running([sys.executable, "-c", script, str(port)], CORE, tmp_path) as process,
+    ):
         wait_until_served(process, port, tmp_path)
         server = Server(process.pid, port, tmp_path)
         assert server.cpu() > 0
@@ -172,10 +174,11 @@ def test_a_server_is_read_from_the_system(tmp_path: Path) -> None:
 
 def test_a_server_that_dies_says_why(tmp_path: Path) -> None:
     with (
+        reserved_port() as port,
         running([sys.executable, "-c", "raise SystemExit('no port')"], CORE, tmp_path) as process,
         pytest.raises(DiedError, match="no port"),
     ):
-        wait_until_served(process, free_port(), tmp_path)
+        wait_until_served(process, port, tmp_path)
 
 
 async def bench(*arguments: str) -> tuple[int | None, str, str]:
