@@ -56,7 +56,7 @@ def has_unacknowledged(made: Socket) -> bool:
     """Return whether the other machine has yet to acknowledge bytes that were written (Linux's tcp(7): SIOCOUTQ).
 
     Raises:
-        OSError: the socket is closed.
+        OSError, ValueError: the socket is closed.
 
     """
     counted = fcntl.ioctl(made.fileno(), termios.TIOCOUTQ, bytes(_INT))

@@ -95,7 +95,7 @@ class AnswerProtocol(ResponseHandler):
         """
         transport = self.transport
         if transport is not None and (
-            transport.get_write_buffer_size() or (self._is_amid and transport.get_extra_info("sslcontext") is not None)
+            self._is_unread(transport) or (self._is_amid and transport.get_extra_info("sslcontext") is not None)
         ):
             if not transport.is_closing():  # else the socket may be gone
                 close(transport, reset=True)
@@ -150,8 +150,19 @@ class AnswerProtocol(ResponseHandler):
             or self._upgraded
             or self._exception is not None
             or transport.is_closing()
-            or (not self._is_bounded and _is_half_read(transport))
+            or (not self._is_bounded and self._is_unread(transport))
         )
+
+    def _is_unread(self, transport: asyncio.Transport) -> bool:
+        """Return whether the peer has yet to receive a part of a request; of one that surely fits it has all."""
+        if transport.get_write_buffer_size():
+            return True
+        if self._is_bounded:
+            return False
+        made = transport.get_extra_info("socket")
+        with suppress(OSError, ValueError):
+            return made is not None and has_unacknowledged(made)
+        return False
 
     def waits(self) -> None:
         """Wait for the next request. What comes by then was not asked for; with no parser, none of it is consumed."""
@@ -330,15 +341,6 @@ class AnswerProtocol(ResponseHandler):
         if flow is not None:
             flow.broke(aiohttp.ClientPayloadError("the connection ended inside the body"))
             flow.give()
-
-
-def _is_half_read(transport: asyncio.Transport) -> bool:
-    """Return whether the peer has yet to receive a part of what was written."""
-    made = transport.get_extra_info("socket")
-    try:
-        return transport.get_write_buffer_size() > 0 or (made is not None and has_unacknowledged(made))
-    except OSError:
-        return True
 
 
 class _FlowReader(StreamReader):

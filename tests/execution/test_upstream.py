@@ -149,11 +149,13 @@ async def test_an_open_that_is_given_up_leaves_nothing() -> None:
         await upstream.close()
 
 
-async def test_a_box_that_does_not_read_is_not_waited_for() -> None:
+@pytest.mark.parametrize("size", [LARGEST // 2, LARGEST, LARGEST * 32])
+async def test_a_box_that_does_not_read_is_not_waited_for(size: int) -> None:
     """One that had stopped kept the connection, and the body, for as long as it lived."""
     with socket.create_server(("127.0.0.1", 0)) as box:
+        box.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         upstream = Upstream()
-        call = Call("chat/completions", b"x" * (32 << 20), Fields({}.items()), "id")
+        call = Call("chat/completions", b"x" * size, Fields({}.items()), "id")
         url = f"http://127.0.0.1:{box.getsockname()[1]}"
         opening = asyncio.create_task(upstream.open(deployment(url), call, connect_timeout=5))
         connection, _ = await asyncio.to_thread(box.accept)
