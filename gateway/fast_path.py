@@ -190,7 +190,8 @@ class FastPath(Connection):
             return False
         self._parked, self._waiter = waiter, None
         self._ends = False
-        request_id = request_id_of(usual.request_id)
+        own = last.request_id
+        request_id = request_id_of(usual.request_id if own is None else own.strip().decode())
         asked = Asked(usual.operation, request_id, usual.headers, content, JSON, body, length, usual.fields)
         self._short = asyncio.Task(self._answered(asked), loop=self._loop, name=_TASK)
         return True

@@ -241,6 +241,27 @@ async def test_what_repeats_is_not_parsed(config: Config, past_the_parser: list[
         assert [request.json()["user"] for request in a.requests] == ["x" * length for length in range(6)]
 
 
+async def test_a_proxy_may_give_each_request_an_id(config: Config, past_the_parser: list[bytes]) -> None:
+    ids = ["1", "22", "not sane", "", " spaced ", "4" * 64, "5"]
+
+    def naming(name: str) -> bytes:
+        return post(CHAT, {"model": "m"}, [("X-Request-Id", name)])
+
+    async with (
+        ScriptedUpstream([Send(json_answer({}))]) as a,
+        running(config, {"m": chain(a.url)}, transport="direct") as gate,
+        gate.client() as client,
+    ):
+        answers = await asked(client, *map(naming, ids))
+        assert [answer.status for answer in answers] == [200] * len(ids)
+        given = [answer.head.get("x-request-id") for answer in answers]
+        assert given == [request.values("x-request-id")[0] for request in a.requests]
+        assert [given[0], given[1], *given[4:]] == ["1", "22", "spaced", "4" * 64, "5"]
+        assert len(set(given)) == len(ids)
+        heads = [naming(name).partition(b"{")[0] for name in ids]
+        assert [head for head in past_the_parser if head.startswith(b"POST")] == [*heads[2:5], heads[6]]
+
+
 @BOTH
 async def test_a_body_whose_head_repeats_may_be_too_large(config: Config, transport: Transport) -> None:
     async with repeating(config, transport, Limits(body=1000)) as (_, client, _):
