@@ -19,7 +19,7 @@ from gateway.adapters.openai_compatible import (
     WITH_USAGE,
     UnreplaceableModelError,
     place_of_model,
-    replace_model,
+    replace_read_model,
     with_usage,
 )
 
@@ -80,7 +80,7 @@ def pieces(body: Body) -> Iterator[memoryview]:
 
 
 def named(body: Body, model: str) -> Body:
-    """Replace the top-level `model` of a body that is known to be JSON, as `replace_model` does.
+    """Replace the top-level `model` of a body from which it has been read, as `replace_model` does.
 
     Raises:
         UnreplaceableModelError: as `replace_model` does.
@@ -89,7 +89,7 @@ def named(body: Body, model: str) -> Body:
     if isinstance(body, Edited):
         body = bytes(body)
     if len(body) <= LARGE:
-        return replace_model(body, model)
+        return replace_read_model(body, model)
     return Edited(body, (Edit(*_place(body), msgspec.json.encode(model)),))
 
 

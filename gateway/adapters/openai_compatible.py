@@ -100,7 +100,27 @@ def replace_model(body: bytes, model: str) -> bytes:
         UnreplaceableModelError: as `place_of_model` does.
 
     """
-    start, end = place_of_model(body)
+    return _replaced(body, place_of_model(body), model)
+
+
+def replace_read_model(body: bytes, model: str) -> bytes:
+    """Do what `replace_model` does with a body whose top-level `model` has been read, as text.
+
+    If only one field or text is called `model`, it is the one. That saves decoding the body a second time.
+
+    Raises:
+        UnreplaceableModelError: as `place_of_model` does.
+
+    """
+    if _ESCAPED not in body:
+        found = [*islice(_PLAIN.finditer(body), 2)]
+        if len(found) == 1 and (match := _MODEL.match(body, found[0].start())) is not None:
+            return _replaced(body, match.span(1), model)
+    return replace_model(body, model)
+
+
+def _replaced(body: bytes, span: Span, model: str) -> bytes:
+    start, end = span
     return body[:start] + msgspec.json.encode(model) + body[end:]
 
 

@@ -247,7 +247,7 @@ class Executor:
     def _named(self, deployment: Deployment, call: Call) -> Call:
         """Return the call with the model named as the deployment knows it."""
         try:
-            return msgspec.structs.replace(call, body=named(call.body, deployment.served_model))
+            return Call(call.operation, named(call.body, deployment.served_model), call.fields, call.request_id)
         except UnreplaceableModelError:
             self._manager.left(deployment, self._clock())
             raise
@@ -304,7 +304,7 @@ class Executor:
         """
         deployment = this.deployment
         added = record.ask.adds_usage and self._untold.get(deployment.identity) != deployment.endpoint
-        asked = msgspec.structs.replace(call, body=asking_usage(call.body)) if added else call
+        asked = Call(call.operation, asking_usage(call.body), call.fields, call.request_id) if added else call
         answer, held = await Opening(self._upstream, record, this).begun(asked)
         if added and isinstance(held, Refusal) and _OPTION in held.body:
             answer.close()

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from gateway.adapters.openai_compatible import (
     UnreplaceableModelError,
     authorization,
     replace_model,
+    replace_read_model,
     with_usage,
 )
 
@@ -74,6 +75,13 @@ def test_a_key_is_a_bearer_token() -> None:
 def test_the_models_name_is_replaced_and_nothing_else() -> None:
     body = b'{ "stream":true,\n\t"model" : "llama" ,"messages":[{"role":"user","content":"\\"model\\": 1"}],"n":1.0 }'
     assert replace_model(body, "meta/llama") == body.replace(b'"llama"', b'"meta/llama"')
+    assert replace_read_model(body, "meta/llama") == body.replace(b'"llama"', b'"meta/llama"')
+
+
+@pytest.mark.parametrize("other", ["model", ESCAPED])
+def test_a_model_that_was_read_but_stands_there_twice_is_refused(other: str) -> None:
+    with pytest.raises(UnreplaceableModelError, match=r"^model: expected it once, as text$"):
+        replace_read_model(f'{{"model":"m","{other}":"n"}}'.encode(), "other")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +101,9 @@ def test_the_models_name_is_replaced_and_nothing_else() -> None:
         r'{"model":"m","a":"\ud83d\ude00 \u00e9 é 😀"}',
     ],
 )
-def test_the_top_level_model_is_found_wherever_it_stands(body: str) -> None:
-    assert replace_model(body.encode(), "other") == body.replace('"m"', '"other"').encode()
+@pytest.mark.parametrize("replace", [replace_model, replace_read_model])
+def test_the_top_level_model_is_found_wherever_it_stands(replace: Callable[[bytes, str], bytes], body: str) -> None:
+    assert replace(body.encode(), "other") == body.replace('"m"', '"other"').encode()
 
 
 @pytest.mark.parametrize("value", [r"\"", r"a\\", r"\u00e9", "é😀", "", " ", r"\/", "x" * 1000])
@@ -219,6 +228,7 @@ def test_of_any_object_only_the_models_value_changes(
     head = "{" + "".join(f"{data.draw(written(key))}:{text}," for key, text in before) + f"{name} :\t"
     tail = "".join(f",{data.draw(written(key))}:{text}" for key, text in after) + "}\n"
     changed = replace_model((head + value + tail).encode(), new).decode()
+    assert replace_read_model((head + value + tail).encode(), new).decode() == changed
     assert changed.startswith(head)
     assert changed.endswith(tail)
     assert json.loads(changed) == {**others, "model": new}
