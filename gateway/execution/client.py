@@ -303,9 +303,13 @@ class WireClient(msgspec.Struct, eq=False):
         transport = self._line.transport
         if transport is None or transport.is_closing():
             raise ClientLeftError
-        if self._head:
-            data, self._head = self._head + data, b""
-        transport.write(data)
+        head, self._head = self._head, b""
+        if not head:
+            transport.write(data)
+        elif len(data) <= _POSTED:
+            transport.write(head + data)
+        else:
+            transport.writelines((head, data))  # which uvloop does without a copy
 
     async def room(self) -> None:
         """Wait until the client has room for more."""

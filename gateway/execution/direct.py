@@ -188,12 +188,11 @@ class PreparedRequest:
             aiohttp.ClientConnectionResetError: the connection is gone.
 
         """
-        head = (
-            f"{self._begins}{fields.text}x-request-id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode()
-        if isinstance(body, bytes) and len(body) <= _JOINED:
-            return link.protocol.ask(head + body, self._last)
-        return link.protocol.ask(head, self._last, parts_of(body))
+        length = len(body)
+        head = f"{self._begins}{fields.text}x-request-id: {request_id}\r\nContent-Length: {length}\r\n\r\n".encode()
+        if length > _JOINED:
+            return link.protocol.ask(head, self._last, parts_of(body))
+        return link.protocol.ask(head + bytes(body), self._last)
 
     def answer(self, link: Link, said: Said) -> DirectResponse:
         """Return the answer whose head has come."""
