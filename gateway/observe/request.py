@@ -75,8 +75,16 @@ def request_line(ended: Ended, time: str) -> RequestLine:
     Arguments are positional: by name they take msgspec eight times as long.
     """
     outcome = ended.outcome
-    served, content, answered = outcome.served_model, outcome.first_content, outcome.answered
+    served, content, attempts, asked = outcome.served_model, outcome.first_content, outcome.attempts, outcome.model_id
     used, lost = outcome.usage or _UNTOLD, outcome.lost or _UNTOLD
+    if len(attempts) == 1:  # most requests
+        [only] = attempts
+        lines = [_attempt(only, asked)]
+        answered = None if served is None else only
+        rescue = only.rescue if only.failure is None else None
+    else:
+        lines = [_attempt(attempt, asked) for attempt in attempts]
+        answered, rescue = outcome.answered, outcome.rescue
     return RequestLine(
         time,
         ended.level,
@@ -101,9 +109,9 @@ def request_line(ended: Ended, time: str) -> RequestLine:
         lost.prompt_tokens,
         lost.completion_tokens,
         outcome.malformed_events or None,
-        outcome.rescue,
+        rescue,
         None if answered is None else answered.deployment,
-        [_attempt(attempt, outcome.model_id) for attempt in outcome.attempts],
+        lines,
     )
 
 
