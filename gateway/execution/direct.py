@@ -181,8 +181,10 @@ class PreparedRequest:
         self._begins = destination.lines + Fields(deployment.headers.items()).text
         self._last = destination.last
 
-    def post(self, link: Link, fields: Fields, request_id: str, body: Body) -> asyncio.Future[Said]:
+    def post(self, link: Link, fields: Fields, request_id: str, body: Body, exchange: Exchange) -> asyncio.Future[Said]:
         """Send a request with these header fields besides the deployment's; return a future of its answer's head.
+
+        The exchange is told that it has been sent, and told again if a long body had to wait for the peer to read.
 
         Raises:
             aiohttp.ClientConnectionResetError: the connection is gone.
@@ -191,8 +193,11 @@ class PreparedRequest:
         length = len(body)
         head = f"{self._begins}{fields.text}x-request-id: {request_id}\r\nContent-Length: {length}\r\n\r\n".encode()
         if length > _JOINED:
-            return link.protocol.ask(head, self._last, parts_of(body))
-        return link.protocol.ask(head + bytes(body), self._last)
+            awaited = link.protocol.ask(head, self._last, parts_of(body), exchange.sent)
+        else:
+            awaited = link.protocol.ask(head + bytes(body), self._last)
+        exchange.sent()
+        return awaited
 
     def answer(self, link: Link, said: Said) -> DirectResponse:
         """Return the answer whose head has come."""

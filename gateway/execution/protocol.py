@@ -76,6 +76,7 @@ class AnswerProtocol(ResponseHandler):
     _last: LastHeads
     _due = 0
     _is_bounded = False
+    _sent: Callable[[], None] | None = None
 
     def __init__(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
         """Create the protocol of a connection to come, whose requests are posted in the outbox."""
@@ -166,7 +167,7 @@ class AnswerProtocol(ResponseHandler):
 
     def waits(self) -> None:
         """Wait for the next request. What comes by then was not asked for; with no parser, none of it is consumed."""
-        self.flow = self._parser = None
+        self.flow = self._parser = self._sent = None
 
     def is_quiet(self) -> bool:
         """Return whether a connection that was usable when it became idle has neither ended nor received anything.
@@ -177,9 +178,16 @@ class AnswerProtocol(ResponseHandler):
         return transport is not None and not self._tail and not transport.is_closing()
 
     def ask(
-        self, data: bytes, last: LastHeads, rest: Iterable[bytes | memoryview] | None = None
+        self,
+        data: bytes,
+        last: LastHeads,
+        rest: Iterable[bytes | memoryview] | None = None,
+        sent: Callable[[], None] | None = None,
     ) -> asyncio.Future[Said]:
-        """Send a request; return a future of what the head of its answer says. The `rest` is too long to be copied."""
+        """Send a request; return a future of what the head of its answer says.
+
+        The `rest` is too long to be copied. If it has to wait for the peer to read, `sent` is called when it is out.
+        """
         transport = self.transport
         if transport is None or transport.is_closing():
             raise aiohttp.ClientConnectionResetError
@@ -191,6 +199,7 @@ class AnswerProtocol(ResponseHandler):
             self._bound(transport, is_bounded=fits)
         self._outbox.post(transport, data)
         if rest is not None:
+            self._sent = sent
             for part in rest:
                 self._outbox.post(transport, part)
         return awaited
@@ -323,6 +332,12 @@ class AnswerProtocol(ResponseHandler):
         awaited, self._awaited = self._awaited, None
         if awaited is not None and not awaited.done():
             awaited.set_exception(error)
+
+    def resume_writing(self) -> None:
+        """Tell that a long request is out, or nearly so: the transport has room again."""
+        super().resume_writing()
+        if self._sent is not None and self._awaited is not None:
+            self._sent()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
         """Resume reading, if it is paused: aiohttp calls this at the end of each body."""

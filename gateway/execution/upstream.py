@@ -165,8 +165,7 @@ class Upstream:
                     exchange.reused = link.protocol.was_used  # the session leaves used ones in the connector's pool
                 else:
                     exchange.reused = True
-                awaited = prepared.post(link, call.fields, call.request_id, call.body)
-                exchange.sent()
+                awaited = prepared.post(link, call.fields, call.request_id, call.body, exchange)
                 try:
                     response: Head = prepared.answer(link, await awaited)
                 finally:

@@ -376,7 +376,7 @@ async def test_places_beyond_what_is_kept_are_closed() -> None:
         prepared = direct.prepared(deployment(a.url), CALL.operation)
         assert prepared is not None
         link = await prepared.origin.connected(5)
-        prepared.answer(link, await prepared.post(link, CALL.fields, "id", b"{}")).release()
+        prepared.answer(link, await prepared.post(link, CALL.fields, "id", b"{}", Exchange())).release()
         for number in range(4096):
             direct.prepared(deployment(f"http://box/{number}"), CALL.operation)
         await a.closed_by_peer()

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from gateway.execution.direct import LARGEST
+from gateway.execution.direct import LARGEST, Exchange
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import AnswerProtocol, LastHeads
@@ -294,6 +294,52 @@ async def test_a_connection_whose_request_was_answered_half_read_is_not_used_aga
         finally:
             ended.set()
             await answering
+    await upstream.close()
+
+
+class Counting(Exchange):
+    """An exchange that counts how often it was told that the request is sent."""
+
+    times: int = 0
+
+    def sent(self) -> None:
+        self.times += 1
+
+
+async def test_a_request_that_waits_for_the_box_to_read_is_sent_when_it_is_out() -> None:
+    """The time to the first content was counted from when it had begun to wait."""
+    reads = threading.Event()
+
+    def answer_twice() -> None:
+        connection, _ = box.accept()
+        with connection, connection.makefile("rb") as requests:
+            for size in (len(CALL.body), LARGEST):
+                while requests.readline() != b"\r\n":
+                    pass
+                requests.read(size)
+                connection.sendall(HEAD + b"{}")
+                reads.wait(PATIENCE)
+
+    upstream, exchange = Upstream(), Counting()
+    with socket.create_server(("127.0.0.1", 0)) as box:
+        box.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        answering = asyncio.create_task(asyncio.to_thread(answer_twice))
+        place = deployment(f"http://127.0.0.1:{box.getsockname()[1]}")
+        assert await (await upstream.open(place, CALL, connect_timeout=5)).read(99) == b"{}"
+        assert upstream._pooled is not None
+        assert upstream._pooled.direct is not None
+        ((link,),) = (origin._waiting for origin in upstream._pooled.direct._origins.values())
+        transport = link.protocol.transport
+        assert transport is not None
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        large = Call("chat/completions", b"x" * LARGEST, Fields(()), "id")
+        opening = asyncio.create_task(upstream.open(place, large, connect_timeout=5, exchange=exchange))
+        await until(lambda: transport.get_write_buffer_size() > LARGEST // 2)
+        assert exchange.times == 1
+        reads.set()
+        assert await (await opening).read(99) == b"{}"
+        assert exchange.times == 2
+        await answering
     await upstream.close()
 
 
