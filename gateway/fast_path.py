@@ -268,7 +268,9 @@ class FastPath(Connection):
             return None
         if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers or ORIGIN in headers:
             return None
-        return None if self._gateway.draining or self in self._capacity.spare else operation
+        if self._gateway.draining or not self._keepalive_timeout:
+            return None
+        return None if self in self._capacity.spare else operation
 
     async def _answered(self, asked: Asked) -> None:
         """Answer a request on the fast path, and prepare for the next one."""

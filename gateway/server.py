@@ -82,7 +82,7 @@ class Options:
 
     `transport` is how requests pass through: `direct` takes the fast paths through aiohttp (`fast_path`,
     `execution.direct`). `cors_origins` are those whose pages may send requests from a browser (`api.cors`).
-    `keep_alive` is how many seconds an idle client connection is kept.
+    `keep_alive` is how many seconds an idle client connection is kept; with 0, each closes after its answer.
     """
 
     config_dir: Path = Path("config")
@@ -434,7 +434,8 @@ def create_app(options: Options | None = None) -> web.Application:
         app.on_response_prepare.append(cors.stamp)
     page = Page()
     app.add_routes([*_routes(gateway), *page.routes()])
-    app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: gateway.draining))
+    keeps_none = not gateway.options.keep_alive
+    app.on_response_prepare.append(Stamp(lambda: gateway.manager.snapshot, lambda: keeps_none or gateway.draining))
 
     async def running(_: web.Application) -> AsyncIterator[None]:
         await page.load()

@@ -87,17 +87,17 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 class Stamp:
     """Sets the header fields that every answer carries.
 
-    `current` returns the snapshot in force, `draining` whether the gateway is about to stop: if so, connections are
-    closed after their answer (RFC 9112 9.6). So are those that would change their protocol (RFC 9110 9.3.6, 7.8):
-    aiohttp parses what follows CONNECT, its body included, as a request, and loses what follows an Upgrade. In
-    HTTP/1.0, a body of undeclared length ends with the connection, which aiohttp would keep alive for a client that
-    asks for that.
+    `current` returns the snapshot in force, `closing` whether connections are closed after their answer
+    (RFC 9112 9.6): the gateway is about to stop, or keeps none. So are those that would change their protocol
+    (RFC 9110 9.3.6, 7.8): aiohttp parses what follows CONNECT, its body included, as a request, and loses what follows
+    an Upgrade. In HTTP/1.0, a body of undeclared length ends with the connection, which aiohttp would keep alive for a
+    client that asks for that.
     """
 
-    def __init__(self, current: Callable[[], Snapshot | None], draining: Callable[[], bool]) -> None:
+    def __init__(self, current: Callable[[], Snapshot | None], closing: Callable[[], bool]) -> None:
         """Call these for each answer."""
         self._current = current
-        self._draining = draining
+        self._closing = closing
 
     async def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
         """Stamp an answer that is about to be sent."""
@@ -108,6 +108,6 @@ class Stamp:
         if "x-gateway-generation" not in headers:
             headers["x-gateway-generation"] = str(request.get(GENERATION, snapshot.generation if snapshot else 0))
         is_endless = request.version < HttpVersion11 and response.content_length is None
-        if is_endless or self._draining() or request.method == METH_CONNECT or "Upgrade" in request.headers:
+        if is_endless or self._closing() or request.method == METH_CONNECT or "Upgrade" in request.headers:
             response.force_close()
             headers["Connection"] = "close"  # aiohttp has decided on this field by now

@@ -137,7 +137,7 @@ def _routing(sources: Sources, files: ConfigFiles, variables: _Variables, names:
     file = str(files.routing)
     if sources.routing is None:
         return _File(Tree(file), None, tuple(_without_routing(sources, files, variables, names)))
-    advice = "empty, as a file that is still being written: delete it to serve without a split"
+    advice = "empty, as a file that is still being written: to serve without a split, write local_deployment: []"
     tree, faults, notices = _tree(sources.routing, file, variables, advice)
     if _is_deprecated(tree.data, files.routing.name):
         return _File(tree, None, (tree.fault((), _deprecated(names)),))

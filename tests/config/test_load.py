@@ -36,7 +36,10 @@ def test_models_are_not() -> None:
 def test_an_empty_file_is_a_fault(text: str) -> None:
     assert faults(text, text) == [
         "config/models.yaml: empty, expected models: and a list of at least one model",
-        "config/routing.yaml: empty, as a file that is still being written: delete it to serve without a split",
+        (
+            "config/routing.yaml: empty, as a file that is still being written: to serve without a split, write "
+            "local_deployment: []"
+        ),
     ]
 
 

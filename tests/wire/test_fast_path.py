@@ -277,6 +277,18 @@ async def test_an_idle_connection_is_closed_after_a_while(config: Config, transp
         assert await client.read_to_end() == b""
 
 
+async def test_a_connection_that_is_not_kept_is_announced_to_close(config: Config, transport: Transport) -> None:
+    async with (
+        ScriptedUpstream(answering) as a,
+        running(config, {"m": chain(a.url)}, transport=transport, keep_alive=0.0) as gate,
+        gate.client() as client,
+    ):
+        await client.send(named("one"))
+        answer = await client.read_answer()
+        assert (answer.status, answer.head.get("connection")) == (200, "close")
+        assert await client.read_to_end() == b""
+
+
 async def test_a_connection_is_idle_from_its_last_answer_on(config: Config, transport: Transport) -> None:
     async with (
         ScriptedUpstream(answering) as a,
