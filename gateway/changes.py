@@ -35,12 +35,18 @@ class Changes:
         upstream: Upstream,
         log: Log,
         probed: Callable[[str, ProbeResult], None],
+        settle: Callable[[], None],
     ) -> None:
-        """Start without probes; `probed` counts the result of each probe of an endpoint."""
+        """Start without probes.
+
+        `probed` counts the result of each probe of an endpoint. `settle` delivers the requests that wait for the log:
+        those that ended before a change are logged before it.
+        """
         self._manager = manager
         self._selector = selector
         self._log = log
         self._count = probed
+        self._settle = settle
         self.prober = Prober(upstream, self.probed, random.random)
         self._ramp: asyncio.Task[None] | None = None
 
@@ -58,6 +64,7 @@ class Changes:
 
     def follow(self, change: Change) -> None:
         """Draw from the snapshot after a change, and log the change."""
+        self._settle()
         snapshot = self._manager.snapshot
         revision = snapshot.revision if snapshot else 0
         if snapshot is not None:

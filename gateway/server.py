@@ -159,7 +159,8 @@ class Gateway:
         self.sink.set_secrets(self.tracing.secrets)
         self.live = Live(settle=settle)
         self.request_log = RequestLog(self.log)
-        self.feed.takers = tuple(each.take for each in (self.traffic, self.live, self.costs, self.ledger, self.metrics))
+        takers = (self.request_log, self.traffic, self.live, self.costs, self.ledger, self.metrics)
+        self.feed.takers = tuple(each.take for each in takers)
         self.state = ReloadState()
         self.draining = False
         self.others = 0
@@ -175,12 +176,13 @@ class Gateway:
             upstream=self.upstream,
             log=self.log,
             probed=self.metrics.probed,
+            settle=settle,
         )
         self.executor = Executor(
             upstream=self.upstream,
             selector=self.selector,
             manager=self.manager,
-            observers=(self.request_log.record, self.feed.put, *self.tracing.observers),
+            observers=(self.feed.put, *self.tracing.observers),
             changed=self.changes.follow,
             clock=time.monotonic,
             dice=random.random,
@@ -341,6 +343,7 @@ class Gateway:
             yield Fault(str(self.files.routing), 0, 0, dotted(path), told)
 
     def _reject(self, error: ConfigError) -> None:
+        self.feed.settle()
         if self.state.reject(time.time(), self.manager.generation, error.faults):
             self.metrics.rejected()
         self.log.error(

@@ -110,6 +110,7 @@ async def written(client: Client) -> None:
     """Wait until the log holds what was recorded."""
     app = client.app
     assert app is not None
+    app[GATEWAY].feed.settle()
     assert await asyncio.to_thread(app[GATEWAY].sink.flush, PATIENCE)
 
 

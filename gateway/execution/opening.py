@@ -87,9 +87,8 @@ class Opening(Exchange):
 
     def sent(self) -> None:
         """Start the clock for the first content."""
-        self.record.deadline.after(self._patience)
+        self.record.deadline.after(self._patience())
 
-    @property
     def _patience(self) -> float:
         clocks = self.this.clocks
         return clocks.first_token if self.record.ask.stream else clocks.answer
@@ -102,7 +101,7 @@ class Opening(Exchange):
         clocks = self.this.clocks
         if self.came_some:
             return Failure(Cause.STALLED, f"no more of the body for {clocks.idle:g} s")
-        return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {self._patience:g} s")
+        return Failure(Cause.FIRST_TOKEN_TIMEOUT, f"no content in {self._patience():g} s")
 
     def _keep(self, answer: Answer, error: ErrorAnswerError) -> None:
         """Keep an error that came in place of an answer: it may be sent to the client."""

@@ -1,6 +1,6 @@
-"""How finished requests reach the observers that count them.
+"""How finished requests reach the observers that count them, the log among them.
 
-A request waits here for a quarter of a second at most, until `MOST` are waiting, or until one ends in the next second:
+A request waits here for a tenth of a second at most, until `MOST` are waiting, or until one ends in the next second:
 a batch never spans two seconds. Before a count is read, the requests that wait are delivered (`settle`), so that nobody
 can notice that they waited.
 """
@@ -16,7 +16,7 @@ from gateway.observe.batch import Batch
 
 MOST: Final = 256
 """The most requests that wait; counting them takes about half a millisecond."""
-DELAY: Final = 0.25
+DELAY: Final = 0.1
 _log: Final = logging.getLogger(__name__)
 
 Taker = Callable[[Batch], None]

@@ -3,8 +3,8 @@
 A record is a dict in the order of its line: time (seconds since the epoch), level, event, then the event's fields.
 Nothing here renders, formats or does I/O; the sink's writer thread does.
 
-Events pass through structlog's chain. The `request` record, written once per request, goes to the same Recorder as an
-`Ended` (`observe.request`): a bound logger's copies and calls would cost more than all the rest of it.
+Events pass through structlog's chain. The `request` records, one per request, go to the same Recorder by the batch
+(`observe.request`): a bound logger's copies and calls would cost more than all the rest of it.
 
 aiohttp's parse errors quote the bytes that a peer sent, which may hold a key or a prompt. Of such an error, and of any
 error that it caused, the class and the stack are logged at most, never the message.
@@ -22,10 +22,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 from structlog.typing import EventDict
 
-from gateway.execution.outcome import Outcome
-from gateway.observe.render import Record
-from gateway.observe.request import Ended
-from gateway.observe.sink import LogSink
+from gateway.observe.batch import Batch
+from gateway.observe.request import Requests
+from gateway.observe.sink import LogSink, Told
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -37,7 +36,7 @@ class Recorder:
 
     __slots__ = ("threshold", "write")
 
-    def __init__(self, write: Callable[[Record], None], level: str) -> None:
+    def __init__(self, write: Callable[[Told], None], level: str) -> None:
         self.write = write
         self.threshold = LEVELS[level]
 
@@ -162,14 +161,17 @@ def capture_stdlib(log: Log) -> Callable[[], None]:
 
 
 class RequestLog:
-    """The observer that records every finished request as one `request` event."""
+    """Records every finished request as one `request` event."""
 
     def __init__(self, log: Log) -> None:
         self._recorder = log.recorder
 
-    def record(self, outcome: Outcome) -> None:
-        """Record `outcome`: at warning if it is an error, else at info."""
+    def take(self, batch: Batch) -> None:
+        """Record requests that ended: at warning those that are errors, the others at info."""
         recorder = self._recorder
-        level = "info" if outcome.failure is None or not outcome.is_error else "warning"
-        if LEVELS[level] >= recorder.threshold:
-            recorder.write(Ended(time.time(), level, outcome))
+        if recorder.passes("info"):
+            recorder.write(Requests(batch.at, batch.outcomes))
+        elif recorder.passes("warning"):
+            errors = [each for each in zip(batch.at, batch.outcomes, strict=True) if each[1].is_error]
+            if errors:
+                recorder.write(Requests(*zip(*errors, strict=True)))

@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -25,9 +26,13 @@ from queue import Empty, SimpleQueue
 from msgspec import Struct, field
 
 from gateway.observe.render import Record, Secrets, render_all
+from gateway.observe.request import Requests
 from gateway.observe.target import STREAMS, Lines, Target, has_room, open_for_append, reason
 
 _BATCH = 512
+
+Told = dict[str, object] | Requests
+"""What is emitted: a record's fields, in the order of its line; or requests that ended, each of which is a record."""
 
 
 class _Message(Struct, frozen=True):
@@ -61,7 +66,8 @@ class LogSink:
         pause: float = 1.0,
         gather: float = 0.05,
     ) -> None:
-        self._queue: SimpleQueue[Record | _Message] = SimpleQueue()
+        self._queue: SimpleQueue[Told | _Message] = SimpleQueue()
+        self._packed = 0  # how many records were put in the queue beyond one in each item
         self._limit = capacity  # 0 once closed
         self._pause = pause
         self._gather = gather
@@ -75,6 +81,7 @@ class LogSink:
         self._dropped = 0
         self._told = 0  # how many of those dropped a `log.dropped` record has reported
         # The rest belongs to the writer thread.
+        self._unpacked = 0  # how many of `_packed` have been taken
         self._target = Target(target, pause=pause, clock=time.monotonic)
         self._left: set[str] = set()  # targets that refused their batch, until the queue reaches the newest one
         self._lines = Lines()
@@ -97,13 +104,28 @@ class LogSink:
         """Start the writer, which opens the target; records emitted before are written first."""
         self._thread.start()
 
-    def emit(self, record: Record) -> None:
-        """Hand over a record, which the sink owns from now on. From any thread; never blocks, never raises."""
-        if self._queue.qsize() < self._limit:
-            self._queue.put(record)
-        else:
+    def emit(self, told: Told) -> None:
+        """Hand over a record, which the sink owns from now on. From any thread; never blocks, never raises.
+
+        Requests, many records in one, come from one thread only.
+        """
+        room = self._limit - self._waiting
+        if room > 0 and not isinstance(told, Requests):
+            self._queue.put(told)
+            return
+        size = _size(told)
+        if room < size:
             with self._drop_lock:
-                self._dropped += 1
+                self._dropped += size - max(room, 0)
+        if room > 0 and isinstance(told, Requests):
+            fitting = told if size <= room else told.first(room)
+            self._packed += len(fitting) - 1
+            self._queue.put(fitting)
+
+    @property
+    def _waiting(self) -> int:
+        """How many records are in the queue; a message counts as one."""
+        return self._queue.qsize() + self._packed - self._unpacked
 
     def prepare_secrets(self, secrets: frozenset[str]) -> None:
         """Prepare, in any thread, what `set_secrets` will mask: a thousand keys take milliseconds."""
@@ -163,7 +185,7 @@ class LogSink:
         lost = self._lines.left - (1 if self._lines.left and self._drops else 0)
         with suppress(Empty):
             while True:
-                lost += not isinstance(self._queue.get_nowait(), _Message)
+                lost += _size(self._queue.get_nowait())
         self._queue.put(_Stop())
         self._dropped += lost
         if untold := self._dropped - self._told:
@@ -188,15 +210,22 @@ class LogSink:
             return [], None
         if isinstance(item, _Message):
             return [], item
-        if self._queue.qsize() < _BATCH:
+        if self._waiting + _size(item) <= _BATCH:
             self._rest(self._gather)
-        records: list[Record] = [item]
-        for _ in range(min(self._queue.qsize(), _BATCH - 1)):
+        records: list[Record] = []
+        while True:
+            records += self._unpack(item)
+            if len(records) >= _BATCH or not self._queue.qsize():
+                return records, None
             item = self._queue.get_nowait()
             if isinstance(item, _Message):
                 return records, item
-            records.append(item)
-        return records, None
+
+    def _unpack(self, told: Told) -> Iterable[Record]:
+        if not isinstance(told, Requests):
+            return (told,)
+        self._unpacked += len(told) - 1
+        return told.ended()
 
     def _compose(self, records: list[Record]) -> None:
         """Render the next batch, whose last line reports what was dropped by then."""
@@ -257,3 +286,10 @@ class LogSink:
         with suppress(OSError):
             if sys.__stderr__ is not None and has_room(STREAMS["stderr"], 0):
                 os.write(STREAMS["stderr"], line)
+
+
+def _size(item: Told | _Message) -> int:
+    """Return how many records an item of the queue is."""
+    if isinstance(item, _Message):
+        return 0
+    return len(item) if isinstance(item, Requests) else 1

@@ -88,14 +88,13 @@ class Measured:
         self.figures: list[tuple[float, float]] = []
         self._gateway = gateway = Gateway(Options(folder / "config", environ={}))
         gateway.tidy = settle
-        counters = {name: getattr(gateway, name).take for name in _COUNTERS}
-        gateway.feed.takers = tuple(take for name, take in counters.items() if name in chosen)
-        told = ((gateway.request_log.record, "log" in chosen), (gateway.feed.put, bool(gateway.feed.takers)))
+        takers = {"log": gateway.request_log.take, **{name: getattr(gateway, name).take for name in _COUNTERS}}
+        gateway.feed.takers = tuple(take for name, take in takers.items() if name in chosen)
         self._tell = Executor(
             upstream=gateway.upstream,
             selector=gateway.selector,
             manager=gateway.manager,
-            observers=[observe for observe, wanted in told if wanted],
+            observers=(gateway.feed.put,) if chosen else (),
             changed=lambda _: None,
             clock=time.monotonic,
             dice=lambda: 0.5,

@@ -111,6 +111,7 @@ class Running:
 
     async def log(self) -> list[dict[str, Any]]:
         """Return the log's records so far."""
+        self.gateway.feed.settle()
         assert await asyncio.to_thread(self.gateway.sink.flush, PATIENCE)
         return self.config.records()
 

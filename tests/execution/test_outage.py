@@ -101,6 +101,24 @@ async def test_a_box_that_fails_is_left_alone_until_it_is_back(config: Config) -
         assert snapshot.out == frozenset()
 
 
+async def test_what_ended_before_a_change_is_logged_before_it(config: Config) -> None:
+    """Requests wait for the log for a moment; a change does not."""
+    async with (
+        ScriptedUpstream(DOWN) as a,
+        ScriptedUpstream(GOOD) as b,
+        running(config, {"m": chain(a.url, b.url)}, breaker={"failures": 3}) as gate,
+    ):
+        for _ in range(3):
+            await gate.post("m")
+        events = [record["event"] for record in await gate.log()]
+        assert [event for event in events if event in {"request", "breaker.changed"}] == [
+            "request",
+            "request",
+            "breaker.changed",
+            "request",
+        ]
+
+
 async def test_one_request_alone_shows_whether_a_box_is_back(config: Config) -> None:
     box, go_on = Box(), asyncio.Event()
     async with (

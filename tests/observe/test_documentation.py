@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.observe.batch import Batch
 from gateway.observe.log import RequestLog, make_logger
 from gateway.observe.render import Secrets, render
-from gateway.observe.request import Ended
+from gateway.observe.request import Requests
 from gateway.observe.sink import LogSink
 
 PAGE = (Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="utf-8")
@@ -36,9 +37,10 @@ def request_record() -> dict[str, Any]:
         client_name="alice",
         failure="broken",
     )
-    RequestLog(make_logger(sink, "info")).record(outcome)
-    record = sink._queue.get()
-    assert isinstance(record, Ended)
+    RequestLog(make_logger(sink, "info")).take(Batch([0.0], [outcome]))
+    told = sink._queue.get()
+    assert isinstance(told, Requests)
+    (record,) = told.ended()
     read: dict[str, Any] = json.loads(render(record, Secrets()))
     return read
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from msgspec import json
 
 from gateway.execution.outcome import Attempt, Outcome, Usage
+from gateway.observe.batch import Batch
 from gateway.observe.log import LEVELS, Log, RequestLog, capture_stdlib, make_logger, set_level
 from gateway.observe.render import Record, Secrets, render, render_all
-from gateway.observe.request import Ended
+from gateway.observe.request import Requests
 from gateway.observe.sink import LogSink
 
 CANARY = "sk-canary-0123456789"
@@ -29,12 +30,19 @@ class Book:
         self.sink = LogSink()
         self.log = make_logger(self.sink, "info")
 
+    def ends(self, *outcomes: Outcome) -> None:
+        """Record requests that end at once."""
+        RequestLog(self.log).take(Batch([0.0] * len(outcomes), outcomes))
+
     def recorded(self) -> list[Record]:
         records: list[Record] = []
         while not self.sink._queue.empty():
-            record = self.sink._queue.get()
-            assert isinstance(record, dict | Ended)
-            records.append(record)
+            told = self.sink._queue.get()
+            if isinstance(told, Requests):
+                records += told.ended()
+            else:
+                assert isinstance(told, dict)
+                records.append(told)
         return records
 
     def raw(self) -> list[dict[str, Any]]:
@@ -287,8 +295,8 @@ def outcome(**changes: Any) -> Outcome:
     return Outcome(**fields | changes)
 
 
-def test_a_plain_request_leaves_the_absent_out(book: Book, log: Log) -> None:
-    RequestLog(log).record(outcome())
+def test_a_plain_request_leaves_the_absent_out(book: Book) -> None:
+    book.ends(outcome())
     assert list(book.only().items()) == [
         ("level", "info"),
         ("event", "request"),
@@ -306,10 +314,10 @@ def test_a_plain_request_leaves_the_absent_out(book: Book, log: Log) -> None:
     ]
 
 
-def test_a_request_that_fell_back_tells_its_whole_story(book: Book, log: Log) -> None:
+def test_a_request_that_fell_back_tells_its_whole_story(book: Book) -> None:
     refused = Attempt("llama", "box-a:8000", "local", 2.0, failure="refused", detail="connect to box-a: refused")
     answered = Attempt("llama-70b", "cloud", "remote", 900.04, status=200)
-    RequestLog(log).record(
+    book.ends(
         outcome(
             served_model="llama-70b",
             stream=True,
@@ -366,15 +374,13 @@ def test_a_request_that_fell_back_tells_its_whole_story(book: Book, log: Log) ->
         ({"status": 200, "failure": "broken", "stream": True}, "warning"),
     ],
 )
-def test_the_level_tells_what_an_operator_should_look_at(
-    book: Book, log: Log, changes: dict[str, Any], level: str
-) -> None:
-    RequestLog(log).record(outcome(**changes))
+def test_the_level_tells_what_an_operator_should_look_at(book: Book, changes: dict[str, Any], level: str) -> None:
+    book.ends(outcome(**changes))
     assert book.only()["level"] == level
 
 
 def test_requests_obey_the_live_level(book: Book, log: Log) -> None:
-    observe = RequestLog(log).record
+    observe = book.ends
     set_level(log, "warning")
     observe(outcome())
     observe(outcome(status=502, failure="server_error"))
@@ -390,33 +396,33 @@ def test_the_deployment_is_the_one_whose_answer_the_client_got(
 ) -> None:
     first = Attempt("llama", "box-a", "local", 1.0, failure="connect_refused")
     last = Attempt("llama", "box-b", "local", 1.0, failure=failure)
-    RequestLog(book.log).record(outcome(served_model=served, failure=failure, attempts=(first, last)))
+    book.ends(outcome(served_model=served, failure=failure, attempts=(first, last)))
     assert book.only().get("deployment") == deployment
 
 
-def test_a_request_without_attempts_names_no_deployment(book: Book, log: Log) -> None:
-    RequestLog(log).record(outcome(status=404, served_model=None, attempts=()))
+def test_a_request_without_attempts_names_no_deployment(book: Book) -> None:
+    book.ends(outcome(status=404, served_model=None, attempts=()))
     line = book.only()
     assert line["attempts"] == []
     assert "deployment" not in line
 
 
-def test_a_request_that_was_refused_unread_names_no_model_and_no_generation(book: Book, log: Log) -> None:
+def test_a_request_that_was_refused_unread_names_no_model_and_no_generation(book: Book) -> None:
     """It named the generation 0, which is none."""
-    RequestLog(log).record(outcome(status=400, served_model=None, model_id=None, model="", generation=0, attempts=()))
+    book.ends(outcome(status=400, served_model=None, model_id=None, model="", generation=0, attempts=()))
     assert not {"model", "generation"} & book.only().keys()
 
 
 @given(st.text(min_size=1))
 def test_a_model_name_of_any_length_makes_a_bounded_line(name: str) -> None:
     book = Book()
-    RequestLog(book.log).record(outcome(model=name * 10_000))
+    book.ends(outcome(model=name * 10_000))
     assert len(book.only()["model"]) <= 256
 
 
 def test_a_canary_appears_nowhere(book: Book, log: Log, library: logging.Logger) -> None:
     attempt = Attempt("llama", f"box-{CANARY}", "local", 1.0, failure="refused", detail=f"key {CANARY}")
-    RequestLog(log).record(outcome(model=CANARY, request_id=CANARY, attempts=(attempt,), status=502, failure=CANARY))
+    book.ends(outcome(model=CANARY, request_id=CANARY, attempts=(attempt,), status=502, failure=CANARY))
     event = "about." + CANARY
     log.info(event, header=f"Bearer {CANARY}", nested={CANARY: [CANARY]}, error=ValueError(CANARY))
     library.warning("key %s", CANARY)
@@ -433,7 +439,7 @@ def test_a_canary_appears_nowhere(book: Book, log: Log, library: logging.Logger)
 
 def test_a_batch_says_what_its_records_say_one_by_one(book: Book, log: Log) -> None:
     secrets = Secrets.of({CANARY})
-    observe = RequestLog(log).record
+    observe = book.ends
     kept = []
     for name in ("llama", "lama-\u00e9", "half \ud800", CANARY):
         for _ in range(2):
@@ -449,8 +455,8 @@ def test_a_batch_says_what_its_records_say_one_by_one(book: Book, log: Log) -> N
     assert render_all([], secrets) == b""
 
 
-def test_an_outcome_that_cannot_be_written_takes_no_other_along(book: Book, log: Log) -> None:
-    observe = RequestLog(log).record
+def test_an_outcome_that_cannot_be_written_takes_no_other_along(book: Book) -> None:
+    observe = book.ends
     observe(outcome())
     observe(outcome(duration=float("inf")))
     good, bad = (json.decode(line) for line in render_all(book.recorded(), Secrets()).splitlines())

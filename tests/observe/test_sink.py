@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import gateway
+from gateway.observe.request import Requests
 from gateway.observe.sink import LogSink
+from tests.observe.outcomes import ended
 
 pytestmark = pytest.mark.usefixtures("watched")
 
@@ -124,6 +127,40 @@ def test_a_burst_beyond_the_queue_is_told_as_one(tmp_path: Path, read: Read) -> 
     records = read(tmp_path / "output.log")
     assert accounted(records) == ([0, 1, 2, 3, 4], 3)
     assert records[-1]["reason"] == "the writer fell behind"
+
+
+def requests(*names: str) -> Requests:
+    return Requests([float(place) for place, _ in enumerate(names)], [replace(ended(), request_id=n) for n in names])
+
+
+def test_requests_that_come_together_are_counted_and_written_one_by_one(tmp_path: Path, read: Read) -> None:
+    sink = LogSink(str(tmp_path / "output.log"), capacity=5)
+    sink.emit(requests("a"))
+    sink.emit({"event": "other"})
+    for names in ("bc", "def", "gh"):
+        sink.emit(requests(*names))
+    assert sink.dropped == 4
+    sink.start()
+    assert sink.flush(PATIENCE)
+    sink.emit(requests(*"ijklmn"))
+    sink.close(PATIENCE)
+    records = read(tmp_path / "output.log")
+    written = [record.get("request_id", record["event"]) for record in records]
+    assert written == ["a", "other", "b", "c", "d", "log.dropped", "i", "j", "k", "l", "m", "log.dropped"]
+    assert [record["count"] for record in records if record["event"] == "log.dropped"] == [4, 1]
+    assert [record["time"][17:19] for record in records[6:9]] == ["00", "01", "02"]
+
+
+def test_requests_that_were_never_written_are_counted_one_by_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sink = LogSink(str(tmp_path / "output.log"))
+    sink.emit(requests(*"abc"))
+    sink.emit({"event": "other"})
+    sink.close(PATIENCE)
+    sink.emit(requests(*"de"))
+    assert sink.dropped == 6
+    assert capfd.readouterr().err == "gateway: 4 log records lost: closed before they were written\n"
 
 
 def test_a_fifo_without_a_reader_waits_for_one(

@@ -2,8 +2,8 @@
 
 The observer appends to a deque and is done: it makes no rows, and wakes the thread only when a full batch is waiting.
 Otherwise the thread wakes by itself, at most half a second later, makes rows of what has gathered and writes them in
-one transaction. Requests wait for up to a quarter of a second before the observer gets them (`observe.feed`), so a row
-is less than a second late.
+one transaction. Requests wait for up to a tenth of a second before the observer gets them (`observe.feed`), so a row is
+less than a second late.
 
 A database that is locked, full, removed or unreachable refuses its batch. The batch is kept and retried after a pause,
 for however long that takes; meanwhile the queue fills, and once it is full new rows are dropped and counted. This is
