@@ -5,7 +5,8 @@ a SimpleQueue because its `put` takes no lock that a garbage collection or a sig
 interrupts it.
 
 The writer wakes for the first record, waits briefly for others, and writes them as one batch: a wake-up per record
-would cost the event loop more than the record. A batch that its target refuses is kept and retried after a pause;
+would cost the event loop more than the record. Requests come gathered, and are written at once, while they are in the
+processor's cache. A batch that its target refuses is kept and retried after a pause;
 meanwhile the queue fills, and once it is full new records are dropped and counted. After a batch has been written, the
 next one reports the count in a `log.dropped` record.
 
@@ -29,7 +30,7 @@ from gateway.observe.render import Record, Secrets, render_all
 from gateway.observe.request import Requests
 from gateway.observe.target import STREAMS, Lines, Target, has_room, open_for_append, reason
 
-_BATCH = 512
+_BATCH = 256
 
 Told = dict[str, object] | Requests
 """What is emitted: a record's fields, in the order of its line; or requests that ended, each of which is a record."""
@@ -210,7 +211,7 @@ class LogSink:
             return [], None
         if isinstance(item, _Message):
             return [], item
-        if self._waiting + _size(item) <= _BATCH:
+        if not isinstance(item, Requests) and self._waiting < _BATCH:  # requests have been gathered before
             self._rest(self._gather)
         records: list[Record] = []
         while True:
