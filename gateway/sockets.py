@@ -17,6 +17,8 @@ CLIENT_GONE: Final = 60
 _PROBES: Final = 2
 _MILLISECONDS: Final = 1000
 _INT: Final = 4
+_ACKED: Final = slice(120, 128)
+"""Where Linux's `struct tcp_info` has `tcpi_bytes_acked` (linux/tcp.h, since 4.2)."""
 
 
 class Socket(Protocol):
@@ -24,6 +26,10 @@ class Socket(Protocol):
 
     def setsockopt(self, level: int, name: int, value: int, /) -> None:
         """Set an option."""
+        ...
+
+    def getsockopt(self, level: int, name: int, size: int, /) -> bytes:
+        """Return the value of an option, at most so many bytes."""
         ...
 
     def fileno(self) -> int:
@@ -61,6 +67,18 @@ def has_unacknowledged(made: Socket) -> bool:
     """
     counted = fcntl.ioctl(made.fileno(), termios.TIOCOUTQ, bytes(_INT))
     return int.from_bytes(counted, sys.byteorder) > 0
+
+
+def acknowledged(made: Socket) -> int:
+    """Return how many bytes the other machine has acknowledged since the connection was made; 0 if unknown.
+
+    Raises:
+        OSError, ValueError: the socket is closed.
+
+    """
+    if sys.platform != "linux":
+        return 0
+    return int.from_bytes(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)[_ACKED], sys.byteorder)
 
 
 def _set(made: Socket, name: str, value: int) -> None:

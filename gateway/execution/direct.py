@@ -184,7 +184,7 @@ class PreparedRequest:
     def post(self, link: Link, fields: Fields, request_id: str, body: Body, exchange: Exchange) -> asyncio.Future[Said]:
         """Send a request with these header fields besides the deployment's; return a future of its answer's head.
 
-        The exchange is told that it has been sent, and told again if a long body had to wait for the peer to read.
+        The exchange is told that it has been sent, and told again and again while the peer takes a long body.
 
         Raises:
             aiohttp.ClientConnectionResetError: the connection is gone.

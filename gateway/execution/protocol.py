@@ -22,11 +22,13 @@ from gateway.execution.flow import Flow
 from gateway.execution.framing import ENDS
 from gateway.execution.heads import LastHead
 from gateway.execution.outbox import Outbox
-from gateway.sockets import GONE, acknowledge_within, has_unacknowledged
+from gateway.sockets import GONE, acknowledge_within, acknowledged, has_unacknowledged
 
 _NEVER_PAUSED: Final = 1 << 30
 _FITTING: Final = 1 << 14
 """How many bytes of a request a box's kernel accepts even if the box reads nothing."""
+_LOOK: Final = 0.1
+"""Seconds between two looks at how much of a long request the peer has taken."""
 _READS: Final = 16
 _MOST_READ: Final = 1 << 16
 _FINAL: Final = 200
@@ -76,7 +78,6 @@ class AnswerProtocol(ResponseHandler):
     _last: LastHeads
     _due = 0
     _is_bounded = False
-    _sent: Callable[[], None] | None = None
 
     def __init__(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
         """Create the protocol of a connection to come, whose requests are posted in the outbox."""
@@ -167,7 +168,7 @@ class AnswerProtocol(ResponseHandler):
 
     def waits(self) -> None:
         """Wait for the next request. What comes by then was not asked for; with no parser, none of it is consumed."""
-        self.flow = self._parser = self._sent = None
+        self.flow = self._parser = None
 
     def is_quiet(self) -> bool:
         """Return whether a connection that was usable when it became idle has neither ended nor received anything.
@@ -186,7 +187,8 @@ class AnswerProtocol(ResponseHandler):
     ) -> asyncio.Future[Said]:
         """Send a request; return a future of what the head of its answer says.
 
-        The `rest` is too long to be copied. If it has to wait for the peer to read, `sent` is called when it is out.
+        The `rest` is too long to be copied. While the peer takes it, `sent` is called again and again: at least once
+        after the last byte, unless the answer comes first.
         """
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -199,10 +201,28 @@ class AnswerProtocol(ResponseHandler):
             self._bound(transport, is_bounded=fits)
         self._outbox.post(transport, data)
         if rest is not None:
-            self._sent = sent
             for part in rest:
                 self._outbox.post(transport, part)
+            if sent is not None:
+                self._watch(awaited, sent, _taken(transport))
         return awaited
+
+    def _watch(self, awaited: asyncio.Future[Said], sent: Callable[[], None], taken: int) -> None:
+        self._loop.call_later(_LOOK, self._look, awaited, sent, taken)
+
+    def _look(self, awaited: asyncio.Future[Said], sent: Callable[[], None], before: int) -> None:
+        """Call `sent` if the peer has taken more of the request; look again while there may be more to take.
+
+        Only the kernel can tell: over TLS, the transport says that nothing waits.
+        """
+        transport = self.transport
+        if awaited is not self._awaited or transport is None or transport.is_closing():
+            return
+        taken = _taken(transport)
+        if taken > before:
+            sent()
+        if taken > before or self._is_unread(transport):
+            self._watch(awaited, sent, taken)
 
     def _bound(self, transport: asyncio.Transport, *, is_bounded: bool) -> None:
         """Limit the time in which the peer must acknowledge what is sent, or lift the limit."""
@@ -333,12 +353,6 @@ class AnswerProtocol(ResponseHandler):
         if awaited is not None and not awaited.done():
             awaited.set_exception(error)
 
-    def resume_writing(self) -> None:
-        """Tell that a long request is out, or nearly so: the transport has room again."""
-        super().resume_writing()
-        if self._sent is not None and self._awaited is not None:
-            self._sent()
-
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
         """Resume reading, if it is paused: aiohttp calls this at the end of each body."""
         if self._reading_paused:
@@ -405,3 +419,10 @@ def _flow(protocol: AnswerProtocol, body: StreamReader) -> Flow:
         body.__class__ = _FlowReader
         body.becomes(flow)  # type: ignore[attr-defined] # it is one now
     return flow
+
+
+def _taken(transport: asyncio.Transport) -> int:
+    """Return a number that grows when the peer takes something."""
+    with suppress(OSError, ValueError):
+        return acknowledged(transport.get_extra_info("socket")) or -transport.get_write_buffer_size()
+    return 0

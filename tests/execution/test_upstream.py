@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
+from gateway.execution import protocol
 from gateway.execution.direct import LARGEST, Exchange
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
@@ -306,20 +307,25 @@ class Counting(Exchange):
         self.times += 1
 
 
-async def test_a_request_that_waits_for_the_box_to_read_is_sent_when_it_is_out() -> None:
-    """The time to the first content was counted from when it had begun to wait."""
-    reads = threading.Event()
+async def test_a_long_request_is_sent_for_as_long_as_the_box_takes_some_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to the first content was counted from when the request had begun to wait for the box."""
+    monkeypatch.setattr(protocol, "_LOOK", 0.001)
+    goes_on = [threading.Event() for _ in range(4)]
 
     def answer_twice() -> None:
         connection, _ = box.accept()
         with connection, connection.makefile("rb") as requests:
-            for size in (len(CALL.body), LARGEST):
+            for parts in ([len(CALL.body)], [LARGEST // 2, LARGEST // 2]):
                 while requests.readline() != b"\r\n":
                     pass
-                requests.read(size)
+                for part in parts:
+                    requests.read(part)
+                    next(steps).wait(PATIENCE)
                 connection.sendall(HEAD + b"{}")
-                reads.wait(PATIENCE)
+            next(steps).wait(PATIENCE)
 
+    steps = iter(goes_on)
+    goes_on[0].set()
     upstream, exchange = Upstream(), Counting()
     with socket.create_server(("127.0.0.1", 0)) as box:
         box.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -334,11 +340,14 @@ async def test_a_request_that_waits_for_the_box_to_read_is_sent_when_it_is_out()
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         large = Call("chat/completions", b"x" * LARGEST, Fields(()), "id")
         opening = asyncio.create_task(upstream.open(place, large, connect_timeout=5, exchange=exchange))
-        await until(lambda: transport.get_write_buffer_size() > LARGEST // 2)
-        assert exchange.times == 1
-        reads.set()
+        await until(lambda: exchange.times > 1)
+        assert transport.get_write_buffer_size() > 0
+        told = exchange.times
+        goes_on[1].set()
+        await until(lambda: exchange.times > told and not transport.get_write_buffer_size())
+        goes_on[2].set()
         assert await (await opening).read(99) == b"{}"
-        assert exchange.times == 2
+        goes_on[3].set()
         await answering
     await upstream.close()
 
