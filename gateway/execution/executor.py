@@ -34,7 +34,7 @@ from gateway.execution.rescue import BrokenStream, is_refused
 from gateway.execution.takeover import Rescue
 from gateway.execution.trace import Trace, new_span_id
 from gateway.execution.upstream import Call, Upstream
-from gateway.routing.failures import Cause, Failure, most_telling, status_for_client
+from gateway.routing.failures import TABLE, Cause, Failure, most_telling, status_for_client
 from gateway.routing.itinerary import Itinerary, Step
 from gateway.routing.manager import Change, RoutingManager
 from gateway.routing.selector import Selector
@@ -193,13 +193,19 @@ class Executor:
         )
 
     async def _take_over(self, record: Record, broken: BrokenStream, step: Step, client: Client) -> Failure | None:
-        """Let a step's deployment take over a broken stream; return the failure if another step may follow."""
+        """Let a step's deployment take over a broken stream; return the failure if another step may follow.
+
+        A deployment that has gone on from the text, and then broke off, has not refused it: the next one is asked.
+        """
         how, call = broken.call(step.deployment)
+        length = broken.length
         failure = await self._attempt(record, step, how, call, client)
-        if how == "continue" and failure is not None and is_refused(failure) and record.may_try:
-            again = msgspec.structs.replace(step, delay=0.0)
-            return await self._attempt(record, again, "replay", record.ask.call, client)
-        return failure
+        if how != "continue" or failure is None or not is_refused(failure):
+            return failure
+        if broken.length > length or not record.may_try:
+            return failure
+        again = msgspec.structs.replace(step, delay=0.0, again=step.again or TABLE[failure.cause].blames)
+        return await self._attempt(record, again, "replay", record.ask.call, client)
 
     async def _attempt(
         self, record: Record, step: Step, how: Rescue | None, call: Call, client: Client

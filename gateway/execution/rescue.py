@@ -51,6 +51,11 @@ class BrokenStream:
             return False
         return bool(self._request) and is_repeatable(self._request)
 
+    @property
+    def length(self) -> int:
+        """How many characters of the stream the client has."""
+        return sum(len(piece.text) for piece in self._stream.said)
+
     def call(self, deployment: Deployment) -> tuple[Rescue, Call]:
         """Return how a deployment is asked to take over, and the call that asks it."""
         said = self._stream.said

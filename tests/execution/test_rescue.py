@@ -264,10 +264,14 @@ async def test_an_answer_that_ends_early_is_another(config: Config) -> None:
         assert await gate.failures() == ["cut_answer", "replay_differs"]
 
 
-async def test_boxes_may_break_one_after_the_other(config: Config) -> None:
+@pytest.mark.parametrize(
+    ("end", "failure"), [([Reset()], "cut_answer"), ([OVERLOADED, Send(last_chunk())], "error_answer")]
+)
+async def test_boxes_may_break_one_after_the_other(config: Config, end: list[Step], failure: str) -> None:
+    """A box that reported an error after it had gone on was asked to say it again, which it may do in other words."""
     async with (
         ScriptedUpstream(cut := Breaking(3, Close())) as a,
-        ScriptedUpstream(cut_b := Breaking(4, Reset(), who="b")) as b,
+        ScriptedUpstream(cut_b := Breaking(4, *end, who="b")) as b,
         ScriptedUpstream([Send(status(500, "No"))]) as c,
         ScriptedUpstream(telling(who="d")) as d,
         running(config, {"m": boxes(a, b, c, d)}) as gate,
@@ -279,11 +283,25 @@ async def test_boxes_may_break_one_after_the_other(config: Config) -> None:
         attempts = (await gate.outcome()).attempts
         assert [(attempt.rescue, attempt.failure) for attempt in attempts] == [
             (None, "cut_answer"),
-            ("continue", "cut_answer"),
+            ("continue", failure),
             ("continue", "server_error"),
             ("replay", "server_error"),
             ("continue", None),
         ]
+
+
+async def test_a_box_that_fails_to_go_on_and_to_say_it_again_has_failed_once(config: Config) -> None:
+    async with (
+        ScriptedUpstream(cut := Breaking(3, Close())) as a,
+        ScriptedUpstream([Send(status(500, "No"))]) as b,
+        ScriptedUpstream(telling(who="c")) as c,
+        running(config, {"m": boxes(a, b, c)}, breaker={"failures": 2}) as gate,
+    ):
+        assert whole(await say_through(gate, asking(), cut))
+        assert len(b.requests) == 2
+        snapshot = gate.gateway.manager.snapshot
+        assert snapshot is not None
+        assert snapshot.out == frozenset()
 
 
 async def test_attempts_are_bounded_where_a_box_is_asked_twice(config: Config) -> None:
