@@ -23,6 +23,7 @@ from gateway.routing.wordings import (
     says_missing,
     says_policy,
     says_too_long,
+    says_unexpected,
     says_unserved,
 )
 
@@ -219,9 +220,11 @@ def error_failure(error: bytes) -> Failure:
 
     SGLang and vLLM send the head of a stream before they check the request, and report what is wrong with it in an
     event with the code 400. That is nobody's fault. The request is tried elsewhere all the same: vLLM reported every
-    exception in this way, even that of an engine that had died.
+    exception in this way, even that of an engine that had died. LM Studio answers 200 for a path that it does not know.
     """
     told, code = error.lower(), code_of(error)
+    if says_unexpected(told):
+        return Failure(Cause.NOT_SERVED, f"an error in place of an answer: {_ADVICE[Cause.NOT_SERVED]}", 404)
     if says_too_long(told):
         return Failure(Cause.CONTEXT_LENGTH, _ADVICE[Cause.CONTEXT_LENGTH], code if code in _CLIENTS else 400)
     if code in _CLIENTS and _cause_of(code, told) is None:

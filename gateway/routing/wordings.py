@@ -67,13 +67,16 @@ _POLICY: Final = (
 # OpenAI, when the credit is spent, with status 429: both fields are `insufficient_quota`.
 _SPENT: Final = re.compile(rb'"(?:type|code)":\s*"insufficient_quota"')
 # What a model or an account cannot do for this request; the key is good and the model exists.
-# OpenAI: 404 "not supported in the v1/completions endpoint", 403 "not allowed to generate embeddings from this model";
-# vLLM: "does not support"; OpenRouter: 404 "No endpoints found that support tool use", "No allowed providers are
-# available for the selected model", 402 "requires more credits, or fewer max_tokens"; Gemini, about what the request
-# names: 403 "You do not have permission to access the File NAME or it may not exist.", "CachedContent not found (or
-# permission denied)".
+# OpenAI: 404 "not supported in the v1/completions endpoint", "only supported in v1/responses and not in
+# v1/chat/completions", 403 "not allowed to generate embeddings from this model"; vLLM: "does not support"; OpenRouter:
+# 404 "No endpoints found that support tool use", "No allowed providers are available for the selected model", 402
+# "requires more credits, or fewer max_tokens"; Gemini: 404 "models/NAME is not found for API version v1, or is not
+# supported for embedContent" (of a model without embeddings), and about what the request names 403 "You do not have
+# permission to access the File NAME or it may not exist.", "CachedContent not found (or permission denied)".
 _INCAPABLE: Final = (
     b"not supported in the v1/",
+    b"only supported in v1/",
+    b"or is not supported for embedcontent",
     b"not allowed to generate embeddings",
     b"model does not support",
     b"no endpoints found",
@@ -82,6 +85,8 @@ _INCAPABLE: Final = (
     b"permission to access the file",
     b"cachedcontent not found",
 )
+# LM Studio, with status 200: `{"error":"Unexpected endpoint or method. (POST /v1/responses)"}`.
+_UNEXPECTED: Final = re.compile(rb'\s*\{\s*"error":\s*"unexpected endpoint or method')
 # LM Studio, with status 400: `{"error": "The model has crashed without additional information. (Exit code: null)"}`,
 # "Model unloaded by user or API request.", "Model is unloaded.", "No models loaded. ...", "Failed to load model ...".
 # Only the beginning counts: what follows may quote the request.
@@ -131,6 +136,11 @@ _UNFIT: Final = re.compile(
     rb"|internal server error: an exception occurred while loading [a-z]+ data(?: at index \d+)?: error while loading"
     rb'|\\n-+\\nwhile executing|(?!failed to parse input)[^"\\]* at row \d+, column \d+:\\n)'
 )
+
+
+def says_unexpected(told: bytes) -> bool:
+    """Return whether an error with status 200 says that there is no such path: LM Studio's."""
+    return _UNEXPECTED.match(told) is not None
 
 
 def says_policy(told: bytes) -> bool:
@@ -206,12 +216,23 @@ class _ErrorAnswer(Struct):
 
 
 _error_answer: Final = msgspec.json.Decoder(_ErrorAnswer, strict=False)  # a code may be written as a string
+_list: Final = msgspec.json.Decoder(tuple[msgspec.Raw])
+
+
+def _unwrapped(error: bytes) -> bytes | msgspec.Raw:
+    """Take an error out of the list that it is alone in: Gemini's.
+
+    Raises:
+        DecodeError: it is no such list, though it begins like one.
+
+    """
+    return _list.decode(error)[0] if error.lstrip()[:1] == b"[" else error
 
 
 def code_of(error: bytes) -> int:
     """Return the status that an error object has as its code; 0 if it has none."""
     try:
-        told = _error_answer.decode(error).error
+        told = _error_answer.decode(_unwrapped(error)).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0
     return (told.code or 0) if isinstance(told, _Error) else 0
@@ -244,7 +265,7 @@ _told: Final = msgspec.json.Decoder(_Told)
 def message_of(error: bytes) -> str:
     """Return the message of a JSON error; empty if it has none, or is about the key or the account."""
     try:
-        told = _told.decode(error)
+        told = _told.decode(_unwrapped(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     inner = told.error.get("message") if isinstance(told.error, dict) else told.error

@@ -20,7 +20,7 @@ from gateway.routing.failures import (
     status_for_client,
     verdict,
 )
-from gateway.routing.wordings import says_loading
+from gateway.routing.wordings import code_of, message_of, says_loading
 
 PAGE = Path(__file__).parents[2] / "docs" / "failover.md"
 
@@ -274,6 +274,11 @@ def test_another_400_that_speaks_of_a_model_is_the_clients(message: str) -> None
     [
         (404, "This is a chat model and not supported in the v1/completions endpoint."),
         (404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint."),
+        (404, "This model is only supported in v1/responses and not in v1/chat/completions."),
+        (
+            404,
+            "models/gamma is not found for API version v1main, or is not supported for embedContent. Call ListModels",
+        ),
         (403, "You are not allowed to generate embeddings from this model"),
         (403, "You do not have permission to access the File 1x2y or it may not exist."),
         (403, "CachedContent not found (or permission denied)"),
@@ -490,3 +495,24 @@ def test_what_was_said_is_in_no_repr() -> None:
     """It may quote the prompt."""
     failure = Failure(Cause.SERVER_ERROR, "status 500", 500, said="the prompt")
     assert (repr(failure), repr(Failure(Cause.DNS))) == ("<server_error: status 500>", "<dns>")
+
+
+def test_lm_studio_answers_a_path_that_it_does_not_know_with_200() -> None:
+    failure = error_failure(b'{"error":"Unexpected endpoint or method. (POST /v1/responses)"}')
+    assert (failure.cause, failure.status) == (Cause.NOT_SERVED, 404)
+    assert error_failure(b'{"error":"Expected: Unexpected endpoint or method"}').cause is Cause.ERROR_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (b'[{"error":{"code":503,"message":"The model is overloaded."}}]', 503, "The model is overloaded."),
+        (b' [ {"error":{"code":"503","message":"a"}} ]\n', 503, "a"),
+        (b'[{"error":{"code":400,"message":"a","status":"x","type":"billing_error"}}]', 400, ""),
+        (b'[{"error":{"code":503,"message":"a"}},{"error":{"message":"b"}}]', 0, ""),
+        (b"[]", 0, ""),
+        (b'[{"error":{"code":503,"message":"a"}}', 0, ""),
+    ],
+)
+def test_gemini_puts_an_error_into_a_list(body: bytes, code: int, message: str) -> None:
+    assert (code_of(body), message_of(body)) == (code, message)
