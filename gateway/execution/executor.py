@@ -338,7 +338,12 @@ class Executor:
             assert isinstance(passing, CompletionStream)  # noqa: S101 - nothing else is rescued
             passing.taken_over(this.rescue)
         is_fed = this.rescue is None and isinstance(passing, Stream)
-        await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed=is_fed)
+        try:
+            await relay(answer, first, client, passing, this.clocks.idle, record.deadline, is_fed=is_fed)
+        except asyncio.CancelledError:
+            if client.full or this.rescue is not None or not record.came_in_time:
+                raise
+            await client.send(passing.end())
         record.served = deployment
         await client.finish(_trailer(record, this))
         self._manager.ended(deployment)

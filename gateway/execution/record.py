@@ -133,6 +133,11 @@ class Record(msgspec.Struct):
         return isinstance(self.passing, Stream) and self.passing.done and not self.out_of_time
 
     @property
+    def came_in_time(self) -> bool:
+        """Whether a stream was complete when the clock `total` ran out, while more might have followed."""
+        return self.out_of_time and isinstance(self.passing, Stream) and self.passing.complete
+
+    @property
     def may_try(self) -> bool:
         """Whether one more attempt is allowed: a rescue may make two on one deployment."""
         return len(self.attempts) < self.snapshot.settings.bounds.attempts

@@ -256,6 +256,29 @@ async def test_the_whole_clock_cuts_a_stream(config: Config) -> None:
         await a.closed_by_peer()
 
 
+@pytest.mark.parametrize("end", [FINISH, FINISH + DONE])
+@pytest.mark.parametrize("shape", [CONTENT, LINE])
+async def test_the_whole_clock_ends_a_complete_stream_well(
+    config: Config, monkeypatch: pytest.MonkeyPatch, shape: bytes, end: bytes
+) -> None:
+    """A box that left it open made it a broken one."""
+    monkeypatch.setattr("gateway.execution.relay._AFTERMATH", 2 * RUNS_OUT)
+    monkeypatch.setattr("gateway.execution.relay._FAREWELL", 2 * RUNS_OUT)
+    async with (
+        ScriptedUpstream([Send(sse_head() + chunk(shape) + chunk(end)), Hang()]) as a,
+        running(config, {"m": chain(a.url)}, timeouts={"total": RUNS_OUT}) as gate,
+        gate.client() as client,
+    ):
+        await client.send(ask(stream=True))
+        await until(lambda: FINISH in client.raw)
+        leap(RUNS_OUT)
+        assert (await client.read_answer()).body == shape + FINISH + DONE
+        assert await gate.failures() == [None]
+        outcome = await gate.outcome()
+        assert (outcome.status, outcome.failure, outcome.served_model) == (200, None, "m")
+        await a.closed_by_peer()
+
+
 @pytest.mark.parametrize("prompt", ["short", "x" * 70_000])
 @pytest.mark.parametrize(
     "steps", [[Send(sse_head()), *[Send(chunk(CONTENT * 1000))] * 40, Hang()], [Send(json_answer({"x": "x" * LARGE}))]]
