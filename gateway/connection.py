@@ -15,13 +15,15 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from gateway.api.context import request_id_of
-from gateway.api.errors import error_response
+from gateway.api.context import check_framing, request_id_of
+from gateway.api.errors import RequestError, error_response
 from gateway.capacity import Capacity
 from gateway.execution.client import SERVER, close
 from gateway.server import HANDLER_ARGS, LONGEST_FIELD, LONGEST_LINE, Options
 
 ARGUMENTS: Final = {name: value for name, value in HANDLER_ARGS.items() if name != "handler_cancellation"}
+_FIRST_REQUEST: Final = 5.0
+"""Seconds that a client has for its request where no connection is kept: aiohttp would wait for ever."""
 
 
 class Connection(web.RequestHandler):
@@ -37,7 +39,7 @@ class Connection(web.RequestHandler):
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=options.keep_alive,
+            keepalive_timeout=options.keep_alive or _FIRST_REQUEST,
             **ARGUMENTS,  # type: ignore[arg-type] # aiohttp's own
         )
         # aiohttp's parser counts a request whose body came after its head once too often, and then stops before the
@@ -94,12 +96,13 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer, only in an HTTP version that is supported (RFC 9110 6.2).
 
-        aiohttp's refusal of an unknown Expect, which no middleware sees, quotes the field and is replaced; if the body
-        has not arrived yet, the client may never send it (RFC 9110 10.1.1), so the connection is closed.
+        aiohttp's refusal of an unknown Expect, which no middleware sees, quotes the field and is replaced. If the body
+        has not arrived yet, the client may never send it (RFC 9110 10.1.1), so the connection is closed; so it is if
+        the request is not well framed.
         """
         if isinstance(resp, web.HTTPException):
             resp = error_response(resp.status, resp.reason.lower())
-            if not request.content.is_eof():
+            if not request.content.is_eof() or not _is_framed(request):
                 resp.force_close()
         if request.version not in (HttpVersion10, HttpVersion11):
             request._cache["version"] = HttpVersion11  # noqa: SLF001 - aiohttp takes the answer's version from it
@@ -134,3 +137,11 @@ def failure(status: int) -> web.Response:
     response = error_response(status, text, code=code)
     response.force_close()
     return response
+
+
+def _is_framed(request: web.BaseRequest) -> bool:
+    try:
+        check_framing(request)
+    except RequestError:
+        return False
+    return True

@@ -18,7 +18,17 @@ from typing import Final
 
 import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, METH_POST, ORIGIN, UPGRADE
+from aiohttp.hdrs import (
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    EXPECT,
+    HOST,
+    METH_POST,
+    ORIGIN,
+    TRANSFER_ENCODING,
+    UPGRADE,
+)
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
@@ -268,7 +278,9 @@ class FastPath(Connection):
             return None
         if EXPECT in headers or UPGRADE in headers or CONTENT_ENCODING in headers or ORIGIN in headers:
             return None
-        if self._gateway.draining or not self._keepalive_timeout:
+        if TRANSFER_ENCODING in headers:  # an empty one is not chunked for the parser (RFC 9112 6.1)
+            return None
+        if self._gateway.draining or not self._gateway.options.keep_alive:
             return None
         return None if self in self._capacity.spare else operation
 

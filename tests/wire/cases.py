@@ -136,6 +136,10 @@ CLOSED = {
     "a coding in HTTP/1.0 (9112 6.1)": (400, chunked().replace(b"HTTP/1.1", b"HTTP/1.0")),
     "a coding besides chunked (9112 6.1)": (501, chunked(coding=b"Transfer-Encoding: gzip, chunked\r\n")),
     "an empty coding, and a length": (501, request(length=b"Transfer-Encoding:\r\n" + LENGTH)),
+    "an empty coding of JSON, and a length": (
+        501,
+        request(b"Content-Type: application/json", length=b"Transfer-Encoding:\r\n" + LENGTH),
+    ),
     "a tunnel (9110 9.3.6)": (404, bare(b"CONNECT evil.test:443 HTTP/1.1")),
 }
 
@@ -213,6 +217,13 @@ SMUGGLED = {
     "two lengths": request(b"Content-Length: 0", length=HIDDEN, body=request()),
     "an empty coding and a length": request(length=b"Transfer-Encoding:\r\n" + HIDDEN, body=request()),
     "an empty coding and no length": request(b"Transfer-Encoding:", length=b"", body=request()),
+    "an empty coding of JSON": request(
+        b"Transfer-Encoding:", b"Content-Type: application/json", length=b"", body=request()
+    ),
+    "an empty coding and an expectation": request(b"Transfer-Encoding:", b"Expect: CANARY", length=b"", body=request()),
+    "a coding in HTTP/1.0 and an expectation": chunked(
+        last_chunk() + request(), b"Connection: keep-alive", b"Expect: CANARY"
+    ).replace(b"1.1", b"1.0", 1),
     "a coding besides chunked": chunked(last_chunk() + request(), coding=b"Transfer-Encoding: gzip, chunked\r\n"),
     "a coding in HTTP/1.0": chunked(last_chunk() + request()).replace(b"1.1", b"1.0", 1),
     "a coding behind CR": request(b"X-A: a\rTransfer-Encoding: chunked", body=last_chunk() + request()),

@@ -25,6 +25,7 @@ from tests.fakes.upstream import (
     chunk,
     json_answer,
     last_chunk,
+    refused_url,
     sse_head,
 )
 from tests.running import Config, until
@@ -286,6 +287,17 @@ async def test_a_connection_that_is_not_kept_is_announced_to_close(config: Confi
         await client.send(named("one"))
         answer = await client.read_answer()
         assert (answer.status, answer.head.get("connection")) == (200, "close")
+        assert await client.read_to_end() == b""
+
+
+async def test_who_sends_nothing_is_closed_where_no_connection_is_kept(config: Config, transport: Transport) -> None:
+    async with (
+        running(config, {"m": chain(refused_url())}, transport=transport, keep_alive=0.0) as gate,
+        gate.client() as client,
+    ):
+        await until(lambda: gate.door.capacity.connections)
+        await asyncio.sleep(0)
+        leap(RUNS_OUT)
         assert await client.read_to_end() == b""
 
 
