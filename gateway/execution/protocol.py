@@ -65,6 +65,21 @@ class Connector(aiohttp.TCPConnector):
         self._factory = partial(AnswerProtocol, outbox, loop=self._loop)  # type: ignore[assignment] # a subclass of it
 
 
+class PlainConnector(aiohttp.TCPConnector):
+    """A connection pool like aiohttp's, but for connections that received something while they were idle."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - the connector's own
+        """Create the pool; this needs a running loop."""
+        super().__init__(**settings)
+        self._factory = partial(_PlainProtocol, loop=self._loop)  # type: ignore[assignment] # a subclass of it
+
+
+class _PlainProtocol(ResponseHandler):
+    def is_connected(self) -> bool:
+        """Return whether the pool may hand the connection out: nobody asked for what has come (RFC 9112 9.2)."""
+        return super().is_connected() and not self.should_close
+
+
 class AnswerProtocol(ResponseHandler):
     """Aiohttp's protocol, which also keeps the head that is awaited, and the flow of the current answer.
 

@@ -30,7 +30,7 @@ from gateway.execution.answer import Answer, AttemptFailedError, Head, Response,
 from gateway.execution.direct import KEEPALIVE, LARGEST, Direct, Exchange, Link
 from gateway.execution.fields import Fields
 from gateway.execution.outbox import Outbox
-from gateway.execution.protocol import Connector, is_tested
+from gateway.execution.protocol import Connector, PlainConnector, is_tested
 from gateway.execution.resolving import Resolver
 from gateway.routing.failures import Cause, Failure
 from gateway.routing.snapshot import Deployment
@@ -241,7 +241,7 @@ class Upstream:
         return pool
 
     def _connector(self, *, fresh: bool) -> aiohttp.BaseConnector:
-        connector = partial(Connector, self._outbox) if self.transport == "direct" else aiohttp.TCPConnector
+        connector = partial(Connector, self._outbox) if self.transport == "direct" else PlainConnector
         make = partial(connector, resolver=self._resolver, limit=0, socket_factory=_socket)
         return make(force_close=True) if fresh else make(keepalive_timeout=KEEPALIVE)
 

@@ -15,7 +15,7 @@ from gateway.execution.fields import Fields
 from gateway.execution.flow import Straight
 from gateway.execution.outbox import Outbox
 from gateway.execution.protocol import Connector, is_tested
-from gateway.execution.upstream import Call, Transport, Upstream
+from gateway.execution.upstream import TRANSPORTS, Call, Transport, Upstream
 from gateway.routing.failures import Cause
 from tests.execution.support import deployment
 from tests.fakes.connection import Connection
@@ -259,16 +259,18 @@ async def test_a_connection_whose_end_has_come_in_this_turn_is_not_taken() -> No
 
 @pytest.mark.parametrize("before", [1, 3])
 @pytest.mark.parametrize(
-    ("unasked", "when"),
+    ("unasked", "when", "wanted"),
     [
-        (json_answer({"evil": 1}), "at once"),
-        (json_answer({"evil": 1}), "later"),
-        (b"nonsense", "later"),
-        (b"HTTP/1.1 200 OK\r\nx-a: ", "later"),
-        (b"\r\n", "later"),
+        *((json_answer({"evil": 1}), "at once", wanted) for wanted in TRANSPORTS),
+        *((json_answer({"evil": 1}), "later", wanted) for wanted in TRANSPORTS),
+        *((b"nonsense", "later", wanted) for wanted in TRANSPORTS),
+        (b"HTTP/1.1 200 OK\r\nx-a: ", "later", "direct"),
+        (b"\r\n", "later", "direct"),
     ],
 )
-async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes, when: str, before: int) -> None:
+async def test_who_speaks_without_being_asked_is_not_asked_again(
+    unasked: bytes, when: str, before: int, wanted: Transport
+) -> None:
     """An answer in advance would be taken for the next request's."""
     said, done = asyncio.Event(), asyncio.Event()
 
@@ -286,7 +288,7 @@ async def test_who_speaks_without_being_asked_is_not_asked_again(unasked: bytes,
         return [Send(whole + unasked)] if when == "at once" else [Send(whole), Pause(said), Says()]
 
     async with ScriptedUpstream(script) as a:
-        upstream = Upstream()
+        upstream = Upstream(transport=wanted)
         assert [await open_and_read(upstream, a.url) for _ in range(before)] == [b'{"good": 1}'] * before
         if when == "later":
             said.set()
