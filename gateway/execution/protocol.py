@@ -438,6 +438,7 @@ def _flow(protocol: AnswerProtocol, body: StreamReader) -> Flow:
 
 def _taken(transport: asyncio.Transport) -> int:
     """Return a number that grows when the peer takes something."""
+    made = transport.get_extra_info("socket")
     with suppress(OSError, ValueError):
-        return acknowledged(transport.get_extra_info("socket")) or -transport.get_write_buffer_size()
+        return (0 if made is None else acknowledged(made)) or -transport.get_write_buffer_size()
     return 0
