@@ -1,8 +1,7 @@
 """The `request` record: there is one for each finished request, so its cost matters.
 
-The event loop hands over batches of Outcomes as they are (`Requests`). The writer thread decides which are written, and
-makes a line of each: a struct that msgspec encodes in the order of its fields, leaving out those that have their
-default, which means no value.
+The event loop hands over batches of Outcomes as they are (`Requests`). The writer thread makes a line of each: a struct
+that msgspec encodes in the order of its fields, leaving out those that have their default, which means no value.
 
 Times are rounded to one decimal by way of whole numbers: `round(x, 1)` takes three times as long, to be exact within a
 rounding error of the midpoint.

@@ -110,18 +110,15 @@ class LogSink:
 
         Requests, many records in one, come from one thread only.
         """
-        room = self._limit - self._waiting
-        if room > 0 and not isinstance(told, Requests):
-            self._queue.put(told)
-            return
-        size = _size(told)
-        if room < size:
+        size, room = _size(told), max(self._limit - self._waiting, 0)
+        if size > room:
             with self._drop_lock:
-                self._dropped += size - max(room, 0)
-        if room > 0 and isinstance(told, Requests):
-            fitting = told if size <= room else told.first(room)
-            self._packed += len(fitting) - 1
-            self._queue.put(fitting)
+                self._dropped += size - room
+        if room:
+            if isinstance(told, Requests):
+                told = told.first(room)
+                self._packed += len(told) - 1
+            self._queue.put(told)
 
     @property
     def _waiting(self) -> int:
